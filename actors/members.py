@@ -1,0 +1,214 @@
+"""A pool member: one consumer in a thread with an event loop of its own.
+
+The plain class does the work and is tested as such; `actors.pools` makes Ray actors of it. The consumer starts in
+the constructor, so that an actor Ray restarts goes on by itself; the thread keeps it apart from the actor's own
+calls (health, stats, stop).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import threading
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
+
+import msgspec
+import uvloop
+from redis import asyncio as aioredis
+
+from features.store import FeatureStore, Shard
+from routing.channels import Channel
+from routing.channels.log import LogChannel
+from routing.channels.webhook import WebhookChannel, WebhookPolicy
+from routing.ledger import Ledger
+from routing.pipeline import Deliver, Expire
+from routing.router import Router
+from tocsin.clock import Clock, SystemClock
+from tocsin.consumer import Consumer, ConsumerPolicy, ConsumerState, Handler
+from tocsin.lanes import Lane
+from tocsin.leases import LeasePolicy, Leases
+from tocsin.resilience.retry import RetryPolicy
+from tocsin.schemas import LaneName
+from tocsin.settings import Settings
+from tocsin.storage.connect import CONSUME_TIMEOUT_S, connect, resolve_url
+
+log = logging.getLogger(__name__)
+
+START_DEADLINE_S = 30.0
+
+
+class LanePolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """How a lane is consumed, leased and retried."""
+
+    consumer: ConsumerPolicy
+    lease: LeasePolicy
+    retry: RetryPolicy
+    block_records: int
+
+
+# A dead p0 router is noticed within two seconds; the others trade speed for fewer heartbeats.
+POLICIES: dict[LaneName, LanePolicy] = {
+    LaneName.P0: LanePolicy(
+        consumer=ConsumerPolicy(unit_entries=1, read_entries=32, concurrency=64, heartbeat_s=0.4),
+        lease=LeasePolicy(ttl_s=1.8, heartbeat_s=0.4),
+        retry=RetryPolicy(max_attempts=6, base_s=0.2, cap_s=5.0),
+        block_records=1,
+    ),
+    LaneName.P1: LanePolicy(
+        consumer=ConsumerPolicy(unit_entries=1, read_entries=8, concurrency=4),
+        lease=LeasePolicy(),
+        retry=RetryPolicy(max_attempts=6, base_s=1.0, cap_s=60.0),
+        block_records=100,
+    ),
+    LaneName.P2: LanePolicy(
+        consumer=ConsumerPolicy(unit_entries=4, read_entries=8, concurrency=2, promote_every_s=1.0),
+        lease=LeasePolicy(),
+        retry=RetryPolicy(max_attempts=5, base_s=2.0, cap_s=120.0),
+        block_records=500,
+    ),
+    LaneName.ACTIVITY: LanePolicy(
+        # One unit at a time: a history has one writer.
+        consumer=ConsumerPolicy(unit_entries=16, read_entries=16, concurrency=1, promote_every_s=60.0),
+        lease=LeasePolicy(),
+        retry=RetryPolicy(max_attempts=1, base_s=1.0, cap_s=1.0),
+        block_records=500,
+    ),
+}
+
+
+class MemberStats(msgspec.Struct, frozen=True, kw_only=True):
+    """What a member says of itself."""
+
+    name: str
+    lane: str
+    state: str
+    pid: int
+    partitions: list[int]
+    handled_blocks: int
+    in_flight: int
+    storage_failures: int
+
+
+class PoolMember:
+    """Consumes one lane until told to stop.
+
+    Args:
+        name: Unique in the pool, the same after a restart.
+        lane: The lane's name.
+        settings: Where and how.
+    """
+
+    def __init__(self, name: str, lane: str, settings: Settings) -> None:
+        self._name = name
+        self._lane = LaneName(lane)
+        self._settings = settings
+        self._clock: Clock = SystemClock()
+        self._consumer: Consumer | None = None
+        self._leases: Leases | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._started: Future[None] = Future()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+        self._started.result(timeout=START_DEADLINE_S)
+
+    def stats(self) -> MemberStats:
+        """State, partitions and counts."""
+        consumer, leases = self._consumer, self._leases
+        return MemberStats(
+            name=self._name,
+            lane=self._lane,
+            state=consumer.state if consumer else ConsumerState.STOPPED,
+            pid=os.getpid(),
+            partitions=leases.held() if leases else [],
+            handled_blocks=consumer.handled_blocks if consumer else 0,
+            in_flight=consumer.in_flight if consumer else 0,
+            storage_failures=consumer.failures if consumer else 0,
+        )
+
+    def stop(self, timeout_s: float = 10.0) -> bool:
+        """Drain: take no more, finish what is in flight. Returns whether it ended in time."""
+        if self._loop is not None and self._consumer is not None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                self._loop.call_soon_threadsafe(self._consumer.stop)
+        self._thread.join(timeout=timeout_s)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        try:
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(self._consume())
+        except BaseException as error:
+            if not self._started.done():
+                self._started.set_exception(error)
+                return
+            log.critical(
+                "%s ended with an error; the process goes with it, to be restarted", self._name, exc_info=True
+            )
+            os._exit(1)
+
+    async def _consume(self) -> None:
+        policy = POLICIES[self._lane]
+        client = connect(resolve_url(self._settings), timeout_s=CONSUME_TIMEOUT_S)
+        control = connect(
+            resolve_url(self._settings), timeout_s=max(0.5, policy.lease.ttl_s / 3), max_connections=4
+        )
+        lane = Lane(
+            client,
+            namespace=self._settings.namespace,
+            name=self._lane,
+            partitions=self._settings.partitions(self._lane),
+            block_records=policy.block_records,
+        )
+        leases = Leases(
+            control,
+            keys=lane.keys,
+            name=self._name,
+            partitions=lane.partitions,
+            policy=policy.lease,
+            clock=self._clock,
+        )
+        handler, close = self._handler(lane, client, policy)
+        self._consumer = Consumer(lane, leases, handler, policy=policy.consumer, clock=self._clock)
+        self._leases, self._loop = leases, asyncio.get_running_loop()
+        self._started.set_result(None)
+        try:
+            await self._consumer.run()
+        finally:
+            await close()
+            await client.aclose()
+            await control.aclose()
+
+    def _handler(
+        self, lane: Lane, client: aioredis.Redis, policy: LanePolicy
+    ) -> tuple[Handler, Callable[[], Awaitable[None]]]:
+        if self._lane is LaneName.ACTIVITY:
+            store = FeatureStore(client, namespace=self._settings.namespace)
+            return Shard(store, client, lane.keys), _nothing
+        channels = self._channels()
+
+        async def close() -> None:
+            for channel in channels.values():
+                await channel.close()
+
+        ledger = Ledger(lane, client, retention_s=self._settings.outcome_retention_s)
+        stages = (Expire(self._lane), Deliver(channels, policy.retry, self._clock))
+        return Router(stages, ledger, lane.keys, self._clock), close
+
+    def _channels(self) -> dict[str, Channel]:
+        folder = self._settings.data_path / "deliveries"
+        webhook = WebhookPolicy(
+            default_url=self._settings.webhook_url,
+            timeout_s=self._settings.webhook_timeout_s,
+            allow_private=self._settings.webhook_allow_private,
+        )
+        return {
+            "log": LogChannel(folder / f"{self._name}.jsonl", self._clock),
+            "webhook": WebhookChannel(webhook, self._clock),
+        }
+
+
+async def _nothing() -> None:
+    return None

@@ -1,0 +1,171 @@
+"""One row of a table, checked and made an activity: pure rules, each naming the field and the limit."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from datetime import UTC, date, datetime
+from typing import Any, Final
+
+from features.definitions import DAY_S
+from features.identity import derive_event_id
+from tocsin.errors import InvalidRecordError
+from tocsin.schemas import MAX_AMOUNT, MAX_CLOCK_SKEW_S, Activity
+
+MAX_ID_CHARS = 128
+EARLIEST = datetime(2000, 1, 1, tzinfo=UTC).timestamp()
+KINDS = ("spend", "campaign")
+WEEK_S = 7 * DAY_S
+
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_NOT_UTF8: Final = re.compile(r"[\ud800-\udfff]")
+_SHOWN_CHARS = 40
+
+
+def activity_of(values: Mapping[str, Any], columns: Mapping[str, str], now: float) -> Activity:
+    """The activity a row of any table describes; `columns` maps each field to its column.
+
+    Without an event id, one is derived from the rest. Raises InvalidRecordError.
+    """
+
+    def cell(field: str) -> Any:
+        return values.get(columns[field]) if field in columns else None
+
+    advertiser_id = identifier(cell("advertiser_id"), "advertiser_id")
+    event_time = within_time(moment(cell("event_time"), "event_time"), "event_time", now)
+    kind = kind_of(cell("kind"))
+    unpaid = "amount" not in columns or (kind == "campaign" and _blank(cell("amount")))
+    spend = 0.0 if unpaid else amount(cell("amount"), "amount")
+    given = cell("event_id")
+    event_id = (
+        derive_event_id(advertiser_id, event_time, spend, kind)
+        if _blank(given)
+        else identifier(given, "event_id")
+    )
+    return Activity(advertiser_id, event_time, spend, kind, event_id)
+
+
+def weekly_activity_of(values: Mapping[str, Any], now: float) -> Activity:
+    """The activity one row of Google's weekly spend describes.
+
+    The row sums up a week and cannot be known before that week is over, so its time is the week's last second:
+    a cutoff at the next midnight sees it, an earlier one does not. Its id is the week: a restated week replaces
+    the old one. Of the currencies only `Spend_USD` is read, the others being conversions of the same money.
+    Raises InvalidRecordError.
+    """
+    advertiser_id = identifier(values.get("Advertiser_ID"), "Advertiser_ID")
+    start = moment(values.get("Week_Start_Date"), "Week_Start_Date") // DAY_S * DAY_S
+    end = start + WEEK_S - 1
+    if end > now + MAX_CLOCK_SKEW_S:
+        raise _invalid("Week_Start_Date", "the week is not over yet", "ends at most 1 day from now")
+    within_time(start, "Week_Start_Date", now)
+    spend = amount(values.get("Spend_USD"), "Spend_USD")
+    week = datetime.fromtimestamp(start, tz=UTC).date().isoformat()
+    return Activity(advertiser_id, end, spend, "spend", f"week:{week}")
+
+
+def identifier(value: Any, field: str) -> str:
+    """An id: 1 to 128 characters, no control characters. Raises InvalidRecordError."""
+    if _blank(value):
+        raise _invalid(field, "is blank", f"1 to {MAX_ID_CHARS} characters")
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # integers with gaps come as floats
+    try:
+        text = value.decode() if isinstance(value, bytes) else str(value)
+    except UnicodeDecodeError:
+        raise _invalid(field, "is not UTF-8", "UTF-8 text") from None
+    if _NOT_UTF8.search(text):
+        raise _invalid(field, "is not UTF-8", "UTF-8 text")
+    if len(text) > MAX_ID_CHARS:
+        raise _invalid(field, f"has {len(text)} characters", f"at most {MAX_ID_CHARS}")
+    if _CONTROL.search(text):
+        raise _invalid(field, "has control characters", "none allowed")
+    return text
+
+
+def moment(value: Any, field: str) -> float:
+    """Epoch seconds of a date or time, UTC where it names no zone, or of a number of seconds.
+
+    Raises InvalidRecordError.
+    """
+    if _blank(value):
+        raise _invalid(field, "is blank", "a date or time")
+    try:
+        seconds = _seconds(value)
+    except (TypeError, ValueError, OverflowError):
+        seconds = math.nan
+    if not math.isfinite(seconds):
+        raise _invalid(field, f"{_shown(value)} is not a date or time", "RFC 3339, or seconds since 1970")
+    return seconds
+
+
+def within_time(event_time: float, field: str, now: float) -> float:
+    """The same time, where it lies in the years we accept. Raises InvalidRecordError."""
+    if event_time < EARLIEST:
+        raise _invalid(field, "is before the year 2000", "2000-01-01 or later")
+    if event_time > now + MAX_CLOCK_SKEW_S:
+        raise _invalid(field, "is in the future", "at most 1 day from now; numbers are seconds")
+    return event_time
+
+
+def amount(value: Any, field: str) -> float:
+    """A sum of money from 0 to 1e12. Raises InvalidRecordError."""
+    if _blank(value):
+        raise _invalid(field, "is blank", "a number")
+    number = _number(value)
+    if number is None:
+        raise _invalid(field, f"{_shown(value)} is not a number", "digits and a decimal point")
+    if not math.isfinite(number):
+        raise _invalid(field, f"is {number}", "a finite number")
+    if number < 0:
+        raise _invalid(field, f"is negative ({number:g})", "at least 0")
+    if number > MAX_AMOUNT:
+        raise _invalid(field, f"is {number:g}", f"at most {MAX_AMOUNT:g}")
+    return number + 0.0  # -0.0 and 0.0 are one amount, and so one derived id
+
+
+def kind_of(value: Any) -> str:
+    """The kind of an activity; blank is spend. Raises InvalidRecordError."""
+    if _blank(value):
+        return "spend"
+    if value not in KINDS:
+        raise _invalid("kind", f"{_shown(value)} is unknown", f"one of {', '.join(KINDS)}")
+    return str(value)
+
+
+def _seconds(value: Any) -> float:
+    if isinstance(value, str):
+        value = _parsed(value.strip())
+    if isinstance(value, date) and not isinstance(value, datetime):
+        value = datetime(value.year, value.month, value.day, tzinfo=UTC)
+    if isinstance(value, datetime):
+        return (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
+    return math.nan if isinstance(value, bool) else float(value)
+
+
+def _parsed(text: str) -> datetime | float:
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        return float(text)
+
+
+def _number(value: Any) -> float | None:
+    try:
+        return None if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def _blank(value: Any) -> bool:
+    return value is None or (isinstance(value, str | bytes) and not value.strip())
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}…"
+
+
+def _invalid(field: str, problem: str, limit: str) -> InvalidRecordError:
+    return InvalidRecordError(f"{field} {problem}: {limit}", field=field, limit=limit)

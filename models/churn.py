@@ -1,0 +1,181 @@
+"""A loaded churn model: probabilities, what drives them, and answers as they go over the wire."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+import numpy as np
+
+from models.card import ModelCard
+from models.drivers import driver_text
+from models.matrix import Floats, Vector, calibrate, scale, to_raw
+from tocsin.schemas import ChurnAnswer, Driver
+
+Risk = Literal["low", "medium", "high"]
+TOP_DRIVERS = 3
+_SLIGHT = 0.001  # an effect below a tenth of a percent is no driver
+
+
+@dataclass(frozen=True, slots=True)
+class RiskPolicy:
+    """From which probability the risk is medium, and from which it is high."""
+
+    medium: float = 0.3
+    high: float = 0.6
+
+    def band(self, probability: float) -> Risk:
+        """The risk in a word."""
+        if probability >= self.high:
+            return "high"
+        return "medium" if probability >= self.medium else "low"
+
+
+class ChurnModel:
+    """One version of the model, ready to answer. Holds no state between calls.
+
+    Args:
+        estimator: Fitted, with `predict_proba`; columns as in the card, on the scale of `models.matrix.scale`.
+        card: How it was made.
+        version: Its name in the registry.
+        policy: Risk bands.
+    """
+
+    def __init__(
+        self, estimator: Any, card: ModelCard, version: str, policy: RiskPolicy | None = None
+    ) -> None:
+        self.card = card
+        self.version = version
+        self.policy = policy or RiskPolicy()
+        self._estimator = estimator
+        self._names = tuple(card.feature_names)
+        self._typical = to_raw([card.typical], self._names)[0]
+
+    def predict(self, vectors: Sequence[Vector]) -> list[float]:
+        """Calibrated probability of churn for each vector, in order; one call of the estimator.
+
+        A feature that is None or absent counts as not defined.
+        """
+        if not vectors:
+            return []
+        return [float(p) for p in self._predict(to_raw(vectors, self._names))]
+
+    def explain(self, vectors: Sequence[Vector], top: int = TOP_DRIVERS) -> list[list[Driver]]:
+        """The features that move each prediction most, strongest first.
+
+        A driver's effect is the probability minus what it would be were that one feature at its training median;
+        positive effects raise the risk.
+        """
+        return [drivers for _, drivers in self._predict_and_explain(vectors, top)]
+
+    def answers(
+        self,
+        advertiser_ids: Sequence[str],
+        vectors: Sequence[Vector],
+        as_of: datetime,
+        *,
+        explain: bool = True,
+    ) -> list[ChurnAnswer]:
+        """An answer for each advertiser, in order; one call of the estimator for all, drivers included."""
+        if explain:
+            explained = self._predict_and_explain(vectors, TOP_DRIVERS)
+        else:
+            explained = [(probability, []) for probability in self.predict(vectors)]
+        return [
+            self._answer(advertiser_id, probability, drivers, as_of)
+            for advertiser_id, (probability, drivers) in zip(advertiser_ids, explained, strict=True)
+        ]
+
+    def answer(
+        self, advertiser_id: str, vector: Vector, as_of: datetime, *, explain: bool = True
+    ) -> ChurnAnswer:
+        """The answer for one advertiser."""
+        return self.answers([advertiser_id], [vector], as_of, explain=explain)[0]
+
+    def base_rate_answer(self, advertiser_id: str, as_of: datetime, reason: str) -> ChurnAnswer:
+        """A degraded answer where the features are missing: the usual share of churn in training."""
+        return base_rate_answer(advertiser_id, self.card.base_rate, as_of, reason, self.version, self.policy)
+
+    def _answer(
+        self, advertiser_id: str, probability: float, drivers: list[Driver], as_of: datetime
+    ) -> ChurnAnswer:
+        return ChurnAnswer(
+            advertiser_id=advertiser_id,
+            probability=probability,
+            confidence=max(probability, 1.0 - probability),
+            risk=self.policy.band(probability),
+            drivers=drivers,
+            as_of=as_of,
+            method="model",
+            model_version=self.version,
+        )
+
+    def _predict(self, raw: Floats) -> Floats:
+        probabilities = self._estimator.predict_proba(scale(raw))[:, 1]
+        return calibrate(probabilities, self.card.calibration.slope, self.card.calibration.intercept)
+
+    def _predict_and_explain(self, vectors: Sequence[Vector], top: int) -> list[tuple[float, list[Driver]]]:
+        if not vectors:
+            return []
+        raw = to_raw(vectors, self._names)
+        rows, columns = raw.shape
+        # Variant 0 of a row is the row itself; variant i has feature i - 1 at its typical value.
+        variants = np.repeat(raw[:, None, :], columns + 1, axis=1)
+        each = np.arange(columns)
+        variants[:, each + 1, each] = self._typical
+        predicted = self._predict(variants.reshape(-1, columns)).reshape(rows, columns + 1)
+        effects = predicted[:, :1] - predicted[:, 1:]
+        strongest = np.argsort(-np.abs(effects), axis=1, kind="stable")[:, :top]
+        return [
+            (
+                float(predicted[row, 0]),
+                [
+                    self._driver(int(column), float(raw[row, column]), float(effects[row, column]))
+                    for column in strongest[row]
+                    if abs(effects[row, column]) >= _SLIGHT
+                ],
+            )
+            for row in range(rows)
+        ]
+
+    def _driver(self, column: int, value: float, effect: float) -> Driver:
+        name = self._names[column]
+        known = None if np.isnan(value) else value
+        typical = self.card.typical.get(name)
+        return Driver(
+            feature=name, value=known, typical=typical, effect=effect, text=driver_text(name, known, typical)
+        )
+
+
+def base_rate_answer(
+    advertiser_id: str,
+    base_rate: float,
+    as_of: datetime,
+    reason: str,
+    model_version: str = "",
+    policy: RiskPolicy | None = None,
+) -> ChurnAnswer:
+    """The last rung of the ladder: the same probability for everybody, marked degraded.
+
+    Args:
+        advertiser_id: Whom it is about.
+        base_rate: Share that churned in training, 0 to 1.
+        as_of: The moment asked about.
+        reason: Why nothing better could be said.
+        model_version: The model the rate comes from, if any.
+        policy: Risk bands.
+    """
+    return ChurnAnswer(
+        advertiser_id=advertiser_id,
+        probability=base_rate,
+        confidence=max(base_rate, 1.0 - base_rate),
+        risk=(policy or RiskPolicy()).band(base_rate),
+        drivers=[],
+        as_of=as_of,
+        method="base_rate",
+        model_version=model_version,
+        degraded=True,
+        degraded_reason=reason,
+    )

@@ -1,0 +1,48 @@
+"""Where a notification goes: one port, one file a channel.
+
+A channel makes one try for one notification and says how it went; retries, schedules and dead letters are not
+its business.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Protocol
+
+import msgspec
+
+from tocsin.schemas import Notification
+
+
+class FailureReason(StrEnum):
+    """Why a try failed: a metric label, so the list is short and closed."""
+
+    TIMEOUT = "timeout"
+    UNREACHABLE = "unreachable"
+    REFUSED = "refused"  # the target said no for good: 4xx
+    TARGET_ERROR = "target_error"  # 5xx, 408, 425, 429
+    FORBIDDEN_TARGET = "forbidden_target"  # an address we will not call
+    NOT_CONFIGURED = "not_configured"
+    INTERNAL = "internal"
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """A failed try. `permanent`: the same try cannot succeed later."""
+
+    reason: FailureReason
+    detail: str
+    permanent: bool = False
+
+
+class Channel(Protocol):
+    """One way to reach a recipient."""
+
+    name: str
+
+    async def deliver(self, notification_id: str, notification: Notification) -> Failure | None:
+        """One try; None when it was delivered. Never raises for a failed delivery."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of connections and files."""
+        ...

@@ -1,0 +1,107 @@
+"""From a request to records of a lane: checked, classified, stamped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from routing.priority import Classifier
+from tocsin.clock import to_datetime, to_epoch
+from tocsin.errors import InvalidRecordError
+from tocsin.lanes import Record, partition_of
+from tocsin.schemas import MAX_EXPIRY_S, Envelope, LaneName, Notification, NotificationRequest
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+def check_notification(request: NotificationRequest, now: float) -> None:
+    """The rules about time and addresses.
+
+    Raises:
+        InvalidRecordError: names the field and the limit.
+    """
+    if request.expires_at is not None and to_epoch(request.expires_at) > now + MAX_EXPIRY_S:
+        raise InvalidRecordError(
+            "`expires_at` is too far ahead",
+            field="expires_at",
+            limit=f"<= {MAX_EXPIRY_S / 86_400:.0f} days from now",
+        )
+    url = request.webhook_url
+    if url is not None and not (url.startswith(("http://", "https://")) and url.isascii() and " " not in url):
+        raise InvalidRecordError(
+            "`webhook_url` is not an http:// or https:// URL",
+            field="webhook_url",
+            limit="http:// or https://",
+        )
+
+
+class Accepted(msgspec.Struct, frozen=True):
+    """One record bound for a lane, with its index in the request."""
+
+    index: int
+    lane: LaneName
+    record: Record
+
+
+class Intake:
+    """Turns requests into lane records.
+
+    Args:
+        classifier: The priority rules.
+        partitions: How many partitions each lane has.
+    """
+
+    def __init__(self, classifier: Classifier, partitions: dict[LaneName, int]) -> None:
+        self._classifier = classifier
+        self._partitions = partitions
+
+    def admit(
+        self, requests: Sequence[tuple[int, NotificationRequest]], *, now: float, traceparent: str = ""
+    ) -> list[Accepted]:
+        """Classify and encode; the order is kept."""
+        return [self._one(index, request, now, traceparent) for index, request in requests]
+
+    def _one(self, index: int, request: NotificationRequest, now: float, traceparent: str) -> Accepted:
+        lane = self._classifier.lane(request.type, request.alert_type, request.severity)
+        body = _encode(Envelope(to_notification(request, now=now, traceparent=traceparent)))
+        partition = partition_of(request.recipient, self._partitions[lane])
+        return Accepted(index, lane, Record(partition, body, request.dedup_key or ""))
+
+
+def to_notification(request: NotificationRequest, *, now: float, traceparent: str) -> Notification:
+    """A request as it travels."""
+    return Notification(
+        type=request.type,
+        title=request.title,
+        recipient=request.recipient,
+        alert_type=request.alert_type,
+        severity=request.severity,
+        body=request.body,
+        source=request.source,
+        channels=tuple(dict.fromkeys(request.channels)),
+        webhook_url=request.webhook_url or "",
+        expires_at=to_epoch(request.expires_at) if request.expires_at else 0.0,
+        dedup_key=request.dedup_key or "",
+        data=request.data,
+        accepted_at=now,
+        traceparent=traceparent,
+    )
+
+
+def to_request(notification: Notification) -> NotificationRequest:
+    """The original, as it was sent."""
+    return NotificationRequest(
+        type=notification.type,
+        title=notification.title,
+        recipient=notification.recipient,
+        alert_type=notification.alert_type,
+        severity=notification.severity,  # type: ignore[arg-type]  # was checked when it came in
+        body=notification.body,
+        source=notification.source,
+        channels=notification.channels,  # type: ignore[arg-type]  # as above
+        webhook_url=notification.webhook_url or None,
+        expires_at=to_datetime(notification.expires_at) if notification.expires_at else None,
+        dedup_key=notification.dedup_key or None,
+        data=notification.data,
+    )

@@ -1,0 +1,80 @@
+"""The router: takes blocks from a notification lane and delivers them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import msgspec
+from redis.asyncio.client import Pipeline
+
+from routing.ledger import Ledger
+from routing.pipeline import Delivery, DeliveryStage, run_stages
+from tocsin.clock import Clock
+from tocsin.keys import LaneKeys
+from tocsin.lanes import Entry, Stage
+from tocsin.schemas import WIRE_VERSION, Envelope
+
+log = logging.getLogger(__name__)
+
+QUARANTINE_ENTRIES = 1000
+
+
+class Router:
+    """The handler of a notification lane.
+
+    Args:
+        stages: The pipeline, a literal.
+        ledger: Where outcomes go.
+        keys: The lane's keys.
+        clock: Time.
+    """
+
+    def __init__(self, stages: Sequence[DeliveryStage], ledger: Ledger, keys: LaneKeys, clock: Clock) -> None:
+        self._stages = tuple(stages)
+        self._ledger = ledger
+        self._keys = keys
+        self._clock = clock
+        self._decode = msgspec.msgpack.Decoder(list[Envelope]).decode
+
+    async def handle(self, entries: Sequence[Entry]) -> Stage:
+        """Deliver what the blocks hold; what to write is settled together with their acknowledgement."""
+        deliveries: list[Delivery] = []
+        unreadable: list[Entry] = []
+        for entry in entries:
+            envelopes = self._envelopes(entry)
+            if envelopes is None:
+                unreadable.append(entry)
+                continue
+            deliveries += [
+                Delivery(envelope.id or entry.record_id(index), envelope)
+                for index, envelope in enumerate(envelopes)
+            ]
+        await run_stages(self._stages, deliveries, self._clock)
+
+        def stage(pipe: Pipeline) -> None:
+            if deliveries:
+                self._ledger.stage(pipe, deliveries)
+            for entry in unreadable:
+                pipe.xadd(
+                    self._keys.quarantine,
+                    {
+                        "partition": entry.partition,
+                        "entry": entry.entry,
+                        "v": entry.version,
+                        "b": entry.block,
+                    },
+                    maxlen=QUARANTINE_ENTRIES,
+                )
+                pipe.hincrby(self._keys.counts, "quarantined", 1)
+
+        return stage
+
+    def _envelopes(self, entry: Entry) -> list[Envelope] | None:
+        if entry.version == WIRE_VERSION:
+            try:
+                return self._decode(entry.block)
+            except msgspec.MsgspecError:
+                pass
+        log.error("block %s of partition %d cannot be read; set aside", entry.entry, entry.partition)
+        return None

@@ -1,0 +1,224 @@
+"""`/v1/insights`: what one should know about one advertiser now.
+
+    local copy (fresh) ──► shared copy in Redis ──► made now: features + churn + peers
+                                                        │ something is missing
+                                                        └──► a stale copy, or what is left, marked degraded
+
+An insight is advice, so it may come from a cache for up to `TOCSIN_INSIGHT_TTL_S`; it says so, with its age.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from typing import Any, ClassVar
+
+import msgspec
+from redis import exceptions as redis_errors
+from starlette.requests import Request
+
+from features.tiles import AdvertiserHistory
+from features.vectors import answer as feature_answer
+from features.vectors import compute
+from models.insights import build_insight
+from models.matrix import Vector
+from models.peers import PeerTable
+from serve_deployments.features import unknown_advertiser
+from serve_deployments.http import AS_OF, Application, Endpoint, query_time
+from serve_deployments.reading import FeatureReader
+from tocsin.clock import Clock, SystemClock, to_datetime
+from tocsin.errors import ModelUnavailableError, NotFoundError, StorageUnavailableError, TocsinError
+from tocsin.keys import FeatureKeys
+from tocsin.resilience.breaker import CHURN_CALLS, AsyncBreaker
+from tocsin.schemas import ChurnAnswer, InsightAnswer
+from tocsin.settings import Settings
+from tocsin.storage.connect import translate
+
+log = logging.getLogger(__name__)
+
+PEER_SAMPLE = 2000
+REMEMBERED = 20_000
+CHURN_DEADLINE_S = 2.0
+
+AskChurn = Callable[[str, float | None], Awaitable[ChurnAnswer]]
+
+
+class Insights(Application):
+    """Builds and caches insights.
+
+    Args:
+        settings: Server, cache time and the meaning of "now".
+        ask_churn: The churn deployment, as a coroutine.
+        clock: Time.
+    """
+
+    endpoints: ClassVar[tuple[Endpoint, ...]] = (
+        Endpoint(
+            method="GET",
+            path="/{advertiser_id:path}",
+            handler="insight",
+            summary="Churn risk, spend trend and a recommendation for one advertiser",
+            description="Answers even while storage or the model is down: degraded, and it says what is missing.",
+            answer=InsightAnswer,
+            parameters=(AS_OF,),
+            problems=(401, 404, 422),
+        ),
+    )
+
+    def __init__(self, settings: Settings, ask_churn: AskChurn, clock: Clock | None = None) -> None:
+        super().__init__(settings)
+        self._clock = clock or SystemClock()
+        self._reader = FeatureReader(settings, self._clock)
+        self._keys = FeatureKeys(settings.namespace)
+        self._ask_churn = ask_churn
+        self._churn_breaker = AsyncBreaker(CHURN_CALLS)
+        self._local: OrderedDict[str, tuple[float, InsightAnswer]] = OrderedDict()
+        self._peers: PeerTable | None = None
+        self._peers_made_at = float("-inf")
+
+    async def insight(self, request: Request) -> InsightAnswer:
+        """One advertiser; a question about another moment is never answered from a cache."""
+        advertiser_id = request.path_params["advertiser_id"]
+        asked = query_time(request, "as_of")
+        if asked is not None:
+            return await self._make(advertiser_id, asked)
+        cached = await self._cached(advertiser_id)
+        if cached is not None:
+            return cached
+        made = await self._make(advertiser_id, None)
+        if made.degraded:
+            return self._stale(advertiser_id, made) or made
+        await self._keep(advertiser_id, made)
+        return made
+
+    # ------------------------------------------------------------------ cache
+
+    async def _cached(self, advertiser_id: str) -> InsightAnswer | None:
+        local = self._local.get(advertiser_id)
+        if local is not None and self._clock.now() - local[0] < self.settings.insight_ttl_s:
+            return self._aged(*local)
+        try:
+            body = await self._reader.breaker.call(lambda: self._fetch(advertiser_id))
+        except StorageUnavailableError:
+            return None
+        if body is None:
+            return None
+        try:
+            made_at, answer = msgspec.json.decode(body, type=tuple[float, InsightAnswer])
+        except msgspec.MsgspecError:
+            return None  # written by another version
+        if self._clock.now() - made_at >= self.settings.insight_ttl_s:
+            return None
+        self._remember(advertiser_id, made_at, answer)
+        return self._aged(made_at, answer)
+
+    async def _fetch(self, advertiser_id: str) -> bytes | None:
+        try:
+            body: Any = await self._reader.client.get(self._keys.insight(advertiser_id))
+        except (redis_errors.RedisError, OSError) as error:
+            raise translate(error) from error
+        return bytes(body) if body else None
+
+    async def _keep(self, advertiser_id: str, answer: InsightAnswer) -> None:
+        made_at = self._clock.now()
+        self._remember(advertiser_id, made_at, answer)
+        body = msgspec.json.encode((made_at, answer))
+        try:
+            await self._reader.client.set(
+                self._keys.insight(advertiser_id), body, ex=max(1, int(self.settings.insight_ttl_s))
+            )
+        except (redis_errors.RedisError, OSError) as error:
+            log.warning("an insight was not shared: %s", translate(error))
+
+    def _remember(self, advertiser_id: str, made_at: float, answer: InsightAnswer) -> None:
+        self._local[advertiser_id] = (made_at, answer)
+        self._local.move_to_end(advertiser_id)
+        while len(self._local) > REMEMBERED:
+            self._local.popitem(last=False)
+
+    def _aged(self, made_at: float, answer: InsightAnswer) -> InsightAnswer:
+        return msgspec.structs.replace(answer, cached=True, age_s=round(self._clock.now() - made_at, 3))
+
+    def _stale(self, advertiser_id: str, made: InsightAnswer) -> InsightAnswer | None:
+        """An old full answer says more than a new hollow one; it is marked."""
+        local = self._local.get(advertiser_id)
+        if local is None:
+            return None
+        return msgspec.structs.replace(
+            self._aged(*local),
+            degraded=True,
+            degraded_reasons=[*made.degraded_reasons, "this is an older insight"],
+        )
+
+    # ------------------------------------------------------------------ making
+
+    async def _make(self, advertiser_id: str, asked: float | None) -> InsightAnswer:
+        reasons: list[str] = []
+        features = peers = None
+        as_of = self._clock.now() if asked is None else asked
+        try:
+            as_of = await self._reader.moment(asked)
+            (history,) = await self._reader.histories([advertiser_id])
+            if history is None:
+                raise unknown_advertiser(advertiser_id)
+            features = feature_answer(history, as_of)
+            peers = await self._peer_table(as_of, cached=asked is None)
+        except StorageUnavailableError as error:
+            reasons.append(f"features: {error.message}")
+        churn = await self._churn(advertiser_id, asked, reasons)
+        return build_insight(
+            advertiser_id=advertiser_id,
+            as_of=to_datetime(as_of),
+            features=features,
+            churn=churn,
+            peers=peers,
+            degraded_reasons=reasons,
+        )
+
+    async def _churn(self, advertiser_id: str, asked: float | None, reasons: list[str]) -> ChurnAnswer | None:
+        async def ask() -> ChurnAnswer:
+            async with asyncio.timeout(CHURN_DEADLINE_S):
+                return await self._ask_churn(advertiser_id, asked)
+
+        try:
+            answer = await self._churn_breaker.call(ask)
+        except ModelUnavailableError as error:
+            reasons.append(f"churn: {error.message}")
+        except TimeoutError:
+            reasons.append(f"churn: no answer within {CHURN_DEADLINE_S:g} s")
+        except NotFoundError:
+            reasons.append("churn: the advertiser has no activity before this moment")
+        except TocsinError as error:
+            reasons.append(f"churn: {error.message}")
+        except Exception as error:  # the other deployment may be gone or restarting
+            log.exception("the churn deployment failed")
+            reasons.append(f"churn: {type(error).__name__}")
+        else:
+            if answer.degraded:
+                reasons.append(f"churn: {answer.degraded_reason}")
+            return answer
+        return None
+
+    async def _peer_table(self, as_of: float, *, cached: bool) -> PeerTable:
+        now = self._clock.monotonic()
+        if cached and self._peers is not None and now - self._peers_made_at < self.settings.insight_ttl_s:
+            return self._peers
+        ids = await self._reader.breaker.call(lambda: self._reader.store.advertisers(limit=PEER_SAMPLE))
+        histories = await self._reader.histories(ids)
+        table = await asyncio.to_thread(_peers, ids, histories, as_of)
+        if cached:
+            self._peers, self._peers_made_at = table, now
+        return table
+
+
+def _peers(ids: list[str], histories: list[AdvertiserHistory | None], as_of: float) -> PeerTable:
+    vectors: dict[str, Vector] = {}
+    for advertiser_id, history in zip(ids, histories, strict=True):
+        if history is not None:
+            try:
+                vectors[advertiser_id] = compute(history, as_of)
+            except NotFoundError:
+                continue
+    return PeerTable.build(vectors)

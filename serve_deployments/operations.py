@@ -1,0 +1,210 @@
+"""`/`: liveness, readiness, status and the documentation of everything else."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from importlib import resources
+from typing import Any, ClassVar
+
+import msgspec
+from redis import exceptions as redis_errors
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+from starlette.routing import Mount
+from starlette.staticfiles import StaticFiles
+
+from features.store import FeatureStore
+from models.registry import Registry
+from serve_deployments.http import Application, Endpoint, json_response
+from serve_deployments.lanes import LaneSet
+from serve_deployments.openapi import document
+from tocsin.errors import TocsinError
+from tocsin.schemas import LaneName
+from tocsin.settings import Settings
+from tocsin.storage.connect import SERVE_TIMEOUT_S, translate
+from tocsin.telemetry.latency import quantile_ms
+
+COUNTED = ("accepted", "delivered", "suppressed", "expired", "dead", "applied", "repeated", "quarantined")
+
+PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Tocsin API</title>
+<link rel="stylesheet" href="/docs/assets/swagger-ui.css"></head><body><div id="ui"></div>
+<script src="/docs/assets/swagger-ui-bundle.js"></script>
+<script>SwaggerUIBundle({url: "/openapi.json", dom_id: "#ui", deepLinking: true, tryItOutEnabled: true})</script>
+</body></html>"""
+
+
+class Health(msgspec.Struct, frozen=True, kw_only=True):
+    """Liveness: the process answers."""
+
+    status: str
+
+
+class Check(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing readiness needs."""
+
+    name: str
+    ok: bool
+    detail: str = ""
+
+
+class Readiness(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether the platform can do its job now."""
+
+    ready: bool
+    checks: list[Check]
+
+
+class LaneStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One lane: totals since the beginning, what waits now, and who consumes it."""
+
+    lane: LaneName
+    counts: dict[str, int]
+    blocks_waiting: int
+    blocks_pending: int
+    retrying: int
+    latency_p50_ms: float | None
+    latency_p99_ms: float | None
+    latency: dict[str, int]  # histogram buckets, for deltas
+    consumers: list[str]
+
+
+class PlatformStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """What the person on call looks at first."""
+
+    lanes: list[LaneStatus]
+    durability: str
+    advertisers: int
+    newest_event: float | None
+    champion: str
+    model_versions: int
+
+
+class Operations(Application):
+    """Health, status and documentation.
+
+    Args:
+        settings: Everything.
+        applications: Name, prefix and endpoints of every other application, for the documentation.
+        version: The product's version.
+    """
+
+    endpoints: ClassVar[tuple[Endpoint, ...]] = (
+        Endpoint(
+            method="GET",
+            path="/healthz",
+            handler="healthz",
+            summary="Is it alive?",
+            answer=Health,
+            public=True,
+        ),
+        Endpoint(
+            method="GET",
+            path="/readyz",
+            handler="readyz",
+            summary="Can it do its job?",
+            description="200 when storage answers and every lane has a consumer, else 503 with the checks.",
+            answer=Readiness,
+            problems=(503,),
+            public=True,
+        ),
+        Endpoint(
+            method="GET",
+            path="/v1/status",
+            handler="status",
+            summary="Lanes, consumers, features and model at a glance",
+            answer=PlatformStatus,
+            problems=(401, 503),
+        ),
+    )
+
+    def __init__(
+        self, settings: Settings, applications: Iterable[tuple[str, str, tuple[Endpoint, ...]]], version: str
+    ) -> None:
+        super().__init__(settings)
+        self._lanes = LaneSet(settings, tuple(LaneName), timeout_s=SERVE_TIMEOUT_S)
+        self._store = FeatureStore(self._lanes.client, namespace=settings.namespace)
+        self._registry = Registry(settings.models_path)
+        self._document = document([*applications, ("operations", "", self.endpoints)], version=version)
+
+    def __serve_build_asgi_app__(self) -> Starlette:
+        """The endpoints, and the documentation for browsers."""
+        app = super().__serve_build_asgi_app__()
+        assets = str(resources.files("fastapi_swagger") / "resources")
+        app.add_route("/docs", self._docs)
+        app.add_route("/openapi.json", self._openapi)
+        app.router.routes.append(Mount("/docs/assets", StaticFiles(directory=assets)))
+        return app
+
+    async def healthz(self, _request: Request) -> Health:
+        """The replica runs."""
+        return Health(status="ok")
+
+    async def readyz(self, _request: Request) -> Response:
+        """Storage answers, and somebody consumes each lane."""
+        checks: list[Check] = []
+        try:
+            async with asyncio.timeout(SERVE_TIMEOUT_S * 2):
+                consumers = await asyncio.gather(*(self._consumers(name) for name in LaneName))
+            checks.append(Check(name="storage", ok=True))
+            checks += [
+                Check(name=f"lane {name}", ok=bool(found), detail=f"{len(found)} consumers")
+                for name, found in zip(LaneName, consumers, strict=True)
+            ]
+        except (TocsinError, TimeoutError) as error:
+            checks.append(Check(name="storage", ok=False, detail=str(error) or "no answer"))
+        ready = all(check.ok for check in checks)
+        response = json_response(Readiness(ready=ready, checks=checks), 200 if ready else 503)
+        if not ready:
+            response.headers["retry-after"] = "1"
+        return response
+
+    async def status(self, _request: Request) -> PlatformStatus:
+        """Everything at a glance."""
+        durability = await self._lanes.durability()
+        champion = await asyncio.to_thread(self._registry.champion)
+        versions = await asyncio.to_thread(self._registry.versions)
+        return PlatformStatus(
+            lanes=[await self._lane_status(name) for name in LaneName],
+            durability=durability,
+            advertisers=await self._store.count(),
+            newest_event=await self._store.latest(),
+            champion=champion or "",
+            model_versions=len(versions),
+        )
+
+    async def _lane_status(self, name: LaneName) -> LaneStatus:
+        lane = self._lanes.lanes[name]
+        depth = await lane.depth()
+        try:
+            counts: Any = await self._lanes.client.hgetall(lane.keys.counts)
+            latency: Any = await self._lanes.client.hgetall(lane.keys.latency)
+        except (redis_errors.RedisError, OSError) as error:
+            raise translate(error) from error
+        buckets = {int(bucket): int(number) for bucket, number in latency.items()}
+        return LaneStatus(
+            lane=name,
+            counts={key: int(counts[key.encode()]) for key in COUNTED if key.encode() in counts},
+            blocks_waiting=depth.blocks - depth.pending,
+            blocks_pending=depth.pending,
+            retrying=depth.retrying,
+            latency_p50_ms=quantile_ms(buckets, 0.5),
+            latency_p99_ms=quantile_ms(buckets, 0.99),
+            latency={str(bucket): number for bucket, number in sorted(buckets.items())},
+            consumers=await self._consumers(name),
+        )
+
+    async def _consumers(self, name: LaneName) -> list[str]:
+        """Who reported lately. A dead member lingers for one lease at the most."""
+        try:
+            members: Any = await self._lanes.client.zrange(self._lanes.lanes[name].keys.members, 0, -1)
+        except (redis_errors.RedisError, OSError) as error:
+            raise translate(error) from error
+        return sorted(member.decode() for member in members)
+
+    async def _docs(self, _request: Request) -> Response:
+        return HTMLResponse(PAGE)
+
+    async def _openapi(self, _request: Request) -> Response:
+        return json_response(self._document)

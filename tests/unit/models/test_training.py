@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pandas as pd
+import pytest
+
+from features.definitions import FEATURE_NAMES
+from features.importing import read_activity
+from features.offline import event_frame
+from models.card import ModelCard, TrainedModel
+from models.labels import DAY_S, LabelPolicy, weekly_cutoffs
+from models.matrix import logit
+from models.split import TooLittleDataError, temporal_split
+from models.training import TrainingPolicy, labelled_set, train, week_balanced
+
+POLICY = TrainingPolicy()
+REAL = Path(__file__).parents[4] / "shared/data/google_ads_spend/advertiser_weekly_spend.parquet"
+
+
+def _cutoffs(events: pd.DataFrame) -> list[float]:
+    return weekly_cutoffs(events["event_time"].min(), events["event_time"].max(), POLICY.labels)
+
+
+def test_what_happens_after_a_cutoff_does_not_touch_its_features(events: pd.DataFrame) -> None:
+    cutoff = _cutoffs(events)[12]
+    later = events["event_time"] >= cutoff
+    changed = events.copy()
+    changed.loc[later, "amount"] = 1e6
+    changed.loc[later, "event_time"] += 3 * DAY_S
+    before = labelled_set(events, [cutoff], POLICY.labels)
+    after = labelled_set(changed, [cutoff], POLICY.labels)
+    np.testing.assert_array_equal(before.raw, after.raw)
+    np.testing.assert_array_equal(before.advertisers, after.advertisers)
+
+
+def test_the_test_period_does_not_touch_the_training_rows(events: pd.DataFrame) -> None:
+    split = temporal_split(_cutoffs(events), POLICY.test_share, POLICY.labels.horizon_s)
+    end = split.train[-1] + POLICY.labels.horizon_s
+    assert end <= split.test[0]
+    changed = events.copy()
+    changed.loc[events["event_time"] >= end, "amount"] = 0.0
+    changed.loc[events["event_time"] >= end, "event_time"] += 2 * DAY_S
+    before = labelled_set(events, split.train, POLICY.labels)
+    after = labelled_set(changed, split.train, POLICY.labels)
+    np.testing.assert_array_equal(before.raw, after.raw)
+    np.testing.assert_array_equal(before.churned, after.churned)
+
+
+def test_the_test_period_does_not_touch_the_model(events: pd.DataFrame, trained: TrainedModel) -> None:
+    split = temporal_split(_cutoffs(events), POLICY.test_share, POLICY.labels.horizon_s)
+    changed = events.copy()
+    changed.loc[changed["event_time"] >= split.test[0], "amount"] = 5.0
+    other = train(changed, now=0.0)
+    assert other.card.evaluation != trained.card.evaluation
+    assert other.card.selection == trained.card.selection
+    assert other.card.calibration == trained.card.calibration
+    assert other.card.typical == trained.card.typical
+
+
+def test_training_is_deterministic_but_for_its_date(events: pd.DataFrame, trained: TrainedModel) -> None:
+    again = train(events, now=trained.card.created_at.timestamp())
+    assert again.card == trained.card
+
+
+def test_the_card_is_complete_and_survives_json(trained: TrainedModel) -> None:
+    card = trained.card
+    assert msgspec.json.decode(msgspec.json.encode(card), type=ModelCard) == card
+    assert card.feature_names == list(FEATURE_NAMES)
+    assert card.training_cutoffs[-1].timestamp() + POLICY.labels.horizon_s <= card.test_cutoffs[0].timestamp()
+    assert 0.0 < card.base_rate < 0.5
+    assert card.algorithm == max({"logistic", "boosting"}, key=lambda name: card.selection[name])
+
+
+def test_each_week_weighs_both_outcomes_alike() -> None:
+    churned = np.array([1.0, 1.0, 1.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0])
+    week = np.array([1.0] * 4 + [2.0] * 6)
+    weights = week_balanced(churned, week)
+    assert weights.mean() == pytest.approx(1.0)
+    for number in (1.0, 2.0):
+        inside = week == number
+        left, stayed = weights[inside & (churned == 1)].sum(), weights[inside & (churned == 0)].sum()
+        assert left == pytest.approx(stayed)
+
+
+def test_a_week_with_one_outcome_still_has_finite_weights() -> None:
+    assert np.isfinite(week_balanced(np.ones(4), np.zeros(4))).all()
+    assert np.isfinite(logit(np.array([0.0, 1.0]))).all()
+
+
+class TestTooLittleData:
+    def test_none_at_all(self, events: pd.DataFrame) -> None:
+        with pytest.raises(TooLittleDataError, match=r"^there is no activity to train on$") as caught:
+            train(events.head(0), now=0.0)
+        assert "run `tocsin train` again" in caught.value.hint
+
+    def test_too_short(self, events: pd.DataFrame) -> None:
+        last = events["event_time"].max()
+        with pytest.raises(TooLittleDataError) as caught:
+            train(events[events["event_time"] > last - 90 * DAY_S], now=0.0)
+        assert caught.value.message == (
+            "the activity spans 84 days; training needs 161 (16 weekly cutoffs, 28 days before the first and "
+            "28 after the last)"
+        )
+
+    def test_the_span_named_is_enough(self, events: pd.DataFrame) -> None:
+        first = float(np.floor(events["event_time"].min() / DAY_S) * DAY_S)
+        end = first + POLICY.min_span_days * DAY_S
+        assert len(weekly_cutoffs(first, end, POLICY.labels)) == POLICY.min_cutoffs
+        assert len(weekly_cutoffs(first, end - DAY_S, POLICY.labels)) == POLICY.min_cutoffs - 1
+
+    def test_too_few_rows(self, events: pd.DataFrame) -> None:
+        some = events["advertiser_id"].drop_duplicates().head(5)
+        few = events[events["advertiser_id"].isin(some)]
+        with pytest.raises(TooLittleDataError, match=r"^\d+ labelled rows to train on; 200 are needed$"):
+            train(few, now=0.0)
+
+    def test_nobody_left(self) -> None:
+        weeks = np.arange(40) * 7 * DAY_S + 1e9
+        steady = pd.DataFrame(
+            {
+                "advertiser_id": [f"a{number}" for number in range(20) for _ in weeks],
+                "event_time": np.tile(weeks, 20),
+                "amount": 1.0,
+                "kind": "spend",
+                "event_id": [f"e{at}" for at in range(800)],
+            }
+        )
+        with pytest.raises(TooLittleDataError) as caught:
+            train(steady, now=0.0)
+        rows = 20 * len(temporal_split(_cutoffs(steady), POLICY.test_share, POLICY.labels.horizon_s).train)
+        assert (
+            caught.value.message == f"all {rows} labelled rows to train on stayed; both outcomes are needed"
+        )
+
+    def test_too_few_rows_to_test_on(self, events: pd.DataFrame) -> None:
+        with pytest.raises(TooLittleDataError, match=r"^\d+ labelled rows to test on; 9999 are needed$"):
+            train(events, replace(POLICY, min_test_rows=9999), now=0.0)
+
+    def test_no_fold_to_choose_on(self, events: pd.DataFrame) -> None:
+        with pytest.raises(TooLittleDataError) as caught:
+            train(events, replace(POLICY, folds=1, fold_share=1.0), now=0.0)
+        assert caught.value.message == "none of 1 inner folds has both outcomes before and after its cut"
+
+
+@pytest.mark.skipif(not REAL.exists(), reason="needs ../shared/data, which is not here")
+def test_on_real_spend_the_model_beats_recency_without_a_leak() -> None:
+    batches = read_activity(str(REAL), None, 1.8e9)
+    card = train(event_frame(activity for batch in batches for activity in batch.activities), now=0.0).card
+    found = card.evaluation
+    assert found.rows > 3_000
+    assert card.training_rows > 9_000
+    assert found.baseline.auc < found.model.auc < 0.95
+    assert found.beats_baseline
+    assert found.model.brier < found.baseline.brier
+    assert found.confident_share > 0.5
+    assert LabelPolicy(card.active_window_days, card.horizon_days) == POLICY.labels

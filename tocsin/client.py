@@ -1,0 +1,343 @@
+"""The Python client: `Client` and `AsyncClient`, alike in all but the waiting.
+
+Both only carry out what `tocsin._flows` decides. Every method raises the classes of `tocsin.errors`:
+`InvalidRecordError` (names the field), `UnauthorizedError`, `NotFoundError`, `ConflictError`,
+`OverloadedError`, `StorageUnavailableError`, `ModelUnavailableError`, `UnreachableError`, `TimedOutError`,
+and `RequestFailedError` for anything else. What is retryable has been retried by then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from datetime import datetime
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import httpx2
+
+from tocsin._answers import Outcome
+from tocsin._calls import Call, dead_letters_call, notification_given
+from tocsin._flows import Flow, Flows, Pause, RetryPolicy
+from tocsin._transport import check_limits, failure, platform_url, reply, request_headers, request_parts
+from tocsin.clock import Clock, SystemClock
+from tocsin.schemas import (
+    ActivityAccepted,
+    ActivityRequest,
+    ChurnAnswer,
+    ChurnBatchAnswer,
+    DeadLetterPage,
+    DeadLetterView,
+    FeaturesAnswer,
+    InsightAnswer,
+    LaneName,
+    NotificationRequest,
+    NotificationsAccepted,
+    NotificationStatus,
+    Receipt,
+    Replayed,
+)
+
+T = TypeVar("T")
+NotificationLike = NotificationRequest | Mapping[str, Any]
+ActivityLike = ActivityRequest | Mapping[str, Any]
+
+
+class Client:
+    """A blocking client of one platform; safe to share between threads.
+
+    Args:
+        base_url: the platform's address; else `TOCSIN_URL`, else `http://127.0.0.1:8000`.
+        api_key: sent as a bearer token; else `TOCSIN_API_KEY`, else none is sent.
+        timeout_s: seconds to wait for a connection, and for each part of an answer.
+        retries: further tries of a call that failed for a passing reason.
+        max_batch: records a request, at most 10,000.
+        retry_total_s: seconds after which no further try begins.
+        transport: stands in for the network, in tests.
+        clock: where time comes from.
+        sleep: how to wait, in seconds.
+
+    Raises:
+        ConfigurationError: one of these cannot be used.
+    """
+
+    def __init__(
+        self,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        *,
+        timeout_s: float = 10.0,
+        retries: int = 4,
+        max_batch: int = 1000,
+        retry_total_s: float = 60.0,
+        transport: httpx2.BaseTransport | None = None,
+        clock: Clock | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        check_limits(timeout_s, retries, max_batch, retry_total_s)
+        url = platform_url(base_url)
+        policy = RetryPolicy(retries=retries, total_s=retry_total_s)
+        self._flows = Flows(url, policy, max_batch, clock or SystemClock(), random.random)
+        self._http = httpx2.Client(
+            base_url=url, headers=request_headers(api_key), timeout=timeout_s, transport=transport
+        )
+        self._sleep = sleep
+        self.retries_made = 0  # over the client's life: a number that grows says the platform is struggling
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._flows.url!r})"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def _run(self, flow: Flow[T]) -> T:
+        outcome: Outcome | None = None
+        while True:
+            try:
+                step = flow.send(outcome)
+            except StopIteration as done:
+                result: T = done.value
+                return result
+            outcome = None
+            if isinstance(step, Pause):
+                self.retries_made += step.retry
+                self._sleep(step.seconds)
+            else:
+                outcome = self._perform(step)
+
+    def _perform(self, call: Call) -> Outcome:
+        try:
+            return reply(self._http.request(call.method, call.path, **request_parts(call)))
+        except httpx2.RequestError as error:
+            return failure(error)
+
+    # ----------------------------------------------------------------- notifications
+
+    def send(
+        self,
+        notification: NotificationLike | None = None,
+        /,
+        *,
+        idempotency_key: str | None = None,
+        **fields: Any,
+    ) -> Receipt:
+        """Send one notification, given as a struct, a mapping or fields.
+
+        `idempotency_key`: the same key with the same notification returns the first receipt.
+        """
+        return self._run(self._flows.send(notification_given(notification, fields), idempotency_key))
+
+    def send_many(
+        self,
+        notifications: Iterable[NotificationLike],
+        *,
+        atomic: bool = False,
+        idempotency_key: str | None = None,
+    ) -> NotificationsAccepted:
+        """Send notifications in batches; indexes in the answer are positions in `notifications`.
+
+        Records that break their schema are not sent and come back in `errors`, as those the platform refuses
+        do. When a batch fails for good the error is raised, with a note on how to go on.
+
+        Args:
+            notifications: structs or mappings.
+            atomic: store all or none; they must then fit one request (10,000 records, 8 MiB).
+            idempotency_key: starts the key of each batch, so that the same call made again, even by another
+                process, returns the first receipts. Default: a fresh one.
+        """
+        flow = self._flows.send_many(notifications, atomic=atomic, idempotency_key=idempotency_key)
+        return self._run(flow)
+
+    def status(self, id: str) -> NotificationStatus:  # noqa: A002 - the wire's own word
+        """State and history of a notification, by its receipt's id."""
+        return self._run(self._flows.ask_by_id("notifications", id, NotificationStatus))
+
+    def wait(self, id: str, timeout_s: float = 30.0) -> NotificationStatus:  # noqa: A002
+        """Poll until a notification's state is final; `TimedOutError` after `timeout_s` seconds."""
+        return self._run(self._flows.wait(id, timeout_s))
+
+    # ----------------------------------------------------------------- activity and predictions
+
+    def send_activity(self, activities: Iterable[ActivityLike]) -> ActivityAccepted:
+        """Send activities in batches, with answers merged as by `send_many`.
+
+        The durability is the weakest of the batches'. Sending an event again replaces it, so a failed upload
+        may simply be repeated.
+        """
+        return self._run(self._flows.send_activity(activities))
+
+    def features(self, advertiser_id: str, as_of: datetime | None = None) -> FeaturesAnswer:
+        """An advertiser's feature vector, now or as of an aware datetime."""
+        return self._run(self._flows.about("features", advertiser_id, FeaturesAnswer, as_of))
+
+    def churn(self, advertiser_id: str, as_of: datetime | None = None) -> ChurnAnswer:
+        """The chance that an advertiser leaves, now or as of an aware datetime."""
+        return self._run(self._flows.about("churn", advertiser_id, ChurnAnswer, as_of))
+
+    def churn_many(self, advertiser_ids: Iterable[str], as_of: datetime | None = None) -> ChurnBatchAnswer:
+        """As `churn`, for many advertisers, 1,000 a request."""
+        return self._run(self._flows.churn_many(advertiser_ids, as_of))
+
+    def insight(self, advertiser_id: str, as_of: datetime | None = None) -> InsightAnswer:
+        """What one should know about an advertiser, now or as of an aware datetime."""
+        return self._run(self._flows.about("insights", advertiser_id, InsightAnswer, as_of))
+
+    # ----------------------------------------------------------------- operations
+
+    def dead_letters(self, lane: LaneName | str | None = None, limit: int = 50) -> DeadLetterPage:
+        """The newest dead letters, of one lane or of all."""
+        return self._run(self._flows.ask(dead_letters_call(lane, limit), DeadLetterPage))
+
+    def dead_letter(self, id: str) -> DeadLetterView:  # noqa: A002
+        """One dead letter, by its notification's id."""
+        return self._run(self._flows.ask_by_id("dead-letters", id, DeadLetterView))
+
+    def replay(self, id: str, *, idempotency_key: str | None = None) -> Replayed:  # noqa: A002
+        """Put a dead letter back into its lane."""
+        return self._run(self._flows.replay(id, idempotency_key))
+
+    def ready(self) -> bool:
+        """Whether the platform is up, asked once; False also when it cannot be reached."""
+        return self._run(self._flows.ready())
+
+
+class AsyncClient:
+    """`Client` for asyncio: the same arguments, methods and errors; `sleep` is a coroutine function."""
+
+    def __init__(
+        self,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        *,
+        timeout_s: float = 10.0,
+        retries: int = 4,
+        max_batch: int = 1000,
+        retry_total_s: float = 60.0,
+        transport: httpx2.AsyncBaseTransport | None = None,
+        clock: Clock | None = None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        check_limits(timeout_s, retries, max_batch, retry_total_s)
+        url = platform_url(base_url)
+        policy = RetryPolicy(retries=retries, total_s=retry_total_s)
+        self._flows = Flows(url, policy, max_batch, clock or SystemClock(), random.random)
+        self._http = httpx2.AsyncClient(
+            base_url=url, headers=request_headers(api_key), timeout=timeout_s, transport=transport
+        )
+        self._sleep = sleep
+        self.retries_made = 0
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._flows.url!r})"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def _run(self, flow: Flow[T]) -> T:
+        outcome: Outcome | None = None
+        while True:
+            try:
+                step = flow.send(outcome)
+            except StopIteration as done:
+                result: T = done.value
+                return result
+            outcome = None
+            if isinstance(step, Pause):
+                self.retries_made += step.retry
+                await self._sleep(step.seconds)
+            else:
+                outcome = await self._perform(step)
+
+    async def _perform(self, call: Call) -> Outcome:
+        try:
+            return reply(await self._http.request(call.method, call.path, **request_parts(call)))
+        except httpx2.RequestError as error:
+            return failure(error)
+
+    async def send(
+        self,
+        notification: NotificationLike | None = None,
+        /,
+        *,
+        idempotency_key: str | None = None,
+        **fields: Any,
+    ) -> Receipt:
+        """As `Client.send`."""
+        return await self._run(self._flows.send(notification_given(notification, fields), idempotency_key))
+
+    async def send_many(
+        self,
+        notifications: Iterable[NotificationLike],
+        *,
+        atomic: bool = False,
+        idempotency_key: str | None = None,
+    ) -> NotificationsAccepted:
+        """As `Client.send_many`."""
+        flow = self._flows.send_many(notifications, atomic=atomic, idempotency_key=idempotency_key)
+        return await self._run(flow)
+
+    async def status(self, id: str) -> NotificationStatus:  # noqa: A002
+        """As `Client.status`."""
+        return await self._run(self._flows.ask_by_id("notifications", id, NotificationStatus))
+
+    async def wait(self, id: str, timeout_s: float = 30.0) -> NotificationStatus:  # noqa: A002
+        """As `Client.wait`."""
+        return await self._run(self._flows.wait(id, timeout_s))
+
+    async def send_activity(self, activities: Iterable[ActivityLike]) -> ActivityAccepted:
+        """As `Client.send_activity`."""
+        return await self._run(self._flows.send_activity(activities))
+
+    async def features(self, advertiser_id: str, as_of: datetime | None = None) -> FeaturesAnswer:
+        """As `Client.features`."""
+        return await self._run(self._flows.about("features", advertiser_id, FeaturesAnswer, as_of))
+
+    async def churn(self, advertiser_id: str, as_of: datetime | None = None) -> ChurnAnswer:
+        """As `Client.churn`."""
+        return await self._run(self._flows.about("churn", advertiser_id, ChurnAnswer, as_of))
+
+    async def churn_many(
+        self, advertiser_ids: Iterable[str], as_of: datetime | None = None
+    ) -> ChurnBatchAnswer:
+        """As `Client.churn_many`."""
+        return await self._run(self._flows.churn_many(advertiser_ids, as_of))
+
+    async def insight(self, advertiser_id: str, as_of: datetime | None = None) -> InsightAnswer:
+        """As `Client.insight`."""
+        return await self._run(self._flows.about("insights", advertiser_id, InsightAnswer, as_of))
+
+    async def dead_letters(self, lane: LaneName | str | None = None, limit: int = 50) -> DeadLetterPage:
+        """As `Client.dead_letters`."""
+        return await self._run(self._flows.ask(dead_letters_call(lane, limit), DeadLetterPage))
+
+    async def dead_letter(self, id: str) -> DeadLetterView:  # noqa: A002
+        """As `Client.dead_letter`."""
+        return await self._run(self._flows.ask_by_id("dead-letters", id, DeadLetterView))
+
+    async def replay(self, id: str, *, idempotency_key: str | None = None) -> Replayed:  # noqa: A002
+        """As `Client.replay`."""
+        return await self._run(self._flows.replay(id, idempotency_key))
+
+    async def ready(self) -> bool:
+        """As `Client.ready`."""
+        return await self._run(self._flows.ready())

@@ -1,0 +1,204 @@
+"""One frozen `Settings`, read from the environment (`TOCSIN_…`).
+
+Every process builds its own with `Settings.from_env()`; nothing else in the project reads the environment.
+`tocsin config` prints the table below with the values in force. Secrets never show in a repr.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+import msgspec
+from msgspec import Meta, Struct
+from msgspec.structs import fields
+
+from tocsin.errors import ConfigurationError
+
+PREFIX = "TOCSIN_"
+SECRETS = frozenset({"redis_url", "api_key"})
+
+Port = Annotated[int, Meta(ge=1, le=65535)]
+Pool = Annotated[int, Meta(ge=1, le=64)]
+Partitions = Annotated[int, Meta(ge=1, le=256)]
+Seconds = Annotated[float, Meta(gt=0, le=31_536_000)]
+
+
+def default_data_dir() -> str:
+    """Where the embedded server, models and delivery logs live: `$XDG_DATA_HOME/tocsin`."""
+    base = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
+    return str(Path(base) / "tocsin")
+
+
+class Settings(Struct, frozen=True, kw_only=True):
+    """What can be set, with its default and its bounds."""
+
+    data_dir: Annotated[
+        str, Meta(min_length=1, description="Data, models, logs; one platform per folder")
+    ] = ""
+    namespace: Annotated[
+        str, Meta(pattern=r"^[a-z][a-z0-9_-]{0,31}$", description="Prefix of every Redis key and actor name")
+    ] = "tocsin"
+
+    redis_url: Annotated[
+        str, Meta(description="redis:// or rediss:// URL; empty: an embedded Valkey in the data folder")
+    ] = ""
+
+    host: Annotated[str, Meta(min_length=1, description="Address to serve HTTP on")] = "127.0.0.1"
+    port: Annotated[Port, Meta(description="Port to serve HTTP on")] = 8000
+    dashboard_port: Annotated[Port, Meta(description="Port of the Ray dashboard")] = 8265
+    api_key: Annotated[
+        str, Meta(description="Required from callers when set; needed for any host but loopback")
+    ] = ""
+
+    p0_partitions: Annotated[
+        Partitions, Meta(description="Streams of the p0 lane; fixed once data is in")
+    ] = 4
+    p1_partitions: Annotated[Partitions, Meta(description="Streams of the p1 lane")] = 4
+    p2_partitions: Annotated[Partitions, Meta(description="Streams of the p2 lane")] = 8
+    activity_partitions: Annotated[Partitions, Meta(description="Streams of the activity lane")] = 4
+    p0_routers: Annotated[Pool, Meta(description="Router actors for p0")] = 2
+    p1_routers: Annotated[Pool, Meta(description="Router actors for p1")] = 1
+    p2_routers: Annotated[Pool, Meta(description="Router actors for p2")] = 1
+    feature_shards: Annotated[Pool, Meta(description="Feature shard actors")] = 2
+
+    webhook_url: Annotated[
+        str, Meta(description="Target of the webhook channel when a notification names none")
+    ] = ""
+    webhook_timeout_s: Annotated[Seconds, Meta(description="Deadline of one webhook call")] = 5.0
+    webhook_allow_private: Annotated[
+        bool, Meta(description="Let a notification's own webhook_url name a private or loopback address")
+    ] = False
+
+    outcome_retention_s: Annotated[
+        Seconds, Meta(description="How long a delivered notification can be asked for")
+    ] = 86_400.0
+
+    as_of: Annotated[
+        str,
+        Meta(
+            pattern=r"^(now|latest|\d{4}-\d{2}-\d{2}T.*)$",
+            description="The 'now' of features: now, latest (newest event stored: for historical data) or a time",
+        ),
+    ] = "now"
+    insight_ttl_s: Annotated[Seconds, Meta(description="How long an insight is served from the cache")] = (
+        300.0
+    )
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
+        """Read and check every `TOCSIN_…` variable.
+
+        Raises:
+            ConfigurationError: a variable is unknown, malformed or out of range, or a public address has no key.
+        """
+        env = os.environ if environ is None else environ
+        raw = {
+            name.removeprefix(PREFIX).lower(): value
+            for name, value in env.items()
+            if name.startswith(PREFIX) and name not in CLIENT_VARIABLES
+        }
+        known = {field.name for field in fields(cls)}
+        for name in raw.keys() - known:
+            raise ConfigurationError(
+                f"{PREFIX}{name.upper()} is not a setting", hint="`tocsin config` lists them all"
+            )
+        values: dict[str, Any] = {name: value for name, value in raw.items() if value != ""}
+        values.setdefault("data_dir", default_data_dir())
+        try:
+            settings = msgspec.convert(values, cls, strict=False)
+        except msgspec.ValidationError as error:
+            detail, _, path = str(error).partition(" - at `$.")
+            name = path.rstrip("`").upper()
+            raise ConfigurationError(
+                f"{PREFIX}{name}: {detail}", hint="`tocsin config` shows every bound"
+            ) from None
+        settings.check()
+        return settings
+
+    def check(self) -> None:
+        """Refuse combinations that would be unsafe.
+
+        Raises:
+            ConfigurationError: the address is not loopback and no API key is set, or the Redis URL is malformed.
+        """
+        if not self.api_key and not is_loopback(self.host):
+            raise ConfigurationError(
+                f"TOCSIN_HOST={self.host} is reachable from other machines and TOCSIN_API_KEY is empty",
+                hint="set TOCSIN_API_KEY, or serve on 127.0.0.1",
+            )
+        if self.api_key and len(self.api_key) < MIN_API_KEY:
+            raise ConfigurationError(f"TOCSIN_API_KEY is shorter than {MIN_API_KEY} characters")
+        if self.redis_url and not self.redis_url.startswith(("redis://", "rediss://", "unix://")):
+            raise ConfigurationError("TOCSIN_REDIS_URL must start with redis://, rediss:// or unix://")
+
+    @property
+    def data_path(self) -> Path:
+        """The data folder."""
+        return Path(self.data_dir).expanduser()
+
+    @property
+    def models_path(self) -> Path:
+        """The model registry's folder."""
+        return self.data_path / "models"
+
+    @property
+    def base_url(self) -> str:
+        """Where a client on this machine finds the platform."""
+        host = "127.0.0.1" if self.host in {"0.0.0.0", "::"} else self.host  # noqa: S104 (compared, not bound)
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+
+    def partitions(self, lane: str) -> int:
+        """How many streams a lane is split into."""
+        return int(getattr(self, f"{lane}_partitions"))
+
+    def pool_size(self, lane: str) -> int:
+        """How many actors consume a lane."""
+        return self.feature_shards if lane == "activity" else int(getattr(self, f"{lane}_routers"))
+
+    def to_env(self) -> dict[str, str]:
+        """The same settings as environment variables, for child processes. Holds secrets: never log it."""
+        values = {f"{PREFIX}{f.name.upper()}": getattr(self, f.name) for f in fields(self)}
+        return {
+            name: str(value).lower() if isinstance(value, bool) else str(value)
+            for name, value in values.items()
+        }
+
+    def __repr__(self) -> str:
+        shown = ", ".join(
+            f"{f.name}={'***' if f.name in SECRETS and getattr(self, f.name) else repr(getattr(self, f.name))}"
+            for f in fields(self)
+        )
+        return f"Settings({shown})"
+
+
+MIN_API_KEY = 16
+CLIENT_VARIABLES = frozenset({"TOCSIN_URL"})  # read by the client, not by the platform
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach `host`."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def describe() -> list[tuple[str, str, str]]:
+    """Every variable with its default and its meaning, for people."""
+    hints = get_type_hints(Settings, include_extras=True)
+    rows = []
+    for field in fields(Settings):
+        hint = hints[field.name]
+        metas = (
+            [m for m in get_args(hint)[1:] if isinstance(m, Meta)] if get_origin(hint) is Annotated else []
+        )
+        text = next((m.description for m in reversed(metas) if m.description), "")
+        default = "" if field.name in SECRETS else str(field.default)
+        rows.append((f"{PREFIX}{field.name.upper()}", default, text))
+    return rows

@@ -1,0 +1,131 @@
+"""Connections to Redis or Valkey, each with the deadline its use needs.
+
+A command is never resent by the driver: a resent `append` could store a record twice. Whoever may safely try
+again does so itself.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from redis import asyncio as aioredis
+from redis import exceptions as redis_errors
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from tocsin.errors import ConfigurationError, OverloadedError, StorageUnavailableError, TocsinError
+from tocsin.schemas import Durability
+from tocsin.settings import Settings
+from tocsin.storage.embedded import read_endpoint
+
+MIN_VERSION = 7
+SERVE_TIMEOUT_S = 1.0  # a question must degrade within a second
+WRITE_TIMEOUT_S = 3.0  # `appendfsync always` on a busy disk
+CONSUME_TIMEOUT_S = 6.0  # blocking reads wait up to two seconds on purpose
+
+
+def resolve_url(settings: Settings) -> str:
+    """The URL of the server to use: the configured one, or the embedded server of the data folder.
+
+    Raises:
+        ConfigurationError: no URL is set and no embedded server was ever started in the data folder.
+    """
+    if settings.redis_url:
+        return settings.redis_url
+    endpoint = read_endpoint(settings.data_path)
+    if endpoint is None:
+        raise ConfigurationError(
+            f"no Redis: TOCSIN_REDIS_URL is empty and no embedded server runs in {settings.data_path}",
+            hint="start the platform with `tocsin up`, or set TOCSIN_REDIS_URL",
+        )
+    return endpoint.url
+
+
+def connect(url: str, *, timeout_s: float, max_connections: int = 64) -> aioredis.Redis:
+    """A client with bounded connections and one deadline for connecting and for each answer."""
+    return aioredis.Redis.from_url(
+        url,
+        socket_timeout=timeout_s,
+        socket_connect_timeout=min(timeout_s, 2.0),
+        socket_keepalive=True,
+        max_connections=max_connections,
+        retry=Retry(NoBackoff(), 0),
+        protocol=2,
+    )
+
+
+def redact(url: str) -> str:
+    """The URL without its password, for people."""
+    scheme, _, rest = url.partition("://")
+    credentials, at, host = rest.rpartition("@")
+    user = credentials.partition(":")[0]
+    return f"{scheme}://{user + ':***@' if at else ''}{host}"
+
+
+def translate(error: Exception) -> TocsinError:
+    """A driver error as one of ours, by whether trying again can help."""
+    text = str(error) or type(error).__name__
+    if isinstance(error, redis_errors.OutOfMemoryError) or text.startswith("OOM"):
+        return OverloadedError("the storage server is at its memory limit", retry_after_s=5.0)
+    if isinstance(error, redis_errors.AuthenticationError | redis_errors.NoPermissionError):
+        return StorageUnavailableError(
+            f"the storage server refused the credentials: {text}", retry_after_s=30.0
+        )
+    return StorageUnavailableError(f"storage is unavailable: {text}", retry_after_s=1.0)
+
+
+class ServerFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What the server said of itself."""
+
+    flavour: str
+    version: str
+    durability: Durability
+    maxmemory_policy: str
+
+
+async def inspect(client: aioredis.Redis) -> ServerFacts:
+    """Ask the server what it is and how durable its writes are.
+
+    Raises:
+        ConfigurationError: it is older than version 7, or may evict data by itself.
+        StorageUnavailableError: it does not answer.
+    """
+    try:
+        info: dict[str, Any] = await client.info()
+        config = await _config(client)
+    except (redis_errors.RedisError, OSError) as error:
+        raise translate(error) from error
+    flavour = str(info.get("server_name", "redis"))
+    version = str(info.get("valkey_version") or info.get("redis_version", "0"))
+    if int(str(info.get("redis_version", "0")).split(".")[0]) < MIN_VERSION:
+        raise ConfigurationError(f"the server is Redis {version}; version {MIN_VERSION} or newer is needed")
+    policy = config.get("maxmemory-policy", str(info.get("maxmemory_policy", "noeviction")))
+    if policy != "noeviction":
+        raise ConfigurationError(
+            f"the server evicts data (maxmemory-policy {policy}): accepted notifications could vanish",
+            hint="set maxmemory-policy noeviction on this server",
+        )
+    return ServerFacts(
+        flavour=flavour, version=version, durability=_durability(info, config), maxmemory_policy=policy
+    )
+
+
+async def _config(client: aioredis.Redis) -> dict[str, str]:
+    """The settings that matter here; empty where an ACL or a hosted server forbids CONFIG."""
+    try:
+        answer = await client.config_get("appendonly", "appendfsync", "maxmemory-policy")
+    except redis_errors.ResponseError:
+        return {}
+    return {_text(key): _text(value) for key, value in answer.items()}
+
+
+def _durability(info: dict[str, Any], config: dict[str, str]) -> Durability:
+    """Claim no more than is known: an unreadable `appendfsync` counts as everysec, its default."""
+    if not int(info.get("aof_enabled", 0)):
+        return Durability.MEMORY
+    return Durability.FSYNCED if config.get("appendfsync") == "always" else Durability.EVERYSEC
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
