@@ -15,6 +15,7 @@ The checksum finds damage, not malice: whoever can write here can write both fil
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import re
 import shutil
 import tempfile
@@ -25,9 +26,7 @@ from typing import Any
 from zipfile import BadZipFile
 
 import msgspec
-import sklearn
 from msgspec import Struct
-from skops.io import dump, get_untrusted_types, loads
 
 from features.definitions import FEATURE_NAMES, VIEW_NAME, VIEW_VERSION
 from models.card import ModelCard, TrainedModel
@@ -75,6 +74,8 @@ class Registry:
 
         Old versions are deleted beyond the newest 20, the champion never.
         """
+        from skops.io import dump  # noqa: PLC0415 (heavy: a reader of pointers and cards needs none of it)
+
         self._folder.mkdir(parents=True, exist_ok=True)
         self._sweep(trained.card.created_at.timestamp())
         temporary = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=self._folder))
@@ -195,6 +196,8 @@ class Registry:
 
 
 def _build(data: bytes, version: str) -> Any:
+    from skops.io import get_untrusted_types, loads  # noqa: PLC0415 (heavy: only where a model is built)
+
     try:
         foreign = sorted(set(get_untrusted_types(data=data)) - set(TRUSTED_TYPES))
     except (BadZipFile, KeyError, ValueError) as error:
@@ -223,8 +226,8 @@ def _check_compatible(metadata: Metadata) -> None:
         differing = sorted(set(found[2]) ^ set(FEATURE_NAMES))
         if differing:
             problem += f"; in one only: {', '.join(differing)}"
-    elif _minor(card.sklearn_version) != _minor(sklearn.__version__):
-        problem = f"was trained with scikit-learn {card.sklearn_version}, this is {sklearn.__version__}"
+    elif _minor(card.sklearn_version) != _minor(installed := importlib.metadata.version("scikit-learn")):
+        problem = f"was trained with scikit-learn {card.sklearn_version}, this is {installed}"
     if problem:
         raise ModelUnavailableError(f"churn model {version} {problem}", hint=_TRAIN_AGAIN)
 

@@ -36,7 +36,6 @@ GEOCODES = ("UGC", "FIPS6", "FIPS", "SAME")  # the codes of an area, best first
 TITLE_CHARS = 256
 BODY_CHARS = 4096
 DATA_CHARS = 1024
-ALERT_TYPE_CHARS = 128
 ID_CHARS = 256
 RECIPIENT_CHARS = 256
 SOURCE_CHARS = 64
@@ -236,6 +235,8 @@ def _geocodes(parent: Element) -> dict[str, str]:
 def _notification(alert: _Alert) -> NotificationRequest:
     _check(alert)
     data = {
+        # Not the alert_type: "Fire Weather Watch" is no fire. The issuer's severity decides the lane, not words.
+        "event": clip(alert.event, DATA_CHARS),
         "urgency": clip(alert.urgency, DATA_CHARS),
         "certainty": clip(alert.certainty, DATA_CHARS),
         "msgType": clip(alert.msg_type, DATA_CHARS),
@@ -249,7 +250,6 @@ def _notification(alert: _Alert) -> NotificationRequest:
     data["truncated"] = ",".join(name for name, is_cut in cut.items() if is_cut)
     fields: dict[str, Any] = {
         "type": "weather_alert",
-        "alert_type": clip(alert.event, ALERT_TYPE_CHARS),
         "severity": alert.severity or "Unknown",
         "title": clip(alert.title, TITLE_CHARS),
         "body": clip(alert.body, BODY_CHARS),

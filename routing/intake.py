@@ -21,6 +21,10 @@ def check_notification(request: NotificationRequest, now: float) -> None:
     Raises:
         InvalidRecordError: names the field and the limit.
     """
+    if request.expires_at is not None and to_epoch(request.expires_at) <= 0:  # 0 travels as "never"
+        raise InvalidRecordError(
+            "`expires_at` is too long ago", field="expires_at", limit="> 1970-01-01T00:00:00Z"
+        )
     if request.expires_at is not None and to_epoch(request.expires_at) > now + MAX_EXPIRY_S:
         raise InvalidRecordError(
             "`expires_at` is too far ahead",

@@ -131,16 +131,7 @@ class Ledger:
         position = Position.parse(notification_id)
         if position.partition >= self._lane.partitions:
             raise NotFoundError(f"no notification {notification_id}")
-        key = self._keys.outcome(position.partition, position.entry)
-        try:
-            fields: Any = await self._client.hmget(key, [str(position.index), ALL])
-        except (redis_errors.RedisError, OSError) as error:
-            raise translate(error) from error
-        own, shared = fields
-        outcome = _outcome.decode(own or shared) if own or shared else None
-        if outcome is not None and not own and position.index >= outcome.records:
-            outcome = None
-        envelope = await self._envelope(position) if outcome is None else None
+        outcome, envelope = await self._find(position)
         if outcome is None and envelope is None:
             raise NotFoundError(
                 f"no notification {notification_id}",
@@ -148,12 +139,24 @@ class Ledger:
             )
         return _status(notification_id, position, outcome, envelope)
 
-    async def _envelope(self, position: Position) -> Envelope | None:
-        entry = await self._lane.peek(position)
-        if entry is None:
-            return None
-        envelopes = _block.decode(entry.block)
-        return envelopes[position.index] if position.index < len(envelopes) else None
+    async def _find(self, position: Position) -> tuple[Outcome | None, Envelope | None]:
+        """What became of a record, or the record itself while it waits; one step, so that it is never in between."""
+        try:
+            async with self._client.pipeline(transaction=True) as pipe:
+                key = self._keys.outcome(position.partition, position.entry)
+                pipe.hmget(key, [str(position.index), ALL])
+                self._lane.stage_peek(pipe, position)
+                (own, shared), waiting = await pipe.execute()
+        except (redis_errors.RedisError, OSError) as error:
+            raise translate(error) from error
+        if own:
+            return _outcome.decode(own), None
+        outcome = _outcome.decode(shared) if shared else None
+        if outcome is not None:
+            return (outcome if position.index < outcome.records else None), None
+        entry = self._lane.peeked(waiting, position)
+        envelopes = _block.decode(entry.block) if entry else []
+        return None, envelopes[position.index] if position.index < len(envelopes) else None
 
     async def dead_letters(self, *, offset: int, limit: int) -> tuple[int, list[DeadLetter]]:
         """The number of dead letters and one page of them, newest first.

@@ -46,7 +46,7 @@ DEFAULT_RULES: tuple[PriorityRule, ...] = (
     PriorityRule(name="default", lane=LaneName.P2, words=("",)),
 )
 
-_CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+_CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")  # lowBattery, FIREAlarm
 _SEPARATORS = re.compile(r"[\W_]+")
 
 

@@ -68,8 +68,9 @@ class ActivityIntake(Application):
         ),
     )
 
-    def __init__(self, settings: Settings, clock: Clock | None = None) -> None:
+    def __init__(self, settings: Settings | None = None, clock: Clock | None = None) -> None:
         super().__init__(settings)
+        settings = self.settings
         self._clock = clock or SystemClock()
         self._lanes = LaneSet(settings, (LaneName.ACTIVITY,))
         self._lane = self._lanes.lanes[LaneName.ACTIVITY]

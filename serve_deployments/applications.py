@@ -13,19 +13,17 @@ from typing import Any
 
 import msgspec
 from ray import serve
-from ray.exceptions import RayTaskError
 from ray.serve.config import AutoscalingConfig, BackpressureConfig
 
 from serve_deployments.activity import ActivityIntake
 from serve_deployments.churn import Churn
 from serve_deployments.dead_letters import DeadLetters
 from serve_deployments.features import Features
-from serve_deployments.http import Application, Endpoint
-from serve_deployments.insights import AskChurn, Insights
+from serve_deployments.handles import ChurnHandle
+from serve_deployments.insights import Insights
 from serve_deployments.notifications import Notifications
+from serve_deployments.openapi import document
 from serve_deployments.operations import Operations
-from tocsin.schemas import ChurnAnswer
-from tocsin.settings import Settings
 
 REPLICA_CPUS = 0.1  # logical: replicas mostly wait; autoscaling watches requests, not cores
 
@@ -148,125 +146,60 @@ SPECS: dict[str, DeploymentSpec] = {
     )
 }
 
-CLASSES: dict[str, type[Application]] = {
-    "notifications": Notifications,
-    "activity": ActivityIntake,
-    "features": Features,
-    "churn": Churn,
-    "insights": Insights,
-    "dead-letters": DeadLetters,
-}
+
+def documentation() -> dict[str, Any]:
+    """The OpenAPI document of all applications."""
+    tables = (
+        ("notifications", Notifications.endpoints),
+        ("dead-letters", DeadLetters.endpoints),
+        ("activity", ActivityIntake.endpoints),
+        ("features", Features.endpoints),
+        ("churn", Churn.endpoints),
+        ("insights", Insights.endpoints),
+        ("operations", Operations.endpoints),
+    )
+    return document(((name, SPECS[name].prefix, table) for name, table in tables), version=version("tocsin"))
 
 
-def churn_over_handle() -> AskChurn:
-    """The churn application of this cluster as a coroutine; found on the first question."""
-    handles: list[Any] = []
-
-    async def ask(advertiser_id: str, asked: float | None) -> ChurnAnswer:
-        if not handles:
-            handles.append(serve.get_app_handle("churn"))
-        try:
-            answer: ChurnAnswer = await handles[0].predict_one.remote(advertiser_id, asked)
-        except RayTaskError as error:
-            raise getattr(error, "cause", None) or error from None  # Ray wraps what the replica raised
-        return answer
-
-    return ask
-
-
-class NotificationsIngress(Notifications):
-    """The shell: settings come from the replica's environment."""
-
-    def __init__(self) -> None:
-        super().__init__(Settings.from_env())
-
-
-class ActivityIngress(ActivityIntake):
-    """The shell: settings come from the replica's environment."""
-
-    def __init__(self) -> None:
-        super().__init__(Settings.from_env())
-
-
-class FeaturesIngress(Features):
-    """The shell: settings come from the replica's environment."""
-
-    def __init__(self) -> None:
-        super().__init__(Settings.from_env())
-
-
-class ChurnIngress(Churn):
-    """The shell: settings come from the replica's environment."""
-
-    def __init__(self) -> None:
-        super().__init__(Settings.from_env())
-
-
-class InsightsIngress(Insights):
-    """The shell: settings from the environment, churn over a deployment handle."""
-
-    def __init__(self) -> None:
-        super().__init__(Settings.from_env(), churn_over_handle())
-
-
-class DeadLettersIngress(DeadLetters):
-    """The shell: settings come from the replica's environment."""
-
-    def __init__(self) -> None:
-        super().__init__(Settings.from_env())
-
-
-class OperationsIngress(Operations):
-    """The shell: settings from the environment, documentation of all other applications."""
-
-    def __init__(self) -> None:
-        super().__init__(Settings.from_env(), documented(), version("tocsin"))
-
-
-def documented() -> list[tuple[str, str, tuple[Endpoint, ...]]]:
-    """Name, prefix and endpoints of the applications with an API of their own."""
-    return [(name, SPECS[name].prefix, kind.endpoints) for name, kind in CLASSES.items()]
-
-
-def _application(name: str, ingress: Callable[..., Any]) -> serve.Application:
+def _application(name: str, ingress: Callable[..., Any], *args: Any) -> serve.Application:
     deployment = serve.deployment(**SPECS[name].options())(serve.ingress()(ingress))
-    application: serve.Application = deployment.bind()
+    application: serve.Application = deployment.bind(*args)
     return application
 
 
 def notifications(_args: dict[str, str]) -> serve.Application:
     """`/v1/notifications`."""
-    return _application("notifications", NotificationsIngress)
+    return _application("notifications", Notifications)
 
 
 def activity(_args: dict[str, str]) -> serve.Application:
     """`/v1/activity`."""
-    return _application("activity", ActivityIngress)
+    return _application("activity", ActivityIntake)
 
 
 def features(_args: dict[str, str]) -> serve.Application:
     """`/v1/features`."""
-    return _application("features", FeaturesIngress)
+    return _application("features", Features)
 
 
 def churn(_args: dict[str, str]) -> serve.Application:
     """`/v1/churn`."""
-    return _application("churn", ChurnIngress)
+    return _application("churn", Churn)
 
 
 def insights(_args: dict[str, str]) -> serve.Application:
     """`/v1/insights`."""
-    return _application("insights", InsightsIngress)
+    return _application("insights", Insights, ChurnHandle())
 
 
 def dead_letters(_args: dict[str, str]) -> serve.Application:
     """`/v1/dead-letters`."""
-    return _application("dead-letters", DeadLettersIngress)
+    return _application("dead-letters", DeadLetters)
 
 
 def operations(_args: dict[str, str]) -> serve.Application:
     """Health, status and documentation."""
-    return _application("operations", OperationsIngress)
+    return _application("operations", Operations, documentation())
 
 
 BUILDERS: dict[str, Callable[[dict[str, str]], serve.Application]] = {

@@ -146,8 +146,9 @@ class Churn(Application):
         ),
     )
 
-    def __init__(self, settings: Settings, clock: Clock | None = None) -> None:
+    def __init__(self, settings: Settings | None = None, clock: Clock | None = None) -> None:
         super().__init__(settings)
+        settings = self.settings
         self.service = ChurnService(settings, clock or SystemClock())
         self._decoder = RecordDecoder(ChurnBatchRequest, lambda _request, _now: None)
 

@@ -70,8 +70,9 @@ class DeadLetters(Application):
         ),
     )
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings | None = None) -> None:
         super().__init__(settings)
+        settings = self.settings
         lanes = LaneSet(settings, NOTIFICATION_LANES)
         self._ledgers = {
             name: Ledger(lane, lanes.client, retention_s=settings.outcome_retention_s)

@@ -38,8 +38,9 @@ class Features(Application):
         ),
     )
 
-    def __init__(self, settings: Settings, clock: Clock | None = None) -> None:
+    def __init__(self, settings: Settings | None = None, clock: Clock | None = None) -> None:
         super().__init__(settings)
+        settings = self.settings
         self._reader = FeatureReader(settings, clock or SystemClock())
 
     async def vector(self, request: Request) -> FeaturesAnswer:

@@ -17,9 +17,11 @@ from typing import Any, ClassVar
 import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tocsin.errors import (
     ConflictError,
@@ -77,12 +79,16 @@ AS_OF = Parameter(
 
 
 class Application:
-    """The base of every HTTP application."""
+    """The base of every HTTP application.
+
+    Args:
+        settings: Everything that can be set; a replica leaves it out and reads its environment.
+    """
 
     endpoints: ClassVar[tuple[Endpoint, ...]] = ()
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
+    def __init__(self, settings: Settings | None = None) -> None:
+        self.settings = settings or Settings.from_env()
 
     def __serve_build_asgi_app__(self) -> Starlette:
         """The ASGI application, built in the replica."""
@@ -92,8 +98,22 @@ class Application:
         ]
         return Starlette(
             routes=routes,
+            middleware=[Middleware(BarePrefix)],
             exception_handlers={HTTPException: _http_error, Exception: _unexpected},
         )
+
+
+class BarePrefix:
+    """Lets `/v1/activity` mean `/v1/activity/`: a redirect would lose the body of a POST."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Give an empty path below the prefix its slash."""
+        if scope["type"] == "http" and scope["path"] == scope.get("root_path"):
+            scope = {**scope, "path": scope["path"] + "/"}
+        await self._app(scope, receive, send)
 
 
 def _run(app: Application, endpoint: Endpoint) -> Callable[[Request], Awaitable[Response]]:

@@ -49,8 +49,8 @@ class Insights(Application):
     """Builds and caches insights.
 
     Args:
-        settings: Server, cache time and the meaning of "now".
         ask_churn: The churn deployment, as a coroutine.
+        settings: Server, cache time and the meaning of "now".
         clock: Time.
     """
 
@@ -67,8 +67,11 @@ class Insights(Application):
         ),
     )
 
-    def __init__(self, settings: Settings, ask_churn: AskChurn, clock: Clock | None = None) -> None:
+    def __init__(
+        self, ask_churn: AskChurn, settings: Settings | None = None, clock: Clock | None = None
+    ) -> None:
         super().__init__(settings)
+        settings = self.settings
         self._clock = clock or SystemClock()
         self._reader = FeatureReader(settings, self._clock)
         self._keys = FeatureKeys(settings.namespace)

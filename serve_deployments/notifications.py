@@ -84,8 +84,9 @@ class Notifications(Application):
         ),
     )
 
-    def __init__(self, settings: Settings, clock: Clock | None = None) -> None:
+    def __init__(self, settings: Settings | None = None, clock: Clock | None = None) -> None:
         super().__init__(settings)
+        settings = self.settings
         self._clock = clock or SystemClock()
         self._lanes = LaneSet(settings, NOTIFICATION_LANES)
         self._ledgers = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
 from importlib import resources
 from typing import Any, ClassVar
 
@@ -19,7 +18,6 @@ from features.store import FeatureStore
 from models.registry import Registry
 from serve_deployments.http import Application, Endpoint, json_response
 from serve_deployments.lanes import LaneSet
-from serve_deployments.openapi import document
 from tocsin.errors import TocsinError
 from tocsin.schemas import LaneName
 from tocsin.settings import Settings
@@ -85,9 +83,8 @@ class Operations(Application):
     """Health, status and documentation.
 
     Args:
-        settings: Everything.
-        applications: Name, prefix and endpoints of every other application, for the documentation.
-        version: The product's version.
+        documentation: The OpenAPI document.
+        settings: Everything that can be set.
     """
 
     endpoints: ClassVar[tuple[Endpoint, ...]] = (
@@ -119,14 +116,13 @@ class Operations(Application):
         ),
     )
 
-    def __init__(
-        self, settings: Settings, applications: Iterable[tuple[str, str, tuple[Endpoint, ...]]], version: str
-    ) -> None:
+    def __init__(self, documentation: dict[str, Any], settings: Settings | None = None) -> None:
         super().__init__(settings)
+        settings = self.settings
         self._lanes = LaneSet(settings, tuple(LaneName), timeout_s=SERVE_TIMEOUT_S)
         self._store = FeatureStore(self._lanes.client, namespace=settings.namespace)
         self._registry = Registry(settings.models_path)
-        self._document = document([*applications, ("operations", "", self.endpoints)], version=version)
+        self._documentation = documentation
 
     def __serve_build_asgi_app__(self) -> Starlette:
         """The endpoints, and the documentation for browsers."""
@@ -207,4 +203,4 @@ class Operations(Application):
         return HTMLResponse(PAGE)
 
     async def _openapi(self, _request: Request) -> Response:
-        return json_response(self._document)
+        return json_response(self._documentation)

@@ -170,9 +170,13 @@ class Consumer:
 
     async def _claim(self, partition: int) -> None:
         """What the last owner (or we, before a restart) left unsettled comes first."""
-        entries = await self._queue.claim(self._ownership.name, partition, min_idle_ms=0)
         busy = {(e.partition, e.entry) for work in self._in_flight.values() for e in work}
         self._claimed.add(partition)
+        try:
+            entries = await self._queue.claim(self._ownership.name, partition, min_idle_ms=0)
+        except TocsinError:
+            self._claimed.discard(partition)
+            raise
         await self._dispatch([e for e in entries if (e.partition, e.entry) not in busy])
 
     async def _dispatch(self, entries: Sequence[Entry]) -> None:
@@ -194,9 +198,7 @@ class Consumer:
 
     async def _work(self, unit: tuple[Entry, ...]) -> None:
         """Handle, then settle until the server confirms. What is no longer ours is left to its new owner."""
-        held = set(self._ownership.held())
-        unit = tuple(entry for entry in unit if entry.partition in held)
-        while unit:
+        while unit := self._still_ours(unit):
             try:
                 stage = await self._handler.handle(unit)
                 break
@@ -223,6 +225,15 @@ class Consumer:
             else:
                 self.handled_blocks += len(unit)
                 return
+
+    def _still_ours(self, unit: tuple[Entry, ...]) -> tuple[Entry, ...]:
+        """What is left of a unit. A partition that lost some is claimed afresh should it come back at once."""
+        held = set(self._ownership.held())
+        self._claimed.difference_update(entry.partition for entry in unit if entry.partition not in held)
+        kept = tuple(entry for entry in unit if entry.partition in held)
+        if (task := asyncio.current_task()) in self._in_flight:
+            self._in_flight[task] = kept
+        return kept
 
     async def _beat(self) -> None:
         self._surplus = set(await self._ownership.beat())

@@ -17,10 +17,13 @@ from tocsin.schemas import MAX_BATCH_RECORDS, MAX_BODY_BYTES, RecordError
 
 T = TypeVar("T", bound=msgspec.Struct)
 
+# What the decoder raises for bytes that are no record; the last one for JSON nested a thousand deep.
+_UNDECODABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+
 # Escapes of, or raw, control characters: the cheap sign that a closer look is needed.
 _SUSPECT = re.compile(rb"\\u00[01789]|\\[bf]|\x7f|\xc2[\x80-\x9f]")
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
-_PATH = re.compile(r"^(?P<detail>.*?)(?: - at `\$(?:\[\d+\])?\.?(?P<field>.*)`)?$", re.DOTALL)
+_PATH = re.compile(r"^(?P<detail>.*?)(?: - at (?:`key` in )?`\$(?:\[\d+\])?\.?(?P<field>.*)`)?$", re.DOTALL)
 _LIMIT = re.compile(r"(?:of length )?(?P<limit>(?:>=|<=|>|<) [-+.\de]+)")
 
 
@@ -80,7 +83,7 @@ class RecordDecoder(Generic[T]):
                 return None
             for record in records:
                 self._check(record, now)
-        except (msgspec.MsgspecError, InvalidRecordError, UnicodeDecodeError):
+        except (*_UNDECODABLE, InvalidRecordError):
             return None
         return Decoded(list(enumerate(records)), [], len(records))
 
@@ -90,7 +93,7 @@ class RecordDecoder(Generic[T]):
         elif body.startswith(b"["):
             try:
                 parts = [bytes(raw) for raw in self._raw.decode(body)]
-            except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            except _UNDECODABLE as error:
                 raise InvalidRecordError(f"the body is not valid JSON: {error}", field="body") from None
         else:
             parts = [body]
@@ -112,7 +115,7 @@ class RecordDecoder(Generic[T]):
                 record = self._one.decode(part)
                 refuse_control_characters(record)
                 self._check(record, now)
-            except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            except _UNDECODABLE as error:
                 errors.append(explain(error, index))
             except InvalidRecordError as error:
                 errors.append(

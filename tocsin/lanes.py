@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -34,6 +34,7 @@ from tocsin.storage.scripts import APPEND, PROMOTE, Script
 FIELD_VERSION = b"v"
 FIELD_BLOCK = b"b"
 CLAIM_PAGE = 100
+MAX_ENTRY_NUMBER = 2**64 - 1  # of each half of a stream entry's id
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -67,7 +68,8 @@ class Position(msgspec.Struct, frozen=True):
             InvalidRecordError: it is not an id of ours.
         """
         parts = record_id.split("-")
-        if len(parts) != 5 or len(record_id) > 96 or not all(p.isascii() and p.isdigit() for p in parts[1:]):
+        numbers = all(p.isascii() and p.isdigit() for p in parts[1:]) and len(record_id) <= 96
+        if len(parts) != 5 or not numbers or max(map(int, parts[2:4])) > MAX_ENTRY_NUMBER:
             raise InvalidRecordError(
                 f"{record_id[:96]!r} is not a notification id",
                 field="id",
@@ -367,24 +369,10 @@ class Lane:
         )  # no group yet: none pending
         return LaneDepth(blocks=sum(answers[0::3]), pending=sum(pending), retrying=sum(answers[2::3]))
 
-    async def peek(self, position: Position) -> Entry | None:
-        """The block a record is in, while it waits or is pending.
+    def stage_peek(self, pipe: Pipeline, position: Position) -> None:
+        """Ask, as part of a transaction, for the block a record is in while it waits or is pending."""
+        pipe.xrange(self.keys.stream(position.partition), min=position.entry, max=position.entry, count=1)
 
-        Raises:
-            StorageUnavailableError: the server does not answer.
-        """
-        try:
-            found: Any = await self._client.xrange(
-                self.keys.stream(position.partition), min=position.entry, max=position.entry, count=1
-            )
-        except (redis_errors.RedisError, OSError) as error:
-            raise translate(error) from error
-        return self._entry(position.partition, *found[0]) if found else None
-
-
-def group_by_partition(entries: Iterable[Entry]) -> dict[int, list[Entry]]:
-    """Entries by partition, order kept."""
-    groups: dict[int, list[Entry]] = defaultdict(list)
-    for entry in entries:
-        groups[entry.partition].append(entry)
-    return groups
+    def peeked(self, answer: Any, position: Position) -> Entry | None:
+        """What `stage_peek` was answered; None when the block is settled."""
+        return self._entry(position.partition, *answer[0]) if answer else None

@@ -167,10 +167,15 @@ class Settings(Struct, frozen=True, kw_only=True):
             for name, value in values.items()
         }
 
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        """Names and values for rich, secrets masked."""
+        shown = [(f.name, getattr(self, f.name)) for f in fields(self)]
+        return [(name, "***" if name in SECRETS and value else value) for name, value in shown]
+
     def __repr__(self) -> str:
         shown = ", ".join(
-            f"{f.name}={'***' if f.name in SECRETS and getattr(self, f.name) else repr(getattr(self, f.name))}"
-            for f in fields(self)
+            f"{name}=***" if name in SECRETS and value else f"{name}={value!r}"
+            for name, value in self.__rich_repr__()
         )
         return f"Settings({shown})"
 

@@ -53,13 +53,14 @@ class LogChannel:
         return None
 
     def _rotate(self) -> None:
-        self._file.close()
-        for number in range(KEEP - 1, 0, -1):
-            older = self._path.with_suffix(f".{number}.jsonl")
-            if older.exists():
-                older.replace(self._path.with_suffix(f".{number + 1}.jsonl"))
-        self._path.replace(self._path.with_suffix(".1.jsonl"))
-        self._file = self._path.open("ab", buffering=0)
+        if self._path.exists():  # else the last rotation failed after this
+            for number in range(KEEP - 1, 0, -1):
+                older = self._path.with_suffix(f".{number}.jsonl")
+                if older.exists():
+                    older.replace(self._path.with_suffix(f".{number + 1}.jsonl"))
+            self._path.replace(self._path.with_suffix(".1.jsonl"))
+        full, self._file = self._file, self._path.open("ab", buffering=0)
+        full.close()
         self._size = 0
 
     async def close(self) -> None:

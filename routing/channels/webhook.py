@@ -67,7 +67,7 @@ class WebhookChannel:
                 return await self._post(url, notification_id, notification)
         except (TimeoutError, httpx2.TimeoutException):
             return Failure(FailureReason.TIMEOUT, f"no answer within {self._policy.timeout_s:g} s")
-        except (httpx2.InvalidURL, httpx2.UnsupportedProtocol) as error:
+        except (httpx2.InvalidURL, httpx2.UnsupportedProtocol, ValueError) as error:  # bad port, host, label
             return Failure(FailureReason.FORBIDDEN_TARGET, f"not a usable URL: {error}", permanent=True)
         except httpx2.HTTPError as error:
             return Failure(FailureReason.UNREACHABLE, f"{type(error).__name__}: {error}"[:300])

@@ -4,11 +4,13 @@
                                             ▲                    │ failure
                                             └────────────────────┘
 
-An answer that says "your request is wrong" is no failure of the dependency and never counts.
+An answer that says "your request is wrong" is no failure of the dependency and never counts; nor does a caller that
+went away.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -45,8 +47,9 @@ class AsyncBreaker:
         self._breaker = pybreaker.CircuitBreaker(
             fail_max=policy.fail_max,
             reset_timeout=policy.reset_s,
-            exclude=[InvalidRecordError, NotFoundError],
+            exclude=[InvalidRecordError, NotFoundError, asyncio.CancelledError],
             name=policy.name,
+            throw_new_error_on_trip=False,  # the call that opens it raises its own error
         )
 
     @property
@@ -64,9 +67,7 @@ class AsyncBreaker:
         try:
             with self._breaker.calling():
                 return await work()
-        except pybreaker.CircuitBreakerError as error:
-            if error.__cause__ is not None and not isinstance(error.__cause__, pybreaker.CircuitBreakerError):
-                raise error.__cause__ from None  # the failure that opened it
+        except pybreaker.CircuitBreakerError:
             raise StorageUnavailableError(
                 f"{self.policy.name}: not asked, it failed {self.policy.fail_max} times in a row",
                 retry_after_s=self.policy.reset_s,

@@ -67,7 +67,7 @@ def test_an_index_entry_becomes_a_notification(version: str) -> None:
     found = feed(entry(), version=version)
     assert found.rejects == []
     (alert,) = found.alerts
-    assert (alert.type, alert.alert_type, alert.severity) == ("weather_alert", "High Wind Warning", "Severe")
+    assert (alert.type, alert.alert_type, alert.severity) == ("weather_alert", "", "Severe")
     assert alert.title == "High Wind Warning issued by NWS"
     assert alert.body == "Winds 30 to 40 mph."
     assert alert.recipient == "area:AKZ204"
@@ -75,6 +75,7 @@ def test_an_index_entry_becomes_a_notification(version: str) -> None:
     assert alert.dedup_key == "https://alerts.example/1"
     assert alert.expires_at == datetime(2018, 8, 16, 15, tzinfo=UTC)
     assert alert.data == {
+        "event": "High Wind Warning",
         "urgency": "Expected",
         "certainty": "Likely",
         "msgType": "Alert",

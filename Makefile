@@ -1,0 +1,45 @@
+# Everything runs from .venv, which any target makes first. A fresh machine needs Python 3.11, make and git.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+BIN := .venv/bin
+export RAY_ENABLE_UV_RUN_RUNTIME_ENV := 0
+export UV_PYTHON_DOWNLOADS := automatic
+
+.PHONY: help demo test check bench setup clean
+
+help: ## What can be made
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+demo: .venv/.synced ## Do the whole job once in front of you, leaving nothing behind
+	@$(BIN)/tocsin demo
+
+test: .venv/.synced ## Unit, contract, integration and chaos tests
+	$(BIN)/pytest -q tests/unit tests/contract tests/notebooks
+	$(BIN)/pytest -q tests/integration tests/chaos
+
+check: .venv/.synced ## Format, lint, types, import contracts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: .venv/.synced ## Every benchmark, one JSON line each
+	$(BIN)/python -m benchmarks
+
+setup: .venv/.synced ## Only make the environment
+
+# uv from the machine, else its own small environment: nothing outside this folder is touched.
+.venv/.synced: pyproject.toml uv.lock
+	@set -e; \
+	if command -v uv >/dev/null 2>&1; then uv=uv; \
+	else \
+	  test -x .uv/bin/uv || { echo "installing uv into .uv"; $(PYTHON) -m venv .uv && .uv/bin/pip install -q 'uv>=0.9'; }; \
+	  uv=.uv/bin/uv; \
+	fi; \
+	echo "installing what the lock file names into .venv"; \
+	$$uv sync --frozen --quiet; \
+	touch .venv/.synced
+
+clean: ## Remove the environment and caches
+	rm -rf .venv .uv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist

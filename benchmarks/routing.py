@@ -1,0 +1,273 @@
+"""Routing end to end: a flood of P2 through real routers, single P0s beside it, and the floor below it.
+
+    loader ──Lane.append──► p2 lane ──► router-p2-0 ──► log channel        (processes of their own)
+    this process, 50/s ───► p0 lane ──► router-p0-0, router-p0-1 ──► log channel
+                              all on one embedded server, every write fsynced
+
+In the same run, before and after, on the same server with the same payloads: the bare loop
+`XADD block -> XREADGROUP -> decode -> XACK, XDEL`, which no router can beat.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+
+import msgspec
+import psutil
+from redis import asyncio as aioredis
+
+from actors.members import POLICIES
+from benchmarks import evidence, harness, workers
+from benchmarks.harness import Figures, Options, Worker, say
+from benchmarks.payloads import BLOCK_RECORDS, p0_record
+from tocsin.lanes import Lane
+from tocsin.schemas import LaneName
+from tocsin.settings import Settings
+from tocsin.storage.connect import WRITE_TIMEOUT_S, connect, resolve_url
+from tocsin.storage.embedded import EmbeddedServer
+
+P0_PER_S = 50.0
+MAX_RECORDS = 600_000  # of one flood: two of them fit the delivery logs before these drop their oldest lines
+MAX_BACKLOG_RECORDS = 50_000
+START_S = 60.0
+DRAIN_S = 120.0
+POLL_S = 0.02
+RSS_EVERY_S = 0.2
+MIB = 1024 * 1024
+P2_ROUTER = "router-p2-0"
+
+
+class Flow(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of one flood, from the first block sent until nothing waited any more."""
+
+    sent: workers.Flooded
+    took_s: float
+    cpu_s: dict[str, float]  # processor time by process
+    rss_bytes: list[int]  # of the routers together, over time
+    p0_accepted_at: dict[str, float] = {}
+
+    @property
+    def per_s(self) -> float:
+        """Records through the whole path a second."""
+        return self.sent.records / self.took_s
+
+    def cpu_us(self, process: str) -> float:
+        """Processor time of a process for one record: steadier than rates where cores are shared."""
+        return round(self.cpu_s[process] / self.sent.records * 1e6, 2)
+
+
+class Bench:
+    """The lanes and processes of one run.
+
+    Args:
+        client: The server.
+        settings: Where and how.
+        load: The loader's process.
+        bare: The bare reader's process.
+        watched: Processes by name, whose processor time is told; the routers' memory as well.
+    """
+
+    def __init__(
+        self,
+        client: aioredis.Redis,
+        settings: Settings,
+        load: Worker,
+        bare: Worker,
+        watched: Mapping[str, int],
+    ) -> None:
+        self.client = client
+        self.lanes = {name: _lane(client, settings, name) for name in (LaneName.P0, LaneName.P2)}
+        self._load = load
+        self._bare = bare
+        self._watched = {name: psutil.Process(pid) for name, pid in watched.items()}
+
+    async def bare_loop(self, seconds: float) -> Flow:
+        """The floor."""
+        before = self._cpu_s()
+        self._bare.tell("read")
+        sent = await self._send_p2(seconds, workers.Target.BARE)
+        read = await asyncio.to_thread(self._bare.hear, workers.Read, timeout_s=DRAIN_S)
+        if read.records != sent.records:
+            raise RuntimeError(f"the bare loop read {read.records:,} of {sent.records:,} records")
+        return Flow(
+            sent=sent, took_s=read.last_at - sent.first_at, cpu_s=self._cpu_since(before), rss_bytes=[]
+        )
+
+    async def flood(self, seconds: float, target: workers.Target, *, p0_seconds: float = 0.0) -> Flow:
+        """P2 as fast as the lane takes it, perhaps P0 beside it, until all of it is delivered."""
+        rss: list[int] = []
+        watching = asyncio.create_task(self._watch_rss(rss))
+        before = self._cpu_s()
+        sent, p0 = await asyncio.gather(self._send_p2(seconds, target), self.send_p0(p0_seconds))
+        drained_at = await self._drained()
+        watching.cancel()
+        return Flow(
+            sent=sent,
+            took_s=drained_at - sent.first_at,
+            cpu_s=self._cpu_since(before),
+            rss_bytes=rss,
+            p0_accepted_at=p0,
+        )
+
+    async def send_p0(self, seconds: float) -> dict[str, float]:
+        """P0 one by one on a fixed schedule, however long each takes; when each was accepted, by id.
+
+        A slow answer delays no later send, so it hides nothing from the figures.
+        """
+        began = time.monotonic()
+        sending = []
+        for number in range(int(P0_PER_S * seconds)):
+            await asyncio.sleep(max(0.0, began + number / P0_PER_S - time.monotonic()))
+            sending.append(asyncio.create_task(self._send_one(number)))
+        return dict(await asyncio.gather(*sending))
+
+    async def _send_one(self, number: int) -> tuple[str, float]:
+        lane, now = self.lanes[LaneName.P0], time.time()
+        placed = await lane.append([p0_record(number, lane.partitions, now)])
+        return placed[0].id, now
+
+    async def _send_p2(self, seconds: float, target: workers.Target) -> workers.Flooded:
+        order = workers.Flood(
+            seconds=seconds,
+            max_records=MAX_RECORDS,
+            max_backlog=MAX_BACKLOG_RECORDS // BLOCK_RECORDS,
+            target=target,
+        )
+        self._load.tell(order)
+        return await asyncio.to_thread(self._load.hear, workers.Flooded, timeout_s=seconds + DRAIN_S)
+
+    async def _drained(self) -> float:
+        """When nothing waited any more (monotonic), or the deadline, where something still does."""
+        deadline = time.monotonic() + DRAIN_S
+        while time.monotonic() < deadline:
+            depths = [await lane.depth() for lane in self.lanes.values()]
+            if not any(depth.blocks or depth.retrying for depth in depths):
+                break
+            await asyncio.sleep(POLL_S)
+        return time.monotonic()
+
+    def _cpu_s(self) -> dict[str, float]:
+        times = {name: process.cpu_times() for name, process in self._watched.items()}
+        return {name: used.user + used.system for name, used in times.items()}
+
+    def _cpu_since(self, before: Mapping[str, float]) -> dict[str, float]:
+        return {name: used - before[name] for name, used in self._cpu_s().items()}
+
+    async def _watch_rss(self, samples: list[int]) -> None:
+        routers = [process for name, process in self._watched.items() if name.startswith("router-")]
+        while True:
+            samples.append(sum(process.memory_info().rss for process in routers))
+            await asyncio.sleep(RSS_EVERY_S)
+
+
+def _lane(client: aioredis.Redis, settings: Settings, name: LaneName) -> Lane:
+    return Lane(
+        client,
+        namespace=settings.namespace,
+        name=name,
+        partitions=settings.partitions(name),
+        block_records=POLICIES[name].block_records,
+    )
+
+
+async def measure_lanes(
+    settings: Settings, options: Options, load: Worker, bare: Worker, watched: Mapping[str, int]
+) -> Figures:
+    """Everything, in order: idle, floor, floods, floor; then the evidence."""
+    client = connect(resolve_url(settings), timeout_s=WRITE_TIMEOUT_S)
+    try:
+        bench = Bench(client, settings, load, bare, watched)
+        part_s = options.seconds / 4
+        say(f"routing: P0 alone for {part_s:.1f} s")
+        idle = await bench.send_p0(part_s)
+        say(f"routing: the bare loop for {part_s:.1f} s")
+        floors = [await bench.bare_loop(part_s)]
+        say(f"routing: P2 flood with P0 beside it for {options.seconds:.1f} s")
+        flow = await bench.flood(options.seconds, workers.Target.BLOCKS, p0_seconds=options.seconds)
+        say(f"routing: P2 flood scattered over partitions for {part_s:.1f} s")
+        scattered = await bench.flood(part_s, workers.Target.SCATTERED)
+        say(f"routing: the bare loop again for {part_s:.1f} s")
+        floors.append(await bench.bare_loop(part_s))
+        return speeds(flow, scattered, floors) | await outcomes(bench, settings, idle, [flow, scattered])
+    finally:
+        await client.aclose()
+
+
+def speeds(flow: Flow, scattered: Flow, floors: Sequence[Flow]) -> Figures:
+    """Rates, and their ratios to the floor."""
+    sent = flow.sent
+    bare_per_s = sum(floor.per_s for floor in floors) / len(floors)
+    bare_cpu_us = sum(floor.cpu_us("bare-reader") for floor in floors) / len(floors)
+    return {
+        "accepted_per_s": round(sent.records / (sent.last_at - sent.first_at)),
+        "burst_accepted_per_s": round(sent.burst_records / sent.burst_s),
+        "delivered_per_s": round(flow.per_s),
+        "scattered_delivered_per_s": round(scattered.per_s),
+        "bare_loop_per_s": round(bare_per_s),
+        "bare_loop_rounds": [round(floor.per_s) for floor in floors],
+        "ratio_to_bare": round(flow.per_s / bare_per_s, 3),
+        "cpu_us_per_record": {
+            "router": flow.cpu_us(P2_ROUTER),
+            "router_scattered": scattered.cpu_us(P2_ROUTER),
+            "bare_loop": round(bare_cpu_us, 2),
+        },
+        "cores_used": {name: round(used / flow.took_s, 2) for name, used in flow.cpu_s.items()},
+        "rss_growth_mib": round((flow.rss_bytes[-1] - flow.rss_bytes[len(flow.rss_bytes) // 4]) / MIB, 1),
+    }
+
+
+async def outcomes(
+    bench: Bench, settings: Settings, idle: Mapping[str, float], flows: Sequence[Flow]
+) -> Figures:
+    """What became of what was sent, by the ledger and by the delivery logs."""
+    p0, p2 = bench.lanes[LaneName.P0], bench.lanes[LaneName.P2]
+    beside = {key: at for flow in flows for key, at in flow.p0_accepted_at.items()}
+    accepted = len(idle) + len(beside) + sum(flow.sent.records for flow in flows)
+    accounted = await evidence.accounted(bench.client, p0) + await evidence.accounted(bench.client, p2)
+    latencies = await evidence.latencies_ms(bench.client, p0, {**idle, **beside})
+    logs = await asyncio.to_thread(evidence.delivery_logs, settings.data_path / "deliveries")
+    return {
+        "p0_ms": {
+            "idle": harness.summary_ms([latencies[key] for key in idle if key in latencies]),
+            "flood": harness.summary_ms([latencies[key] for key in beside if key in latencies]),
+        },
+        "accepted": accepted,
+        "lost": accepted - accounted,
+        "unlogged": accepted - logs.distinct,
+        "duplicates": logs.duplicates,
+    }
+
+
+def measure(settings: Settings, options: Options) -> Figures:
+    """Start a server and processes, measure, stop them."""
+    with ExitStack() as stack:
+        server = EmbeddedServer(settings.data_path, say)
+        stack.callback(server.stop)
+        endpoint = server.start()
+        routers = {
+            f"router-{lane}-{number}": stack.enter_context(
+                Worker(workers.member, f"router-{lane}-{number}", lane.value, settings)
+            )
+            for lane in (LaneName.P0, LaneName.P2)
+            for number in range(settings.pool_size(lane))
+        }
+        load = stack.enter_context(Worker(workers.loader, settings, options.seed))
+        bare = stack.enter_context(Worker(workers.bare_reader, settings))
+        for worker in (*routers.values(), load, bare):
+            worker.hear(str, timeout_s=START_S)
+        watched = {name: worker.pid for name, worker in routers.items()}
+        watched |= {"loader": load.pid, "bare-reader": bare.pid, "server": endpoint.pid}
+        return asyncio.run(measure_lanes(settings, options, load, bare, watched))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run it; returns the exit status."""
+    return harness.run("routing", "Notifications through lanes and routers, end to end.", measure, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,371 @@
+"""What became of every notification, on a real server: outcomes, dead letters, replay, and the sums."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+import pytest
+from redis import asyncio as aioredis
+
+from routing.channels import Channel, Failure, FailureReason
+from routing.intake import Intake
+from routing.ledger import Ledger
+from routing.pipeline import Deliver, Expire
+from routing.priority import Classifier
+from routing.router import Router
+from tests.fakes import ManualClock
+from tocsin.errors import InvalidRecordError, NotFoundError
+from tocsin.keys import GROUP
+from tocsin.lanes import Lane
+from tocsin.resilience.retry import RetryPolicy
+from tocsin.schemas import Envelope, LaneName, Notification, NotificationRequest, NotificationState
+from tocsin.telemetry.latency import quantile_ms
+
+PARTITIONS = 3
+RETENTION_S = 3600.0
+RETRY = RetryPolicy(max_attempts=3, base_s=10.0, cap_s=10.0)
+BUSY = Failure(FailureReason.TARGET_ERROR, "the target answered 503")
+REFUSED = Failure(FailureReason.REFUSED, "the target answered 410", permanent=True)
+
+
+class Scripted:
+    """A channel that answers by the notification's title: the failure of that name, else delivered."""
+
+    def __init__(self, name: str, clock: ManualClock) -> None:
+        self.name = name
+        self.failures: dict[str, Failure] = {}
+        self.delivered: list[str] = []
+        self._clock = clock
+
+    async def deliver(self, notification_id: str, notification: Notification) -> Failure | None:
+        self._clock.advance(0.001)
+        failure = self.failures.get(notification.title)
+        if failure is None:
+            self.delivered.append(notification_id)
+        return failure
+
+    async def close(self) -> None:
+        return None
+
+
+class Post:
+    """A whole p2 lane: intake, lane, router and ledger, moved a step at a time."""
+
+    def __init__(self, client: aioredis.Redis, namespace: str) -> None:
+        self.clock = ManualClock()
+        self.lane = Lane(client, namespace=namespace, name="p2", partitions=PARTITIONS, block_records=4)
+        self.ledger = Ledger(self.lane, client, retention_s=RETENTION_S)
+        self.log = Scripted("log", self.clock)
+        self.webhook = Scripted("webhook", self.clock)
+        channels: Mapping[str, Channel] = {"log": self.log, "webhook": self.webhook}
+        stages = (Expire(LaneName.P2), Deliver(channels, RETRY, self.clock, draw=lambda: 1.0))
+        self.router = Router(stages, self.ledger, self.lane.keys, self.clock)
+        self.intake = Intake(Classifier(), dict.fromkeys(LaneName, PARTITIONS))
+        self._client = client
+
+    async def send(self, *requests: NotificationRequest) -> list[str]:
+        accepted = self.intake.admit(list(enumerate(requests)), now=self.clock.now())
+        assert {one.lane for one in accepted} == {LaneName.P2}
+        return [placement.id for placement in await self.lane.append([one.record for one in accepted])]
+
+    async def deliver(self) -> int:
+        """Handle and settle all that waits; returns the number of blocks."""
+        entries = await self.lane.read("router", range(PARTITIONS), count=1000, block_ms=1)
+        if entries:
+            await self.lane.settle(entries, await self.router.handle(entries))
+        return len(entries)
+
+    async def promote(self) -> int:
+        return sum([await self.lane.promote(p, self.clock.now(), limit=1000) for p in range(PARTITIONS)])
+
+    async def counts(self) -> dict[str, int]:
+        found: Any = await self._client.hgetall(self.lane.keys.counts)
+        return {field.decode(): int(number) for field, number in found.items()}
+
+    async def waiting(self) -> int:
+        """Records in the streams, read or not."""
+        blocks: Any = [await self._client.xrange(self.lane.keys.stream(p)) for p in range(PARTITIONS)]
+        decode = msgspec.msgpack.Decoder(list[Envelope]).decode
+        return sum(len(decode(values[b"b"])) for entries in blocks for _, values in entries)
+
+    async def state(self, notification_id: str) -> NotificationState:
+        return (await self.ledger.status(notification_id)).state
+
+    async def balance(self) -> dict[str, int]:
+        """Where every accepted notification is; checks that the sum is right."""
+        counts = await self.counts()
+        parts = {
+            "waiting": await self.waiting(),
+            "retrying": (await self.lane.depth()).retrying,
+            **{state: counts.get(state, 0) for state in ("delivered", "expired", "dead")},
+        }
+        assert sum(parts.values()) == counts["accepted"]
+        assert (await self.ledger.dead_letters(offset=0, limit=1))[0] == parts["dead"]
+        return {name: number for name, number in parts.items() if number}
+
+
+@pytest.fixture
+async def post(client: aioredis.Redis, namespace: str) -> Post:
+    made = Post(client, namespace)
+    await made.lane.ensure_groups()
+    return made
+
+
+def note(title: str = "fine", recipient: str = "r", **changes: object) -> NotificationRequest:
+    return msgspec.convert(
+        {"type": "reminder", "title": title, "recipient": recipient} | changes, NotificationRequest
+    )
+
+
+async def outcome_fields(client: aioredis.Redis, post: Post, notification_id: str) -> set[bytes]:
+    _, partition, ms, seq, _ = notification_id.split("-")
+    found: Any = await client.hkeys(post.lane.keys.outcome(int(partition), f"{ms}-{seq}"))
+    return set(found)
+
+
+# --------------------------------------------------------------------------- status
+
+
+async def test_a_notification_is_accepted_until_it_is_handled_then_delivered(post: Post) -> None:
+    (sent,) = await post.send(note(body="hello", data={"k": "v"}))
+    status = await post.ledger.status(sent)
+    assert (status.state, status.id, status.lane) == (NotificationState.ACCEPTED, sent, "p2")
+    assert status.notification is not None
+    assert (status.notification.body, status.notification.data) == ("hello", {"k": "v"})
+    assert [event.event for event in status.timeline] == ["accepted"]
+    await post.deliver()
+    status = await post.ledger.status(sent)
+    assert status.state is NotificationState.DELIVERED
+    assert [event.event for event in status.timeline] == ["accepted", "delivered"]
+    assert [(attempt.channel, attempt.ok) for attempt in status.attempts] == [("log", True)]
+
+
+async def test_a_block_that_ended_alike_is_one_field(post: Post, client: aioredis.Redis) -> None:
+    sent = await post.send(*(note() for _ in range(4)))
+    await post.deliver()
+    assert await outcome_fields(client, post, sent[0]) == {b"*"}
+    assert [await post.state(one) for one in sent] == [NotificationState.DELIVERED] * 4
+
+
+async def test_an_index_beyond_a_block_that_ended_alike_is_not_found(post: Post) -> None:
+    sent = await post.send(note(), note())
+    await post.deliver()
+    beyond = sent[0].rpartition("-")[0] + "-2"
+    with pytest.raises(NotFoundError):
+        await post.ledger.status(beyond)
+
+
+async def test_an_index_beyond_a_block_that_waits_is_not_found(post: Post) -> None:
+    sent = await post.send(note(), note())
+    with pytest.raises(NotFoundError):
+        await post.ledger.status(sent[0].rpartition("-")[0] + "-2")
+
+
+async def test_an_index_beyond_a_block_of_one_is_not_found(post: Post) -> None:
+    (sent,) = await post.send(note())
+    await post.deliver()
+    with pytest.raises(NotFoundError):
+        await post.ledger.status(sent.rpartition("-")[0] + "-1")
+
+
+async def test_a_block_that_ended_mixed_has_a_field_a_record(post: Post, client: aioredis.Redis) -> None:
+    post.log.failures["gone"] = REFUSED
+    sent = await post.send(note(), note("gone"), note())
+    await post.deliver()
+    assert await outcome_fields(client, post, sent[0]) == {b"0", b"1", b"2"}
+    states = [await post.state(one) for one in sent]
+    assert states == [NotificationState.DELIVERED, NotificationState.DEAD, NotificationState.DELIVERED]
+
+
+async def test_a_retry_that_succeeds_ends_delivered_with_all_its_attempts(post: Post) -> None:
+    post.log.failures["busy"] = BUSY
+    fine, busy = await post.send(note(), note("busy"))
+    await post.deliver()
+    status = await post.ledger.status(busy)
+    assert status.state is NotificationState.RETRYING
+    assert [event.event for event in status.timeline] == ["accepted", "attempt_failed", "retrying"]
+    assert await post.promote() == 0  # not due yet
+    post.clock.advance(10.0)
+    assert await post.promote() == 1
+    post.log.failures.clear()
+    await post.deliver()
+    status = await post.ledger.status(busy)
+    assert (status.state, status.id) == (NotificationState.DELIVERED, busy)
+    assert [attempt.ok for attempt in status.attempts] == [False, True]
+    assert post.log.delivered == [fine, busy]  # under the id of the receipt
+    assert await post.state(fine) is NotificationState.DELIVERED
+
+
+@pytest.mark.parametrize(
+    "unknown",
+    ["p2-0-1-0-0", "p2-2-99999999999999-0-0", "p2-3-1-0-0", "p2-250-1-0-0", "p2-0-1-0-99999999999999999999"],
+)
+async def test_an_id_never_given_out_is_not_found(post: Post, unknown: str) -> None:
+    with pytest.raises(NotFoundError):
+        await post.ledger.status(unknown)
+
+
+@pytest.mark.parametrize(
+    "malformed", ["", "x", "p2-0-1-0", "p2-0-1-0-0-0", "p2-a-1-0-0", "p2-0-1-0-²", "-" * 99]
+)
+async def test_what_is_no_id_is_refused(post: Post, malformed: str) -> None:
+    for asked in (post.ledger.status, post.ledger.dead_letter, post.ledger.replay):
+        with pytest.raises(InvalidRecordError) as caught:
+            await asked(malformed)
+        assert caught.value.field == "id"
+
+
+async def test_outcomes_live_as_long_as_the_retention(post: Post, client: aioredis.Redis) -> None:
+    (sent,) = await post.send(note())
+    await post.deliver()
+    _, partition, ms, seq, _ = sent.split("-")
+    ttl = await client.ttl(post.lane.keys.outcome(int(partition), f"{ms}-{seq}"))
+    assert RETENTION_S - 5 <= ttl <= RETENTION_S
+
+
+async def test_the_latency_of_what_was_delivered_is_tallied(post: Post, client: aioredis.Redis) -> None:
+    post.log.failures["gone"] = REFUSED
+    await post.send(note(), note("gone"))
+    post.clock.advance(0.2)
+    await post.deliver()
+    found = await client.hgetall(post.lane.keys.latency)
+    counts = {int(bucket): int(number) for bucket, number in found.items()}
+    assert sum(counts.values()) == 1
+    assert quantile_ms(counts, 0.5) == pytest.approx(202, rel=0.05)
+
+
+# --------------------------------------------------------------------------- the sums
+
+
+def mixed() -> Sequence[NotificationRequest]:
+    kinds = [
+        note("fine"),
+        note("busy"),
+        note("gone"),
+        note("late", expires_at="2024-01-01T00:00:00Z"),
+        note("half", channels=("log", "webhook")),
+    ]
+    return [msgspec.structs.replace(kind, recipient=f"{kind.title}-{i}") for i in range(12) for kind in kinds]
+
+
+async def test_every_accepted_notification_is_in_exactly_one_place_at_every_step(post: Post) -> None:
+    post.log.failures = {"busy": BUSY, "gone": REFUSED}
+    post.webhook.failures = {"half": BUSY}
+    sent = await post.send(*mixed())
+    assert await post.balance() == {"waiting": 60}
+    await post.lane.read("router", [0], count=1, block_ms=1)  # pending is waiting, too
+    assert await post.balance() == {"waiting": 60}
+    (left,) = [await post.lane.claim("router", 0, min_idle_ms=0)]
+    await post.lane.settle(left, await post.router.handle(left))
+    await post.balance()
+    await post.deliver()
+    assert await post.balance() == {"delivered": 12, "retrying": 24, "dead": 12, "expired": 12}
+    post.clock.advance(10.0)
+    assert await post.promote() == 24
+    assert await post.balance() == {"delivered": 12, "waiting": 24, "dead": 12, "expired": 12}
+    post.webhook.failures.clear()
+    await post.deliver()
+    assert await post.balance() == {"delivered": 24, "retrying": 12, "dead": 12, "expired": 12}
+    post.clock.advance(10.0)
+    await post.promote()
+    await post.deliver()
+    assert await post.balance() == {"delivered": 24, "dead": 24, "expired": 12}
+    assert len(set(sent)) == 60
+    assert len(post.log.delivered) == len(set(post.log.delivered)) == 24  # nothing told twice
+
+
+async def test_what_is_sent_twice_under_a_dedup_key_is_counted_once(post: Post) -> None:
+    await post.send(note(dedup_key="k"), note(dedup_key="k"))
+    await post.send(note(dedup_key="k"))
+    await post.deliver()
+    assert await post.balance() == {"delivered": 1}
+    assert len(post.log.delivered) == 1
+
+
+async def test_a_block_that_cannot_be_read_is_set_aside_and_the_others_delivered(
+    post: Post, client: aioredis.Redis
+) -> None:
+    (sent,) = await post.send(note())
+    await client.xadd(post.lane.keys.stream(0), {"v": 1, "b": b"\xc1 not a block"})
+    await post.deliver()
+    assert await post.state(sent) is NotificationState.DELIVERED
+    quarantined: Any = await client.xrange(post.lane.keys.quarantine)
+    assert [kept[b"b"] for _, kept in quarantined] == [b"\xc1 not a block"]
+    assert (await post.counts())["quarantined"] == 1
+    assert (await client.xpending(post.lane.keys.stream(0), GROUP))["pending"] == 0
+
+
+# --------------------------------------------------------------------------- dead letters
+
+
+async def test_a_dead_letter_says_what_was_tried_and_why_it_failed(post: Post) -> None:
+    post.log.failures["busy"] = BUSY
+    (sent,) = await post.send(note("busy", data={"k": "v"}))
+    for _ in range(3):
+        await post.deliver()
+        post.clock.advance(10.0)
+        await post.promote()
+    letter = await post.ledger.dead_letter(sent)
+    assert (letter.id, letter.lane, letter.reason) == (sent, "p2", "attempts_exhausted")
+    assert letter.error == "log: the target answered 503"
+    assert letter.notification.data == {"k": "v"}
+    assert [(a.channel, a.ok, a.reason) for a in letter.attempts] == [("log", False, "target_error")] * 3
+    assert await post.state(sent) is NotificationState.DEAD
+
+
+async def test_dead_letters_come_newest_first_a_page_at_a_time(post: Post) -> None:
+    post.log.failures["gone"] = REFUSED
+    sent = []
+    for _ in range(5):
+        sent += await post.send(note("gone"))
+        await post.deliver()
+        post.clock.advance(1.0)
+    total, page = await post.ledger.dead_letters(offset=1, limit=2)
+    assert (total, [letter.id for letter in page]) == (5, [sent[3], sent[2]])
+    assert await post.ledger.dead_letters(offset=5, limit=2) == (5, [])
+
+
+async def test_a_replayed_notification_leaves_the_dead_letters_and_is_delivered(post: Post) -> None:
+    post.log.failures["gone"] = REFUSED
+    (sent,) = await post.send(note("gone"))
+    await post.deliver()
+    assert await post.balance() == {"dead": 1}
+    assert await post.ledger.replay(sent)
+    assert await post.balance() == {"waiting": 1}
+    post.log.failures.clear()
+    await post.deliver()
+    assert await post.balance() == {"delivered": 1}
+    assert post.log.delivered == [sent]
+    status = await post.ledger.status(sent)
+    assert status.state is NotificationState.DELIVERED
+    assert [attempt.ok for attempt in status.attempts] == [True]  # a clean slate
+
+
+async def test_a_dead_letter_is_replayed_once(post: Post) -> None:
+    post.log.failures["gone"] = REFUSED
+    (sent,) = await post.send(note("gone"))
+    await post.deliver()
+    assert await post.ledger.replay(sent)
+    with pytest.raises(NotFoundError):
+        await post.ledger.replay(sent)
+    assert await post.balance() == {"waiting": 1}
+
+
+async def test_a_replay_that_fails_again_is_one_dead_letter_again(post: Post) -> None:
+    post.log.failures["gone"] = REFUSED
+    (sent,) = await post.send(note("gone"))
+    await post.deliver()
+    await post.ledger.replay(sent)
+    await post.deliver()
+    assert await post.balance() == {"dead": 1}
+    assert (await post.ledger.dead_letter(sent)).id == sent
+
+
+async def test_what_is_no_dead_letter_cannot_be_replayed(post: Post) -> None:
+    (sent,) = await post.send(note())
+    await post.deliver()
+    with pytest.raises(NotFoundError):
+        await post.ledger.replay(sent)
+    assert await post.balance() == {"delivered": 1}

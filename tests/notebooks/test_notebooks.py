@@ -1,0 +1,114 @@
+"""The notebooks run from start to end, and are committed without outputs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+from models.registry import Metadata, Registry
+
+ROOT = Path(__file__).parents[2]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+RETRAINING = ROOT / "notebooks" / "churn_retraining.ipynb"
+REAL = ROOT.parent / "shared" / "data" / "google_ads_spend" / "advertiser_weekly_spend.parquet"
+real = pytest.mark.skipif(not REAL.exists(), reason="../shared/data is not beside the project")
+
+
+def opened(path: Path) -> Any:
+    read: Any = nbformat.read  # untyped upstream
+    return read(path, as_version=4)
+
+
+def tagged(notebook: Any, tag: str) -> list[Any]:
+    return [cell for cell in notebook.cells if tag in cell.metadata.get("tags", [])]
+
+
+def names_set(source: str) -> set[str]:
+    return {line.partition(" = ")[0] for line in source.splitlines()}
+
+
+def execute(path: Path, parameters: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Run with its parameters cell replaced, in a process that sees no setting of ours."""
+    for name in [name for name in os.environ if name.startswith("TOCSIN_")]:
+        monkeypatch.delenv(name)
+    notebook = opened(path)
+    (cell,) = tagged(notebook, "parameters")
+    assert names_set(cell.source) == parameters.keys()
+    cell.source = "\n".join(f"{name} = {value!r}" for name, value in parameters.items())
+    resources = {"metadata": {"path": str(path.parent)}}
+    return NotebookClient(notebook, timeout=60, kernel_name="python3", resources=resources).execute()
+
+
+def retrain(
+    activity: Path | None, models: Path, monkeypatch: pytest.MonkeyPatch, *, promote: bool = False
+) -> tuple[Any, Metadata]:
+    parameters: dict[str, object] = {
+        "activity_file": str(activity) if activity else None,
+        "models_dir": str(models),
+        "promote": promote,
+    }
+    notebook = execute(RETRAINING, parameters, monkeypatch)
+    registry = Registry(models)
+    return notebook, registry.metadata(registry.versions()[-1])
+
+
+def images(notebook: Any) -> int:
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert not [output for output in outputs if output.output_type == "stream"]  # warnings, stray prints
+    return sum("image/png" in output.get("data", {}) for output in outputs)
+
+
+@pytest.mark.parametrize(
+    "activity",
+    [pytest.param(REAL, marks=real, id="real"), pytest.param(None, id="simulated")],
+)
+def test_retraining_saves_a_model_that_is_better_than_recency(
+    activity: Path | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notebook, metadata = retrain(activity, tmp_path, monkeypatch)
+    card, evaluation = metadata.card, metadata.card.evaluation
+    assert evaluation.rows > 1_000
+    assert 0.05 < evaluation.base_rate < 0.5
+    assert 0.75 < evaluation.model.auc < 0.95  # above it, the future has leaked into the features
+    assert evaluation.beats_baseline
+    assert evaluation.model.brier < evaluation.baseline.brier
+    assert card.training_cutoffs[-1] < card.test_cutoffs[0]
+    assert images(notebook) == 2
+    registry = Registry(tmp_path)
+    assert registry.load(metadata.version).card == card
+    assert registry.champion() is None  # nobody asked for it
+
+
+def test_what_is_asked_for_and_earned_is_promoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, first = retrain(None, tmp_path, monkeypatch, promote=True)
+    registry = Registry(tmp_path)
+    assert registry.champion() == first.version
+    _, second = retrain(None, tmp_path, monkeypatch, promote=True)  # as good as the champion
+    assert second.version != first.version
+    assert registry.champion() == second.version
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_is_committed_bare(path: Path) -> None:
+    notebook = opened(path)
+    nbformat.validate(notebook)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            assert cell.outputs == []
+            assert cell.execution_count is None
+    assert set(notebook.metadata) <= {"kernelspec", "language_info"}
+    assert path.stat().st_size < 50_000
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_defines_nothing_itself(path: Path) -> None:
+    notebook = opened(path)
+    sources = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    assert not [
+        line for source in sources for line in source.splitlines() if line.startswith(("def ", "class "))
+    ]

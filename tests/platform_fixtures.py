@@ -1,0 +1,76 @@
+"""One platform for all integration and chaos tests: real Valkey, real Ray, real Serve behind HAProxy."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from tests.support import Webhook, free_settings
+from tocsin import Client
+from tocsin.cli.importing import await_lane, request_of
+from tocsin.cli.platform import Platform
+from tocsin.cli.training import train
+from tocsin.settings import Settings
+
+SIMULATION_END = 1_760_000_000.0 // 86_400 * 86_400
+
+
+@pytest.fixture(scope="session")
+def webhook() -> Iterator[Webhook]:
+    with Webhook() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def platform(tmp_path_factory: pytest.TempPathFactory, webhook: Webhook) -> Iterator[Platform]:
+    before = dict(os.environ)
+    settings = msgspec.structs.replace(
+        free_settings(tmp_path_factory.mktemp("platform")),
+        as_of="latest",
+        webhook_url=webhook.url + "/default",
+        webhook_timeout_s=1.0,
+        webhook_allow_private=True,
+    )
+    lines: list[str] = []
+    try:
+        with Platform(settings, lambda part, line: lines.append(f"{part}: {line}")) as running:
+            yield running
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@pytest.fixture(scope="session")
+def settings(platform: Platform) -> Settings:
+    return platform.settings
+
+
+@pytest.fixture(scope="session")
+def client(settings: Settings) -> Iterator[Client]:
+    with Client(settings.base_url, timeout_s=15.0) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def trained(settings: Settings, client: Client) -> list[str]:
+    """Advertisers with history and a champion that serves them; returns their ids."""
+    from features.simulator import simulate
+
+    simulation = simulate(advertisers=150, weeks=50, seed=11, end=SIMULATION_END)
+    answer = client.send_activity([request_of(activity) for activity in simulation.activities])
+    assert answer.rejected == 0
+    await_lane(settings, "activity")
+    train(settings, promote=True)
+    return sorted({activity.advertiser_id for activity in simulation.activities})
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    folder = Path(__file__).resolve().parents[1].parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("the folder ../shared/data with real data is not here")
+    return folder

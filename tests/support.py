@@ -1,0 +1,102 @@
+"""What several test folders need: free settings, a webhook that can misbehave, and waiting without sleeping."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import msgspec
+
+from tocsin.cli.platform import free_port
+from tocsin.settings import Settings
+
+T = TypeVar("T")
+
+
+def free_settings(folder: Path) -> Settings:
+    """Settings of a platform of its own: folder, ports, embedded storage."""
+    return msgspec.structs.replace(
+        Settings.from_env({}), data_dir=str(folder), port=free_port(), dashboard_port=free_port()
+    )
+
+
+def eventually(probe: Callable[[], T | None], *, timeout_s: float = 30.0, what: str = "it") -> T:
+    """The first truthy answer of `probe`; fails when none comes in time, with the last error."""
+    deadline = time.monotonic() + timeout_s
+    last: Exception | None = None
+    while time.monotonic() < deadline:
+        try:
+            answer = probe()
+        except Exception as error:  # noqa: BLE001 (asked again until the deadline)
+            last = error
+        else:
+            if answer:
+                return answer
+        time.sleep(0.05)
+    raise AssertionError(f"{what} did not happen within {timeout_s:g} s; last error: {last!r}")
+
+
+class Webhook:
+    """A real HTTP server that notes what it gets and answers by path: `/ok`, `/fail/503`, `/slow/2`, `/flaky/2`."""
+
+    def __init__(self) -> None:
+        self.requests: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        self._lock = threading.Lock()
+        webhook = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers.get("content-length", "0")))
+                with webhook._lock:
+                    seen = webhook.requests[self.path]
+                    seen.append({"headers": dict(self.headers), "body": msgspec.json.decode(body)})
+                    count = len(seen)
+                status = webhook.status(self.path, count)
+                self.send_response(status)
+                if status == 302:
+                    self.send_header("location", "/ok")
+                self.send_header("content-length", "0")
+                self.end_headers()
+
+            def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def status(self, path: str, count: int) -> int:
+        """What to answer the `count`-th request of a path."""
+        kind, _, value = path.strip("/").partition("/")
+        argument = value.partition("/")[0]
+        if kind == "fail":
+            return int(argument)
+        if kind == "flaky":
+            return 500 if count <= int(argument) else 200
+        if kind == "slow":
+            time.sleep(float(argument))
+        return 200
+
+    def bodies(self, path: str) -> list[dict[str, Any]]:
+        """What arrived at a path so far."""
+        with self._lock:
+            return [request["body"] for request in self.requests[path]]
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.shutdown()
+        self._server.server_close()

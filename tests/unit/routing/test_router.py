@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+from typing import cast
+
+import msgspec
+import pytest
+from redis import asyncio as aioredis
+
+from routing.channels import Failure, FailureReason
+from routing.ledger import Ledger
+from routing.pipeline import Deliver, Expire
+from routing.router import QUARANTINE_ENTRIES, Router
+from tests.fakes import START, ManualClock, staged
+from tocsin.lanes import Entry, Lane, pack_block
+from tocsin.resilience.retry import RetryPolicy
+from tocsin.schemas import WIRE_VERSION, Attempt, DeadLetter, Envelope, LaneName, Notification
+
+NOTE = Notification("reminder", "t", "r", "", "", "", "s", ("log",), "", 0.0, "", {}, START)
+encode = msgspec.msgpack.encode
+
+
+class Inbox:
+    name = "log"
+
+    def __init__(self) -> None:
+        self.ids: list[str] = []
+        self.failures: dict[str, Failure] = {}
+
+    async def deliver(self, notification_id: str, notification: Notification) -> Failure | None:
+        self.ids.append(notification_id)
+        return self.failures.get(notification.title)
+
+    async def close(self) -> None:
+        return None
+
+
+class Desk:
+    """A router whose writes are looked at, never made."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        nowhere = cast("aioredis.Redis", None)
+        self.lane = Lane(nowhere, namespace="t", name="p2", partitions=2, block_records=4)
+        self.keys = self.lane.keys
+        self.inbox = Inbox()
+        retry = RetryPolicy(max_attempts=3, base_s=10.0, cap_s=60.0)
+        stages = (
+            Expire(LaneName.P2),
+            Deliver({"log": self.inbox}, retry, clock, draw=lambda: 1.0),
+        )
+        self.router = Router(stages, Ledger(self.lane, nowhere, retention_s=60.0), self.keys, clock)
+
+
+@pytest.fixture
+def desk(clock: ManualClock) -> Desk:
+    return Desk(clock)
+
+
+def entry(*envelopes: Envelope, id_: str = "7-0", partition: int = 1) -> Entry:
+    return Entry("p2", partition, id_, WIRE_VERSION, pack_block([encode(envelope) for envelope in envelopes]))
+
+
+def titled(title: str) -> Envelope:
+    return Envelope(msgspec.structs.replace(NOTE, title=title))
+
+
+async def test_an_id_is_the_position_on_the_first_pass_and_the_receipts_afterwards(desk: Desk) -> None:
+    await desk.router.handle([entry(Envelope(NOTE), Envelope(NOTE), Envelope(NOTE, "p2-1-3-0-9"))])
+    assert desk.inbox.ids == ["p2-1-7-0-0", "p2-1-7-0-1", "p2-1-3-0-9"]
+
+
+@pytest.mark.parametrize(
+    ("version", "block"),
+    [
+        (WIRE_VERSION, b""),
+        (WIRE_VERSION, b"\xc1"),
+        (WIRE_VERSION, encode([1, 2])),
+        (WIRE_VERSION, encode([["a notification", "no"]])),
+        (WIRE_VERSION, pack_block([encode(Envelope(NOTE))])[:-1]),
+        (WIRE_VERSION + 1, pack_block([encode(Envelope(NOTE))])),
+        (0, pack_block([encode(Envelope(NOTE))])),
+    ],
+)
+async def test_a_block_that_cannot_be_read_is_set_aside_and_the_others_are_delivered(
+    desk: Desk, version: int, block: bytes
+) -> None:
+    broken = Entry("p2", 0, "6-0", version, block)
+    pipe = staged(await desk.router.handle([broken, entry(Envelope(NOTE))]))
+    assert desk.inbox.ids == ["p2-1-7-0-0"]
+    assert pipe.counted(desk.keys.counts) == {"delivered": 1, "quarantined": 1}
+    ((key, fields),) = pipe.named("xadd")
+    assert key == desk.keys.quarantine
+    assert fields == {"partition": 0, "entry": "6-0", "v": version, "b": block}
+    assert {"maxlen": QUARANTINE_ENTRIES} in [options for _, _, options in pipe.calls]
+
+
+async def test_nothing_but_a_broken_block_is_still_settled(desk: Desk) -> None:
+    pipe = staged(await desk.router.handle([Entry("p2", 0, "6-0", WIRE_VERSION, b"")]))
+    assert [command for command, _, _ in pipe.calls] == ["xadd", "hincrby"]
+
+
+async def test_nothing_is_written_before_the_stage_runs_and_the_same_when_it_runs_twice(desk: Desk) -> None:
+    stage = await desk.router.handle([entry(Envelope(NOTE))])
+    assert staged(stage).calls == staged(stage).calls != []
+
+
+async def test_each_end_has_its_own_writes(desk: Desk, clock: ManualClock) -> None:
+    desk.inbox.failures = {
+        "busy": Failure(FailureReason.TARGET_ERROR, "503"),
+        "gone": Failure(FailureReason.REFUSED, "410", permanent=True),
+    }
+    late = Envelope(msgspec.structs.replace(NOTE, expires_at=1.0))
+    pipe = staged(await desk.router.handle([entry(Envelope(NOTE), titled("busy"), titled("gone"), late)]))
+    assert pipe.counted(desk.keys.counts) == {"delivered": 1, "dead": 1, "expired": 1}
+    ((_, letter_id, letter),) = [call for call in pipe.named("hset") if call and call[0] == desk.keys.dead]
+    assert letter_id == "p2-1-7-0-2"
+    assert msgspec.msgpack.decode(letter, type=DeadLetter).reason == "refused"
+    scheduled = dict(pipe.named("zadd"))
+    assert scheduled[desk.keys.dead_index] == {"p2-1-7-0-2": clock.now()}
+    ((body, due),) = scheduled[desk.keys.retries(1)].items()
+    again = msgspec.msgpack.decode(body, type=Envelope)
+    assert again.id == "p2-1-7-0-1"
+    assert again.attempts == (Attempt(START, "log", ok=False, reason="target_error", detail="503"),)
+    assert due == clock.now() + 10.0
+
+
+async def test_an_outcome_has_a_ttl_and_is_one_key_a_block(desk: Desk) -> None:
+    pipe = staged(
+        await desk.router.handle(
+            [entry(*[Envelope(NOTE)] * 3), entry(Envelope(NOTE), id_="8-0", partition=0)]
+        )
+    )
+    assert pipe.named("expire") == [
+        (desk.keys.outcome(1, "7-0"), 60),
+        (desk.keys.outcome(0, "8-0"), 60),
+    ]

@@ -1,0 +1,269 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import Callable
+
+import httpx2
+import msgspec
+import pytest
+
+from routing.channels import Failure, FailureReason
+from routing.channels.webhook import WebhookChannel, WebhookPolicy
+from tests.fakes import START, ManualClock
+from tocsin.schemas import Notification
+
+OWN = "http://10.0.0.5/hook"
+NOTE = Notification(
+    "fire", "t", "r", "smoke", "Severe", "b", "s", ("webhook",), "", 0.0, "", {"k": "v"}, START
+)
+NAMES = {
+    "public.example": ["93.184.216.34"],
+    "private.example": ["10.0.0.5"],
+    "both.example": ["93.184.216.34", "127.0.0.1"],
+    "v6.example": ["2606:2800:220:1:248:1893:25c8:1946"],
+    "v6-private.example": ["fd00::1"],
+}
+
+
+@pytest.fixture(autouse=True)
+def names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names lead where the table above says; addresses to themselves."""
+    real = socket.getaddrinfo
+
+    def resolve(host: str, port: int, *args: int, **options: int) -> list[tuple[object, ...]]:
+        if host in NAMES:
+            return [(0, 0, 0, "", (address, port)) for address in NAMES[host]]
+        return [*real(host, port, flags=socket.AI_NUMERICHOST)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+
+
+class Target:
+    """A receiver that answers with a status (or an error) and keeps what it got."""
+
+    def __init__(self, answer: int | Exception | httpx2.Response = 200) -> None:
+        self.answer = answer
+        self.got: list[httpx2.Request] = []
+
+    def __call__(self, request: httpx2.Request) -> httpx2.Response:
+        self.got.append(request)
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer if isinstance(self.answer, httpx2.Response) else httpx2.Response(self.answer)
+
+
+async def post(
+    target: Target, url: str = "", *, allow_private: bool = False, default_url: str = OWN
+) -> Failure | None:
+    policy = WebhookPolicy(default_url=default_url, allow_private=allow_private)
+    channel = WebhookChannel(policy, ManualClock(), transport=httpx2.MockTransport(target))
+    try:
+        return await channel.deliver("p0-1-7-0-3", msgspec.structs.replace(NOTE, webhook_url=url))
+    finally:
+        await channel.close()
+
+
+# --------------------------------------------------------------------------- answers
+
+
+@pytest.mark.parametrize("status", [200, 201, 202, 204, 299])
+async def test_any_2xx_is_a_delivery(status: int) -> None:
+    target = Target(status)
+    assert await post(target) is None
+    assert len(target.got) == 1
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 410, 413, 422])
+async def test_a_4xx_is_a_refusal_for_good(status: int) -> None:
+    failure = await post(Target(status))
+    assert failure == Failure(FailureReason.REFUSED, f"the target answered {status}", permanent=True)
+
+
+@pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504])
+async def test_a_busy_or_broken_target_is_tried_again(status: int) -> None:
+    failure = await post(Target(status))
+    assert failure == Failure(FailureReason.TARGET_ERROR, f"the target answered {status}", permanent=False)
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_a_redirect_is_a_refusal_and_is_not_followed(status: int) -> None:
+    target = Target(httpx2.Response(status, headers={"location": "http://127.0.0.1/secret"}))
+    failure = await post(target, "http://public.example/")
+    assert failure is not None
+    assert (failure.reason, failure.permanent) == (FailureReason.REFUSED, True)
+    assert [request.url.host for request in target.got] == ["public.example"]
+
+
+@pytest.mark.parametrize(
+    "error", [httpx2.ConnectTimeout("t"), httpx2.ReadTimeout("t"), httpx2.PoolTimeout("t"), TimeoutError()]
+)
+async def test_a_timeout_is_tried_again(error: Exception) -> None:
+    failure = await post(Target(error))
+    assert failure == Failure(FailureReason.TIMEOUT, "no answer within 5 s", permanent=False)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [httpx2.ConnectError("refused"), httpx2.ReadError("cut"), httpx2.RemoteProtocolError("not HTTP")],
+)
+async def test_a_target_that_cannot_be_reached_is_tried_again(error: Exception) -> None:
+    failure = await post(Target(error))
+    assert failure is not None
+    assert (failure.reason, failure.permanent) == (FailureReason.UNREACHABLE, False)
+
+
+async def test_the_deadline_holds_over_a_target_that_never_answers() -> None:
+    async def hang(_request: httpx2.Request) -> httpx2.Response:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    policy = WebhookPolicy(default_url=OWN, timeout_s=0.02)
+    channel = WebhookChannel(policy, ManualClock(), transport=httpx2.MockTransport(hang))
+    failure = await channel.deliver("p0-1-7-0-3", NOTE)
+    assert failure == Failure(FailureReason.TIMEOUT, "no answer within 0.02 s", permanent=False)
+    await channel.close()
+
+
+# --------------------------------------------------------------------------- what is sent
+
+
+async def test_every_try_carries_the_notifications_id() -> None:
+    target = Target(503)
+    await post(target)
+    await post(target)
+    assert [request.headers["webhook-id"] for request in target.got] == ["p0-1-7-0-3"] * 2
+    assert {request.headers["webhook-timestamp"] for request in target.got} == {str(int(START))}
+    assert {request.method for request in target.got} == {"POST"}
+
+
+async def test_the_body_is_the_notification() -> None:
+    target = Target()
+    await post(target)
+    assert target.got[0].headers["content-type"] == "application/json"
+    assert json.loads(target.got[0].content) == {
+        "id": "p0-1-7-0-3",
+        "accepted_at": "2024-11-24T06:33:20Z",
+        "type": "fire",
+        "alert_type": "smoke",
+        "severity": "Severe",
+        "title": "t",
+        "body": "b",
+        "recipient": "r",
+        "source": "s",
+        "data": {"k": "v"},
+    }
+
+
+async def test_a_trace_goes_on_at_the_target() -> None:
+    target = Target()
+    channel = WebhookChannel(
+        WebhookPolicy(default_url=OWN), ManualClock(), transport=httpx2.MockTransport(target)
+    )
+    await channel.deliver("x", msgspec.structs.replace(NOTE, traceparent="00-a-b-01"))
+    await channel.deliver("x", NOTE)
+    assert [request.headers.get("traceparent") for request in target.got] == ["00-a-b-01", None]
+
+
+# --------------------------------------------------------------------------- where it is sent
+
+
+async def test_a_notifications_own_target_comes_before_the_platforms() -> None:
+    target = Target()
+    assert await post(target, "https://public.example/x") is None
+    assert await post(target, "https://v6.example/x") is None
+    assert await post(target) is None
+    assert [request.url.host for request in target.got] == ["public.example", "v6.example", "10.0.0.5"]
+
+
+async def test_without_a_target_it_is_refused_for_good() -> None:
+    failure = await post(Target(), default_url="")
+    assert failure is not None
+    assert (failure.reason, failure.permanent) == (FailureReason.NOT_CONFIGURED, True)
+
+
+PRIVATE = [
+    "http://private.example/",
+    "http://both.example/",
+    "http://v6-private.example/",
+    "http://127.0.0.1/",
+    "http://127.1/",
+    "http://2130706433/",
+    "http://0x7f.1/",
+    "http://0.0.0.0/",
+    "http://user:pass@10.0.0.5/",
+    "http://192.168.0.1:8080/",
+    "http://172.16.0.1/",
+    "http://169.254.169.254/latest/meta-data",
+    "http://100.64.0.1/",
+    "http://224.0.0.1/",
+    "http://[::1]/",
+    "http://[::]/",
+    "http://[::ffff:127.0.0.1]/",
+    "http://[fe80::1]/",
+    "http://[fd00::1]/",
+]
+
+
+@pytest.mark.parametrize("url", PRIVATE)
+async def test_an_address_that_is_not_public_is_not_called(url: str) -> None:
+    target = Target()
+    failure = await post(target, url)
+    assert failure is not None
+    assert (failure.reason, failure.permanent) == (FailureReason.FORBIDDEN_TARGET, True)
+    assert target.got == []
+
+
+async def test_an_operator_may_allow_private_addresses() -> None:
+    target = Target()
+    assert await post(target, "http://127.0.0.1/", allow_private=True) is None
+    assert len(target.got) == 1
+
+
+@pytest.mark.parametrize("allow_private", [False, True])
+@pytest.mark.parametrize(
+    "url", ["ftp://public.example/", "file:///etc/passwd", "http://x:port/", "public.example"]
+)
+async def test_what_is_no_http_url_is_refused_for_good(url: str, allow_private: bool) -> None:
+    """The transport of httpx2 would refuse the other schemes by itself; a mocked one takes them."""
+
+    def strict(request: httpx2.Request) -> httpx2.Response:
+        if request.url.scheme not in {"http", "https"}:
+            raise httpx2.UnsupportedProtocol("no such scheme")
+        return httpx2.Response(200)
+
+    policy = WebhookPolicy(allow_private=allow_private)
+    channel = WebhookChannel(policy, ManualClock(), transport=httpx2.MockTransport(strict))
+    failure = await channel.deliver("x", msgspec.structs.replace(NOTE, webhook_url=url))
+    assert failure is not None
+    assert (failure.reason, failure.permanent) == (FailureReason.FORBIDDEN_TARGET, True)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://public.example:99999/", "http://[oops/", "https://" + "a" * 70 + ".example/", "https://a..b/"],
+)
+async def test_a_url_no_address_can_be_had_from_is_refused_for_good(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def encode(host: str, *_: object, **__: object) -> list[tuple[object, ...]]:
+        host.encode("idna")
+        raise AssertionError("should not get here")
+
+    monkeypatch.setattr(socket, "getaddrinfo", encode)
+    target = Target()
+    failure = await post(target, url)
+    assert failure is not None
+    assert (failure.reason, failure.permanent) == (FailureReason.FORBIDDEN_TARGET, True)
+    assert target.got == []
+
+
+async def test_a_name_that_leads_nowhere_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*_: object, **__: object) -> Callable[..., object]:
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    failure = await post(Target(), "https://nowhere.example/")
+    assert failure is not None
+    assert (failure.reason, failure.permanent) == (FailureReason.UNREACHABLE, False)

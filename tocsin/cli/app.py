@@ -1,0 +1,202 @@
+"""The commands. Each does its work in a module of its own and turns errors into a line and an exit code."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from tocsin.errors import TocsinError
+from tocsin.settings import Settings, describe
+
+EXIT_FAILURE = 1
+
+app = typer.Typer(
+    name="tocsin",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help=(
+        "Priority notifications and advertiser intelligence on Ray and Redis streams.\n\n"
+        "Start with [bold]tocsin demo[/bold] (everything once, then gone) or [bold]tocsin up[/bold] (stay up). "
+        "Settings come from TOCSIN_… variables: [bold]tocsin config[/bold] lists them."
+    ),
+)
+imports = typer.Typer(no_args_is_help=True, help="Bring files in: advertiser activity or public alerts.")
+app.add_typer(imports, name="import")
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, nothing else.")]
+
+
+def console(*, to_stderr: bool = False) -> Console:
+    """Where people read; with --json, progress goes to standard error."""
+    return Console(stderr=to_stderr, highlight=False)
+
+
+def emit(value: object) -> None:
+    """One JSON object on standard output."""
+    sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
+    sys.stdout.flush()
+
+
+@app.command()
+def up(
+    *,
+    address: Annotated[str, typer.Option(help="Join this Ray cluster instead of starting one.")] = "",
+    as_of: Annotated[
+        str,
+        typer.Option(help="The 'now' of features: now, latest (for historical data) or an RFC 3339 time."),
+    ] = "",
+    detach: Annotated[
+        bool, typer.Option("--detach", "-d", help="Return when ready; stop with `tocsin down`.")
+    ] = False,
+) -> None:
+    """Start everything and stay up: storage, Ray, pools, HTTP. Ctrl-C stops it in order.
+
+    With no TOCSIN_REDIS_URL an embedded Valkey keeps the data in the data folder, over restarts.
+    """
+    from tocsin.cli import up as command
+
+    settings = Settings.from_env()
+    if as_of:
+        settings = msgspec.structs.replace(settings, as_of=as_of)
+        settings = Settings.from_env(settings.to_env())
+    command.up(settings, console(), address=address, detach=detach)
+
+
+@app.command()
+def down() -> None:
+    """Stop the platform of this data folder. Its data stays."""
+    from tocsin.cli import up as command
+
+    command.down(Settings.from_env(), console())
+
+
+@app.command()
+def status(*, json: JsonFlag = False) -> None:
+    """Lanes, latencies, consumers, features and model at a glance. Exit code 1 when it is not up."""
+    from tocsin.cli import status as command
+
+    command.show(Settings.from_env(), console(), json=json, emit=emit)
+
+
+@app.command()
+def train(
+    *,
+    promote: Annotated[
+        bool, typer.Option(help="Make it the champion if it beats the recency baseline.")
+    ] = True,
+    json: JsonFlag = False,
+) -> None:
+    """Train the churn model on the stored activity and compare it with the recency baseline.
+
+    The split is temporal: trained on earlier weeks, measured on later ones. The churn deployment picks a promoted
+    model up within two seconds.
+    """
+    from tocsin.cli import training as command
+
+    command.train_command(Settings.from_env(), console(to_stderr=json), promote=promote, json=json, emit=emit)
+
+
+@app.command()
+def demo(
+    *,
+    activity: Annotated[
+        Path | None,
+        typer.Option(help="Parquet or CSV with advertiser activity. Default: a seeded simulator."),
+    ] = None,
+    alerts: Annotated[
+        Path | None, typer.Option(help="Atom/CAP alert feed. Default: a few alerts made up here.")
+    ] = None,
+    burst: Annotated[
+        int, typer.Option(min=1, max=1_000_000, help="P2 notifications to send on top.")
+    ] = 20_000,
+    json: JsonFlag = False,
+) -> None:
+    """Do the whole job once, in front of you: up, import, train, serve, notify, deliver, predict, explain, down.
+
+    It runs in a folder of its own and leaves nothing behind.
+    """
+    from tocsin.cli import demo as command
+
+    command.run_demo(
+        console(to_stderr=json), activity=activity, alerts=alerts, burst=burst, json=json, emit=emit
+    )
+
+
+@app.command()
+def config(*, json: JsonFlag = False) -> None:
+    """Every setting with its default, its meaning and the value in force."""
+    settings = Settings.from_env()
+    rows = describe()
+    values = {name: getattr(settings, name.removeprefix("TOCSIN_").lower()) for name, _, _ in rows}
+    shown = {
+        name: ("(set)" if value else "") if name in {"TOCSIN_REDIS_URL", "TOCSIN_API_KEY"} else str(value)
+        for name, value in values.items()
+    }
+    if json:
+        emit(shown)
+        return
+    table = Table("variable", "in force", "default", "meaning", title="Settings", title_justify="left")
+    for name, default, meaning in rows:
+        table.add_row(name, shown[name], default, meaning)
+    console().print(table)
+
+
+@imports.command("activity")
+def import_activity(
+    file: Annotated[Path, typer.Argument(help="Parquet or CSV.", show_default=False)],
+    *,
+    mapping: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--map",
+            help="FIELD=COLUMN for advertiser_id, event_time, amount, kind, event_id. Google's weekly-spend "
+            "format needs none.",
+        ),
+    ] = None,
+    rejects: Annotated[
+        Path | None, typer.Option(help="Where bad rows go. Default: FILE.rejects.jsonl beside the file.")
+    ] = None,
+    json: JsonFlag = False,
+) -> None:
+    """Send a table of advertiser activity to the platform. Importing it again changes nothing."""
+    from tocsin.cli import importing as command
+
+    command.import_activity(
+        Settings.from_env(), console(to_stderr=json), file, mapping or [], rejects, json=json, emit=emit
+    )
+
+
+@imports.command("alerts")
+def import_alerts(
+    file: Annotated[
+        Path, typer.Argument(help="An Atom feed of CAP alerts, or one CAP alert.", show_default=False)
+    ],
+    *,
+    json: JsonFlag = False,
+) -> None:
+    """Send public alerts (Common Alerting Protocol) as notifications; a repeat of an alert is not sent twice.
+
+    Severity Extreme or Severe rides p0, Moderate p1, the rest p2.
+    """
+    from tocsin.cli import importing as command
+
+    command.import_alerts(Settings.from_env(), console(to_stderr=json), file, json=json, emit=emit)
+
+
+def run() -> None:
+    """Run a command; a known error is one line with the next step, exit code 1."""
+    try:
+        app(standalone_mode=True)
+    except TocsinError as error:
+        sys.stderr.write(f"tocsin: {error.message}\n")
+        if error.hint:
+            sys.stderr.write(f"  next: {error.hint}\n")
+        sys.exit(EXIT_FAILURE)

@@ -1,0 +1,104 @@
+"""`tocsin status`: what the person on call looks at first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx2
+import msgspec
+from rich.console import Console, Group
+from rich.table import Table
+
+from tocsin.cli.platform import RunRecord, read_run
+from tocsin.errors import RequestFailedError, UnreachableError
+from tocsin.settings import Settings
+
+TIMEOUT_S = 5.0
+
+
+def fetch(settings: Settings, path: str = "/v1/status") -> dict[str, Any]:
+    """One of the platform's own answers as a dictionary.
+
+    Raises:
+        UnreachableError: it is not up.
+        RequestFailedError: it answered with an error.
+    """
+    headers = {"authorization": f"Bearer {settings.api_key}"} if settings.api_key else {}
+    try:
+        answer = httpx2.get(settings.base_url + path, headers=headers, timeout=TIMEOUT_S, trust_env=False)
+    except httpx2.HTTPError as error:
+        raise UnreachableError(
+            f"nothing answers at {settings.base_url}: {error}", hint="start it with `tocsin up`"
+        ) from None
+    try:
+        body: dict[str, Any] = msgspec.json.decode(answer.content)
+    except msgspec.MsgspecError:
+        body = {}
+    if answer.status_code != 200 and "checks" not in body:
+        raise RequestFailedError(
+            f"{path} answered {answer.status_code}: {body.get('detail', 'no detail')}",
+            status=answer.status_code,
+        )
+    return body
+
+
+def show(settings: Settings, console: Console, *, json: bool, emit: Callable[[object], None]) -> None:
+    """Print it, for people or machines.
+
+    Raises:
+        UnreachableError: it is not up.
+    """
+    record = read_run(settings)
+    readiness = fetch(settings, "/readyz")
+    status = fetch(settings) if all(c["ok"] for c in readiness["checks"] if c["name"] == "storage") else {}
+    if json:
+        emit({"run": record, "readiness": readiness, "status": status})
+        return
+    console.print(_header(settings, record, readiness))
+    if status:
+        console.print(lanes_table(status))
+
+
+def _header(settings: Settings, record: RunRecord | None, readiness: dict[str, Any]) -> Group:
+    lines = ["[bold green]ready[/bold green]" if readiness["ready"] else "[bold red]not ready[/bold red]"]
+    lines += [f"  [red]{c['name']}: {c['detail']}[/red]" for c in readiness["checks"] if not c["ok"]]
+    lines.append(f"HTTP       {settings.base_url}  (documentation: {settings.base_url}/docs)")
+    if record is not None:
+        lines.append(f"storage    {record.storage}")
+        lines.append(f"dashboard  {record.dashboard_url}  (asks for a token: cat {record.token_path})")
+    return Group(*lines)
+
+
+def lanes_table(status: dict[str, Any]) -> Group:
+    """The lanes as a table, and a line about features and model."""
+    table = Table(
+        "lane", "accepted", "delivered", "waiting", "retrying", "dead", "other", "p50", "p99", "consumers"
+    )
+    for lane in status["lanes"]:
+        counts = lane["counts"]
+        done = counts.get("delivered", counts.get("applied", 0))
+        other = {
+            k: v for k, v in counts.items() if k in {"expired", "suppressed", "repeated", "quarantined"} and v
+        }
+        table.add_row(
+            lane["lane"],
+            f"{counts.get('accepted', 0):,}",
+            f"{done:,}",
+            f"{lane['blocks_waiting'] + lane['blocks_pending']:,} blocks",
+            f"{lane['retrying']:,}",
+            f"{counts.get('dead', 0):,}",
+            ", ".join(f"{v:,} {k}" for k, v in other.items()),
+            _ms(lane["latency_p50_ms"]),
+            _ms(lane["latency_p99_ms"]),
+            ", ".join(lane["consumers"]) or "[red]none[/red]",
+        )
+    newest = status["newest_event"]
+    since = f", newest event {datetime.fromtimestamp(newest, tz=UTC):%Y-%m-%d %H:%M} UTC" if newest else ""
+    model = status["champion"] or "none yet (tocsin train)"
+    return Group(table, f"features   {status['advertisers']:,} advertisers{since}", f"model      {model}")
+
+
+def _ms(value: float | None) -> str:
+    return "" if value is None else f"{value:,.1f} ms"
