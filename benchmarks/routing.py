@@ -230,10 +230,12 @@ async def outcomes(
     accounted = await evidence.accounted(bench.client, p0) + await evidence.accounted(bench.client, p2)
     latencies = await evidence.latencies_ms(bench.client, p0, {**idle, **beside})
     logs = await asyncio.to_thread(evidence.delivery_logs, settings.data_path / "deliveries")
+    alone = harness.summary_ms([latencies[key] for key in idle if key in latencies])
+    crowded = harness.summary_ms([latencies[key] for key in beside if key in latencies])
     return {
-        "p0_ms": {
-            "idle": harness.summary_ms([latencies[key] for key in idle if key in latencies]),
-            "flood": harness.summary_ms([latencies[key] for key in beside if key in latencies]),
+        "p0_ms": {"idle": alone, "flood": crowded},
+        "p0_flood_to_idle": {
+            q: round(crowded[q] / alone[q], 2) if alone[q] and crowded[q] else None for q in ("p50", "p99")
         },
         "accepted": accepted,
         "lost": accepted - accounted,

@@ -193,6 +193,7 @@ def is_ndjson(request: Request) -> bool:
         f"content type {kind[:64]!r} is not supported",
         field="content-type",
         limit="application/json or application/x-ndjson",
+        hint="with curl: -H 'content-type: application/json'",
     )
 
 

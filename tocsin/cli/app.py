@@ -36,7 +36,7 @@ JsonFlag = Annotated[bool, typer.Option("--json", help="One JSON object on stand
 
 def console(*, to_stderr: bool = False) -> Console:
     """Where people read; with --json, progress goes to standard error."""
-    return Console(stderr=to_stderr, highlight=False)
+    return Console(stderr=to_stderr, highlight=False, soft_wrap=True)
 
 
 def emit(value: object) -> None:

@@ -15,13 +15,15 @@ import logging
 import os
 import secrets
 import shutil
+import signal
 import socket
 import sys
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -210,6 +212,10 @@ class Platform:
 
         self._ray_started = True
         quieten(self.settings.data_path / "logs")
+        with keep_signal_handlers():
+            self._init_ray(ray, self._scratch)
+
+    def _init_ray(self, ray: Any, scratch: Path) -> None:
         if self._address:
             environment = {"working_dir": str(ROOT), "excludes": [".venv", ".git"]}
             ray.init(address=self._address, namespace="tocsin", runtime_env=environment, log_to_driver=False)
@@ -224,7 +230,7 @@ class Platform:
             log_to_driver=False,
             logging_level=logging.ERROR,
             configure_logging=False,
-            _temp_dir=str(self._scratch / "ray"),
+            _temp_dir=str(scratch / "ray"),
         )
         self._report("ray", f"dashboard at {self.dashboard_url}, token in {self.token_path}")
 
@@ -381,6 +387,19 @@ def ray_environment(settings: Settings, scratch: Path, token: Path) -> dict[str,
         "OMP_NUM_THREADS": "1",
         "PYTHONWARNINGS": "ignore::FutureWarning",
     }
+
+
+@contextlib.contextmanager
+def keep_signal_handlers() -> Iterator[None]:
+    """Ray installs handlers that end the process on the spot; ours stop the platform in order."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in numbers}
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 def quieten(folder: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx2
 import msgspec
+from rich import box
 from rich.console import Console, Group
 from rich.table import Table
 
@@ -74,31 +75,35 @@ def _header(settings: Settings, record: RunRecord | None, readiness: dict[str, A
 def lanes_table(status: dict[str, Any]) -> Group:
     """The lanes as a table, and a line about features and model."""
     table = Table(
-        "lane", "accepted", "delivered", "waiting", "retrying", "dead", "other", "p50", "p99", "consumers"
+        "lane", "accepted", "delivered", "waiting", "retry", "dead", "p50", "p99", "pool", box=box.SIMPLE
     )
+    notes: list[str] = []
     for lane in status["lanes"]:
         counts = lane["counts"]
-        done = counts.get("delivered", counts.get("applied", 0))
-        other = {
-            k: v for k, v in counts.items() if k in {"expired", "suppressed", "repeated", "quarantined"} and v
-        }
         table.add_row(
             lane["lane"],
             f"{counts.get('accepted', 0):,}",
-            f"{done:,}",
-            f"{lane['blocks_waiting'] + lane['blocks_pending']:,} blocks",
+            f"{counts.get('delivered', counts.get('applied', 0)):,}",
+            f"{lane['blocks_waiting'] + lane['blocks_pending']:,}",
             f"{lane['retrying']:,}",
             f"{counts.get('dead', 0):,}",
-            ", ".join(f"{v:,} {k}" for k, v in other.items()),
             _ms(lane["latency_p50_ms"]),
             _ms(lane["latency_p99_ms"]),
-            ", ".join(lane["consumers"]) or "[red]none[/red]",
+            str(len(lane["consumers"])) if lane["consumers"] else "[red]none[/red]",
         )
+        notes += [
+            f"{counts[name]:,} {name} on {lane['lane']}"
+            for name in ("expired", "suppressed", "repeated", "quarantined")
+            if counts.get(name)
+        ]
     newest = status["newest_event"]
     since = f", newest event {datetime.fromtimestamp(newest, tz=UTC):%Y-%m-%d %H:%M} UTC" if newest else ""
     model = status["champion"] or "none yet (tocsin train)"
-    return Group(table, f"features   {status['advertisers']:,} advertisers{since}", f"model      {model}")
+    also = [f"also       {', '.join(notes)}"] if notes else []
+    return Group(
+        table, *also, f"features   {status['advertisers']:,} advertisers{since}", f"model      {model}"
+    )
 
 
 def _ms(value: float | None) -> str:
-    return "" if value is None else f"{value:,.1f} ms"
+    return "" if value is None else f"{value:,.0f} ms" if value >= 100 else f"{value:,.1f} ms"

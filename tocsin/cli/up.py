@@ -40,14 +40,15 @@ def up(settings: Settings, console: Console, *, address: str, detach: bool) -> N
     if detach:
         _detach(settings, console, address)
         return
-    stop = threading.Event()
+    stop, up_and_running = threading.Event(), threading.Event()
     try:
-        with _signals(stop):
+        with _signals(stop, up_and_running):
             platform = Platform(
                 settings, lambda part, line: console.print(f"  {part:<18} {line}"), address=address
             )
             console.print("[bold]Tocsin is coming up[/bold]")
             with platform:
+                up_and_running.set()
                 console.print(
                     f"[bold green]Up[/bold green] in {platform.ready_s} s. Ctrl-C or `tocsin down` stops it."
                 )
@@ -73,14 +74,14 @@ def _stay(settings: Settings, console: Console, stop: threading.Event) -> None:
 
 
 @contextlib.contextmanager
-def _signals(stop: threading.Event) -> Iterator[None]:
+def _signals(stop: threading.Event, up_and_running: threading.Event) -> Iterator[None]:
     """First signal: stop in order. While still starting: give up at once."""
 
     def handle(_number: int, _frame: FrameType | None) -> None:
         if stop.is_set():
             return
         stop.set()
-        if not READY.is_set():
+        if not up_and_running.is_set():
             raise Interrupted
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -89,9 +90,6 @@ def _signals(stop: threading.Event) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-READY = threading.Event()
 
 
 def _detach(settings: Settings, console: Console, address: str) -> None:
