@@ -34,6 +34,7 @@ P0_PER_S = 50.0
 MAX_RECORDS = 600_000  # of one flood: two of them fit the delivery logs before these drop their oldest lines
 MAX_BACKLOG_RECORDS = 50_000
 START_S = 60.0
+WARM_UP_S = 2.0
 DRAIN_S = 120.0
 POLL_S = 0.02
 RSS_EVERY_S = 0.2
@@ -97,31 +98,39 @@ class Bench:
             sent=sent, took_s=read.last_at - sent.first_at, cpu_s=self._cpu_since(before), rss_bytes=[]
         )
 
-    async def flood(self, seconds: float, target: workers.Target, *, p0_seconds: float = 0.0) -> Flow:
-        """P2 as fast as the lane takes it, perhaps P0 beside it, until all of it is delivered."""
+    async def flood(self, seconds: float, target: workers.Target, *, p0: bool = False) -> Flow:
+        """P2 as fast as the lane takes it, P0 beside it if wanted, until all of it is delivered."""
         rss: list[int] = []
         watching = asyncio.create_task(self._watch_rss(rss))
+        sent_all = asyncio.Event()
+        beside = asyncio.create_task(self.send_p0(seconds if p0 else 0.0, sent_all))
         before = self._cpu_s()
-        sent, p0 = await asyncio.gather(self._send_p2(seconds, target), self.send_p0(p0_seconds))
-        drained_at = await self._drained()
+        sent = await self._send_p2(seconds, target)
+        sent_all.set()
+        drained_at = await self._drained(LaneName.P2)
+        cpu_s = self._cpu_since(before)
         watching.cancel()
+        accepted_at = await beside
+        await self._drained(LaneName.P0)
         return Flow(
             sent=sent,
             took_s=drained_at - sent.first_at,
-            cpu_s=self._cpu_since(before),
+            cpu_s=cpu_s,
             rss_bytes=rss,
-            p0_accepted_at=p0,
+            p0_accepted_at=accepted_at,
         )
 
-    async def send_p0(self, seconds: float) -> dict[str, float]:
+    async def send_p0(self, seconds: float, end: asyncio.Event | None = None) -> dict[str, float]:
         """P0 one by one on a fixed schedule, however long each takes; when each was accepted, by id.
 
-        A slow answer delays no later send, so it hides nothing from the figures.
+        A slow answer delays no later send, so it hides nothing from the figures. Ends early at `end`.
         """
         began = time.monotonic()
         sending = []
         for number in range(int(P0_PER_S * seconds)):
             await asyncio.sleep(max(0.0, began + number / P0_PER_S - time.monotonic()))
+            if end is not None and end.is_set():
+                break
             sending.append(asyncio.create_task(self._send_one(number)))
         return dict(await asyncio.gather(*sending))
 
@@ -140,12 +149,12 @@ class Bench:
         self._load.tell(order)
         return await asyncio.to_thread(self._load.hear, workers.Flooded, timeout_s=seconds + DRAIN_S)
 
-    async def _drained(self) -> float:
-        """When nothing waited any more (monotonic), or the deadline, where something still does."""
+    async def _drained(self, name: LaneName) -> float:
+        """When nothing waited in a lane any more (monotonic), or the deadline, where something still does."""
         deadline = time.monotonic() + DRAIN_S
         while time.monotonic() < deadline:
-            depths = [await lane.depth() for lane in self.lanes.values()]
-            if not any(depth.blocks or depth.retrying for depth in depths):
+            depth = await self.lanes[name].depth()
+            if not (depth.blocks or depth.retrying):
                 break
             await asyncio.sleep(POLL_S)
         return time.monotonic()
@@ -182,17 +191,20 @@ async def measure_lanes(
     try:
         bench = Bench(client, settings, load, bare, watched)
         part_s = options.seconds / 4
+        warm_up = await bench.send_p0(WARM_UP_S)  # the routers share out their partitions meanwhile
         say(f"routing: P0 alone for {part_s:.1f} s")
         idle = await bench.send_p0(part_s)
         say(f"routing: the bare loop for {part_s:.1f} s")
         floors = [await bench.bare_loop(part_s)]
         say(f"routing: P2 flood with P0 beside it for {options.seconds:.1f} s")
-        flow = await bench.flood(options.seconds, workers.Target.BLOCKS, p0_seconds=options.seconds)
+        flow = await bench.flood(options.seconds, workers.Target.BLOCKS, p0=True)
         say(f"routing: P2 flood scattered over partitions for {part_s:.1f} s")
         scattered = await bench.flood(part_s, workers.Target.SCATTERED)
         say(f"routing: the bare loop again for {part_s:.1f} s")
         floors.append(await bench.bare_loop(part_s))
-        return speeds(flow, scattered, floors) | await outcomes(bench, settings, idle, [flow, scattered])
+        return speeds(flow, scattered, floors) | await outcomes(
+            bench, settings, warm_up, idle, [flow, scattered]
+        )
     finally:
         await client.aclose()
 
@@ -221,12 +233,16 @@ def speeds(flow: Flow, scattered: Flow, floors: Sequence[Flow]) -> Figures:
 
 
 async def outcomes(
-    bench: Bench, settings: Settings, idle: Mapping[str, float], flows: Sequence[Flow]
+    bench: Bench,
+    settings: Settings,
+    warm_up: Mapping[str, float],
+    idle: Mapping[str, float],
+    flows: Sequence[Flow],
 ) -> Figures:
     """What became of what was sent, by the ledger and by the delivery logs."""
     p0, p2 = bench.lanes[LaneName.P0], bench.lanes[LaneName.P2]
     beside = {key: at for flow in flows for key, at in flow.p0_accepted_at.items()}
-    accepted = len(idle) + len(beside) + sum(flow.sent.records for flow in flows)
+    accepted = len(warm_up) + len(idle) + len(beside) + sum(flow.sent.records for flow in flows)
     accounted = await evidence.accounted(bench.client, p0) + await evidence.accounted(bench.client, p2)
     latencies = await evidence.latencies_ms(bench.client, p0, {**idle, **beside})
     logs = await asyncio.to_thread(evidence.delivery_logs, settings.data_path / "deliveries")

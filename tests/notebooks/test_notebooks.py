@@ -41,6 +41,7 @@ def execute(path: Path, parameters: dict[str, object], monkeypatch: pytest.Monke
     """Run with its parameters cell replaced, in a process that sees no setting of ours."""
     for name in [name for name in os.environ if name.startswith("TOCSIN_")]:
         monkeypatch.delenv(name)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # more of them wait for each other where cores are shared
     notebook = opened(path)
     (cell,) = tagged(notebook, "parameters")
     assert names_set(cell.source) == parameters.keys()
