@@ -47,7 +47,13 @@ def _start(name: str, lane: LaneName, settings: Settings) -> Any:
         max_pending_calls=100,
         max_concurrency=4,
         enable_task_events=False,
+        resources=_placement(),
     ).remote(name, lane.value, settings)
+
+
+def _placement() -> dict[str, float]:
+    """Where a cluster has nodes for routers, pools go there."""
+    return {"router": 0.01} if "router" in ray.cluster_resources() else {}
 
 
 def await_pools(handles: dict[str, Any], *, timeout_s: float = 60.0) -> list[MemberStats]:

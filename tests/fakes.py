@@ -280,7 +280,8 @@ def _order(entry: str) -> tuple[int, int]:
 class FixedOwnership:
     """Partitions that are ours until a test says otherwise.
 
-    `surplus` is what the next heartbeat asks to give up; `faults` are errors the next heartbeats raise.
+    `surplus` is what the next heartbeat asks to give up; `faults` are errors the next heartbeats raise; `lapsed`
+    are partitions that the next looks find not held.
     """
 
     def __init__(self, partitions: Sequence[int], name: str = "router-0") -> None:
@@ -291,9 +292,10 @@ class FixedOwnership:
         self.left = False
         self.beats = 0
         self.faults: deque[Exception] = deque()
+        self.lapsed: deque[set[int]] = deque()
 
     def held(self) -> list[int]:
-        return sorted(self.owned)
+        return sorted(self.owned - (self.lapsed.popleft() if self.lapsed else set()))
 
     async def beat(self) -> list[int]:
         self.beats += 1

@@ -92,6 +92,11 @@ async def test_records_of_a_partition_share_blocks_of_at_most_the_block_size(lan
     assert [t for p, block in blocks for t in block if p == 0] == [f"0.{i}" for i in range(9)]
 
 
+async def test_blocks_enter_in_the_order_of_their_first_record(lane: Port) -> None:
+    await lane.append([record("a"), record("b", dedup_key="k"), record("c"), record("d", dedup_key="l")])
+    assert [texts(entry) for entry in await read(lane)] == [["a", "c"], ["b"], ["d"]]
+
+
 async def test_two_appends_never_share_a_block(lane: Port) -> None:
     await lane.append([record("first")])
     await lane.append([record("second")])

@@ -159,10 +159,23 @@ async def test_a_member_that_leaves_frees_its_partitions_at_once(join: Join) -> 
     assert a.held() == [0, 1, 2, 3]
 
 
-async def test_releasing_what_another_owns_changes_nothing(join: Join) -> None:
+async def test_a_lease_that_went_to_another_is_not_held(
+    join: Join, keys: LaneKeys, client: aioredis.Redis
+) -> None:
+    a = join("a")
+    await a.beat()
+    await client.set(keys.lease(2), "b", px=30_000)  # the server lost ours, and another came first
+    await a.beat()
+    assert a.held() == [0, 1, 3]
+
+
+async def test_releasing_what_another_owns_changes_nothing(
+    join: Join, keys: LaneKeys, client: aioredis.Redis
+) -> None:
     a, b = join("a"), join("b")
     await settle_down(a, b)
     await b.release([0, 2])
+    assert await client.get(keys.lease(0)) == b"a"
     await b.beat()
     await a.beat()
     assert (a.held(), b.held()) == ([0, 2], [1, 3])

@@ -102,6 +102,7 @@ class Post:
             **{state: counts.get(state, 0) for state in ("delivered", "expired", "dead")},
         }
         assert sum(parts.values()) == counts["accepted"]
+        assert counts.keys() <= {"accepted", "delivered", "expired", "dead"}
         assert (await self.ledger.dead_letters(offset=0, limit=1))[0] == parts["dead"]
         return {name: number for name, number in parts.items() if number}
 

@@ -286,20 +286,34 @@ async def test_what_was_read_before_its_partition_was_lost_is_left_to_the_new_ow
     assert "second" in [text(entry) for entry in bench.lane.waiting()]
 
 
-async def test_a_partition_lost_for_a_moment_loses_no_work(clock: ManualClock) -> None:
-    bench = Bench(clock, msgspec.structs.replace(POLICY, concurrency=1))
-    bench.worker.gate.clear()
-    await bench.send("first", "second", "third")
+PATIENT = msgspec.structs.replace(POLICY, block_ms=50, promote_every_s=60.0)  # nobody but the loop looks
+NEXT_READ: set[int] = set()
+
+
+async def test_a_partition_lost_between_reading_and_working_and_back_loses_no_work(
+    clock: ManualClock,
+) -> None:
+    bench = Bench(clock, PATIENT)
     async with bench.running():
-        await wait_until(lambda: bench.worker.handled == ["first"])
-        bench.ownership.owned = {1}  # the lease lapsed while all slots were busy
+        await wait_until(lambda: "read" in bench.lane.calls)
+        bench.ownership.lapsed.extend([NEXT_READ, {0, 1}])  # gone for one look: as the work begins
+        await bench.send("dropped")
+        await wait_until(is_empty(bench), timeout_s=2.0)
+    assert bench.worker.handled == bench.done() == ["dropped"]
+
+
+async def test_what_a_unit_dropped_is_claimed_while_the_rest_of_it_is_in_flight(clock: ManualClock) -> None:
+    bench = Bench(clock, msgspec.structs.replace(PATIENT, unit_entries=2))
+    bench.worker.gate.clear()
+    async with bench.running():
+        await wait_until(lambda: "read" in bench.lane.calls)
+        bench.ownership.lapsed.extend([NEXT_READ, {0}])
+        await bench.send("dropped", partition=0)
+        await bench.send("slow", partition=1)
+        await wait_until(lambda: bench.worker.handled == ["slow", "dropped"], timeout_s=2.0)
         bench.worker.gate.set()
-        await wait_until(lambda: bench.consumer.handled_blocks == 1)
-        await asyncio.sleep(0)
-        bench.ownership.owned = {0, 1}  # and came back before the loop looked
         await wait_until(is_empty(bench))
-    assert sorted(set(bench.worker.handled)) == ["first", "second", "third"]
-    assert sorted(bench.done()) == ["first", "second", "third"]
+    assert sorted(bench.done()) == ["dropped", "slow"]
 
 
 async def test_work_that_raised_is_not_tried_again_after_its_partition_was_lost(clock: ManualClock) -> None:

@@ -13,6 +13,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import random
 import secrets
 import shutil
 import signal
@@ -40,6 +41,8 @@ from tocsin.storage.embedded import EmbeddedServer
 
 READY_DEADLINE_S = 60.0
 LOGICAL_CPUS = 8  # declared to Ray: what runs here waits more than it computes
+REPLICA_PORTS = 128
+REPLICA_PORT_SPACE = (16_384, 32_768)
 ROOT = Path(__file__).resolve().parents[2]
 
 Report = Callable[[str, str], None]
@@ -206,8 +209,10 @@ class Platform:
                 hint="set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH before anything imports ray",
             )
         self._scratch = Path(tempfile.mkdtemp(prefix="tocsin-"))
-        ensure_token(self.token_path)
-        os.environ.update(ray_environment(self.settings, self._scratch, self.token_path))
+        os.environ.update(ray_environment(self.settings, self._scratch))
+        if not self._address:  # a cluster that runs already has its token
+            ensure_token(self.token_path)
+            os.environ["RAY_AUTH_TOKEN_PATH"] = str(self.token_path)
         import ray
 
         self._ray_started = True
@@ -367,11 +372,15 @@ def ensure_token(path: Path) -> None:
             file.write(secrets.token_hex(32))
 
 
-def ray_environment(settings: Settings, scratch: Path, token: Path) -> dict[str, str]:
+def ray_environment(settings: Settings, scratch: Path) -> dict[str, str]:
     """What Ray and its workers find in their environment. Holds secrets, as `Settings.to_env` does."""
+    replica_ports = port_block(REPLICA_PORTS)
     return settings.to_env() | {
+        # Replicas share ports by SO_REUSEPORT: two platforms with the same range would take each other's requests.
+        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(replica_ports.start),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(replica_ports.stop - 1),
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(free_port()),
         "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN_PATH": str(token),
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
@@ -429,6 +438,23 @@ def is_free(host: str, port: int) -> bool:
         except OSError:
             return False
     return True
+
+
+def port_block(size: int) -> range:
+    """A run of loopback ports nobody listens on, below those the system hands out by itself.
+
+    Raises:
+        ConfigurationError: there is none.
+    """
+    starts = list(range(*REPLICA_PORT_SPACE, size))
+    random.shuffle(starts)  # two platforms that start together are unlikely to look at the same run
+    for start in starts:
+        block = range(start, start + size)
+        if all(is_free("127.0.0.1", port) for port in block):
+            return block
+    raise ConfigurationError(
+        f"no {size} free ports in a row between {REPLICA_PORT_SPACE[0]} and {REPLICA_PORT_SPACE[1]}"
+    )
 
 
 def free_port() -> int:
