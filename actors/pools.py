@@ -53,7 +53,8 @@ def _start(name: str, lane: LaneName, settings: Settings) -> Any:
 
 def _placement() -> dict[str, float]:
     """Where a cluster has nodes for routers, pools go there."""
-    return {"router": 0.01} if "router" in ray.cluster_resources() else {}
+    resources: Any = ray.cluster_resources  # untyped upstream
+    return {"router": 0.01} if "router" in resources() else {}
 
 
 def await_pools(handles: dict[str, Any], *, timeout_s: float = 60.0) -> list[MemberStats]:

@@ -1,7 +1,7 @@
 """What every run stands on: arguments, a folder of its own, child processes, percentiles and the one line it prints.
 
 A run uses its own data folder, free ports and an embedded server, and leaves nothing behind, whether it ends by
-itself, by an error, by Ctrl-C or by SIGTERM.
+itself, by an error, by Ctrl-C or by SIGTERM. Killed outright, it leaves its embedded server and its folder.
 """
 
 from __future__ import annotations
@@ -180,8 +180,15 @@ def workspace() -> Iterator[Settings]:
 
 
 def tell(pipe: Connection, message: Any) -> None:
-    """Send a message to the other end of a pipe."""
-    pipe.send_bytes(msgspec.msgpack.encode(message))
+    """Send a message to the other end of a pipe.
+
+    Raises:
+        EOFError: the other end is gone.
+    """
+    try:
+        pipe.send_bytes(msgspec.msgpack.encode(message))
+    except OSError as error:
+        raise EOFError("the other end of the pipe is gone") from error
 
 
 def hear(pipe: Connection, kind: type[T]) -> T:
@@ -190,13 +197,17 @@ def hear(pipe: Connection, kind: type[T]) -> T:
     Raises:
         EOFError: the other end is gone.
     """
-    return msgspec.msgpack.decode(pipe.recv_bytes(), type=kind)
+    try:
+        message = pipe.recv_bytes()
+    except OSError as error:
+        raise EOFError("the other end of the pipe is gone") from error
+    return msgspec.msgpack.decode(message, type=kind)
 
 
 class Worker:
     """A child process of its own interpreter, and a pipe to it.
 
-    It ends when the pipe does, so it outlives neither the `with` block nor a parent that was killed.
+    It ends when the pipe does, so it outlives neither the `with` block nor a parent that is killed.
 
     Args:
         target: Called in the child with its end of the pipe, then `args`; returns once the pipe is closed.

@@ -155,7 +155,10 @@ class Ledger:
         if outcome is not None:
             return (outcome if position.index < outcome.records else None), None
         entry = self._lane.peeked(waiting, position)
-        envelopes = _block.decode(entry.block) if entry else []
+        try:
+            envelopes = _block.decode(entry.block) if entry else []
+        except msgspec.MsgspecError:
+            envelopes = []  # on its way to the quarantine
         return None, envelopes[position.index] if position.index < len(envelopes) else None
 
     async def dead_letters(self, *, offset: int, limit: int) -> tuple[int, list[DeadLetter]]:

@@ -8,16 +8,20 @@ A stage gets the deliveries that are still undecided and may decide some. What n
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from routing.channels import Channel, Failure, FailureReason
+from routing.channels import PERMANENT, Channel, Failure, FailureReason
 from tocsin.clock import Clock
 from tocsin.resilience.retry import RetryPolicy
 from tocsin.schemas import Attempt, Envelope, LaneName, NotificationState
+
+log = logging.getLogger(__name__)
 
 
 class OutcomeReason(StrEnum):
@@ -113,29 +117,29 @@ class Deliver:
             await asyncio.gather(*(self._one(delivery) for delivery in batch))
 
     async def _one(self, delivery: Delivery) -> None:
-        earlier = delivery.envelope.attempts
-        done = {attempt.channel for attempt in earlier if attempt.ok}
-        todo = [name for name in delivery.envelope.notification.channels if name not in done]
+        last = {attempt.channel: attempt for attempt in delivery.envelope.attempts}
+        channels = delivery.envelope.notification.channels
+        todo = [name for name in channels if name not in last or _is_open(last[name])]
         if len(todo) == 1:
             results = [await self._attempt(todo[0], delivery)]
         else:
             results = list(await asyncio.gather(*(self._attempt(name, delivery) for name in todo)))
-        delivery.attempts = earlier + tuple(attempt for attempt, _ in results)
-        failures = [(attempt, failure) for attempt, failure in results if failure is not None]
+        delivery.attempts = (*delivery.envelope.attempts, *results)
+        last |= {attempt.channel: attempt for attempt in results}
+        failed = [attempt for attempt in last.values() if not attempt.ok]
+        delivery.error = "; ".join(f"{attempt.channel}: {attempt.detail}" for attempt in failed)
+        self._decide(delivery, failed)
+
+    def _decide(self, delivery: Delivery, failed: Sequence[Attempt]) -> None:
         now = self._clock.now()
-        if not failures:
+        if not failed:
             delivery.decide(NotificationState.DELIVERED, OutcomeReason.NONE, now)
             return
-        delivery.error = "; ".join(f"{attempt.channel}: {failure.detail}" for attempt, failure in failures)
-        self._after_failure(delivery, [failure for _, failure in failures], now)
-
-    def _after_failure(self, delivery: Delivery, failures: Sequence[Failure], now: float) -> None:
-        if all(failure.permanent for failure in failures):
+        still_open = {attempt.channel for attempt in failed if _is_open(attempt)}
+        if not still_open:
             delivery.decide(NotificationState.DEAD, OutcomeReason.REFUSED, now)
             return
-        made: dict[str, int] = {}
-        for attempt in delivery.attempts:
-            made[attempt.channel] = made.get(attempt.channel, 0) + (not attempt.ok)
+        made = Counter(attempt.channel for attempt in delivery.attempts if attempt.channel in still_open)
         delay_s = self._retry.delay_s(max(made.values()), self._draw())
         if delay_s is None:
             delivery.decide(NotificationState.DEAD, OutcomeReason.ATTEMPTS_EXHAUSTED, now)
@@ -143,18 +147,25 @@ class Deliver:
         delivery.retry_at = now + delay_s
         delivery.decide(NotificationState.RETRYING, OutcomeReason.RETRY_SCHEDULED, now)
 
-    async def _attempt(self, name: str, delivery: Delivery) -> tuple[Attempt, Failure | None]:
+    async def _attempt(self, name: str, delivery: Delivery) -> Attempt:
         at, started = self._clock.now(), self._clock.monotonic()
-        channel = self._channels.get(name)
-        if channel is None:
-            failure: Failure | None = Failure(
-                FailureReason.NOT_CONFIGURED, f"no channel {name!r} here", permanent=True
-            )
-        else:
-            failure = await channel.deliver(delivery.id, delivery.envelope.notification)
+        failure = await self._try(name, delivery)
         took_ms = round((self._clock.monotonic() - started) * 1000, 3)
         if failure is None:
-            return Attempt(at, name, ok=True, duration_ms=took_ms), None
-        return Attempt(
-            at, name, ok=False, reason=failure.reason, detail=failure.detail, duration_ms=took_ms
-        ), failure
+            return Attempt(at, name, ok=True, duration_ms=took_ms)
+        return Attempt(at, name, ok=False, reason=failure.reason, detail=failure.detail, duration_ms=took_ms)
+
+    async def _try(self, name: str, delivery: Delivery) -> Failure | None:
+        channel = self._channels.get(name)
+        if channel is None:
+            return Failure(FailureReason.NOT_CONFIGURED, f"no channel {name!r} here")
+        try:
+            return await channel.deliver(delivery.id, delivery.envelope.notification)
+        except Exception as error:  # a faulty channel must not hold up the rest of the block
+            log.exception("channel %s failed on %s", name, delivery.id)
+            return Failure(FailureReason.INTERNAL, f"{type(error).__name__} in the channel")
+
+
+def _is_open(attempt: Attempt) -> bool:
+    """Whether another try on this channel could help."""
+    return not attempt.ok and attempt.reason not in PERMANENT

@@ -212,7 +212,7 @@ class Consumer:
         attempt = 0
         while True:
             try:
-                await self._queue.settle(unit, stage)
+                await self._queue.settle(unit, stage, again=attempt > 0)
             except TocsinError as error:
                 self.failures += 1
                 if self._stopping.is_set():
@@ -257,6 +257,9 @@ class Consumer:
             except TocsinError as error:
                 self.failures += 1
                 log.debug("%s: %s", self._ownership.name, error)
+            except Exception:  # the heartbeat must outlive a fault of ours
+                self.failures += 1
+                log.exception("%s: a background step failed", self._ownership.name)
             await asyncio.sleep(every_s)
 
     async def _pause(self, seconds: float) -> None:

@@ -8,8 +8,8 @@ and replaying are single atomic steps, and a lane can be given a server of its o
 | `{ns}:{lane}:stream:{partition}`       | stream | none: trimmed on ack | blocks waiting or pending |
 | `{ns}:{lane}:retries:{partition}`      | zset   | none               | envelopes by due time (s) |
 | `{ns}:{lane}:outcome:{partition}:{entry}` | hash | outcome retention | what became of one block |
-| `{ns}:{lane}:dead`                     | hash   | none: bounded      | dead letters by id |
-| `{ns}:{lane}:dead-index`               | zset   | none: bounded      | dead letter ids by time (s) |
+| `{ns}:{lane}:dead`                     | hash   | none: until replayed | dead letters by id |
+| `{ns}:{lane}:dead-index`               | zset   | none: as `dead`    | dead letter ids by time (s) |
 | `{ns}:{lane}:quarantine`               | stream | none: 1,000 entries | blocks that could not be decoded |
 | `{ns}:{lane}:counts`                   | hash   | none               | accepted, delivered, … since the beginning |
 | `{ns}:{lane}:latency`                  | hash   | none               | accept-to-delivered histogram |

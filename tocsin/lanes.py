@@ -126,8 +126,8 @@ class Queue(Protocol):
         """Take over blocks another consumer left."""
         ...
 
-    async def settle(self, entries: Sequence[Entry], stage: Stage) -> None:
-        """Acknowledge and trim, with what `stage` writes."""
+    async def settle(self, entries: Sequence[Entry], stage: Stage, *, again: bool = False) -> None:
+        """Acknowledge and trim, with what `stage` writes; with `again`, unless that was done already."""
         ...
 
     async def promote(self, partition: int, now: float, *, limit: int) -> int:
@@ -309,20 +309,23 @@ class Lane:
                 return claimed
 
     def _entry(self, partition: int, entry: bytes, values: Mapping[bytes, bytes]) -> Entry:
-        return Entry(
-            self.name,
-            partition,
-            entry.decode(),
-            int(values.get(FIELD_VERSION, b"0")),
-            values.get(FIELD_BLOCK, b""),
-        )
+        version = values.get(FIELD_VERSION, b"")
+        known = int(version) if version.isdigit() else 0  # 0: not written by us, for the quarantine
+        return Entry(self.name, partition, entry.decode(), known, values.get(FIELD_BLOCK, b""))
 
-    async def settle(self, entries: Sequence[Entry], stage: Stage) -> None:
+    async def settle(self, entries: Sequence[Entry], stage: Stage, *, again: bool = False) -> None:
         """Acknowledge and trim blocks together with what `stage` adds, in one transaction.
 
+        Args:
+            entries: Blocks read together.
+            stage: Adds the results to the transaction.
+            again: The last try was not confirmed: it may have been carried out, so look first.
+
         Raises:
-            StorageUnavailableError: the server did not confirm; settling again is harmless.
+            StorageUnavailableError: the server did not confirm; try with `again`.
         """
+        if again and not await self._waits(entries[0]):
+            return
         by_partition: dict[int, list[str]] = defaultdict(list)
         for entry in entries:
             by_partition[entry.partition].append(entry.entry)
@@ -333,6 +336,14 @@ class Lane:
                     pipe.xack(self.keys.stream(partition), GROUP, *ids)
                     pipe.xdel(self.keys.stream(partition), *ids)
                 await pipe.execute()
+        except (redis_errors.RedisError, OSError) as error:
+            raise translate(error) from error
+
+    async def _waits(self, entry: Entry) -> bool:
+        """Whether a block is unsettled. A transaction is whole, so one block speaks for those settled with it."""
+        try:
+            key = self.keys.stream(entry.partition)
+            return bool(await self._client.xrange(key, min=entry.entry, max=entry.entry, count=1))
         except (redis_errors.RedisError, OSError) as error:
             raise translate(error) from error
 

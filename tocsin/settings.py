@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import os
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
@@ -24,6 +25,7 @@ SECRETS = frozenset({"redis_url", "api_key"})
 Port = Annotated[int, Meta(ge=1, le=65535)]
 Pool = Annotated[int, Meta(ge=1, le=64)]
 Partitions = Annotated[int, Meta(ge=1, le=256)]
+Retention = Annotated[float, Meta(ge=1, le=31_536_000)]
 Seconds = Annotated[float, Meta(gt=0, le=31_536_000)]
 
 
@@ -40,7 +42,7 @@ class Settings(Struct, frozen=True, kw_only=True):
         str, Meta(min_length=1, description="Data, models, logs; one platform per folder")
     ] = ""
     namespace: Annotated[
-        str, Meta(pattern=r"^[a-z][a-z0-9_-]{0,31}$", description="Prefix of every Redis key and actor name")
+        str, Meta(pattern=r"^[a-z][a-z0-9_-]{0,31}\Z", description="Prefix of every Redis key and actor name")
     ] = "tocsin"
 
     redis_url: Annotated[
@@ -80,7 +82,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     as_of: Annotated[
         str,
         Meta(
-            pattern=r"^(now|latest|\d{4}-\d{2}-\d{2}T.*)$",
+            pattern=r"^(now|latest|\d{4}-\d{2}-\d{2}T\S+)\Z",
             description="The 'now' of features: now, latest (newest event stored: for historical data) or a time",
         ),
     ] = "now"
@@ -132,6 +134,13 @@ class Settings(Struct, frozen=True, kw_only=True):
             )
         if self.api_key and len(self.api_key) < MIN_API_KEY:
             raise ConfigurationError(f"TOCSIN_API_KEY is shorter than {MIN_API_KEY} characters")
+        if self.as_of not in {"now", "latest"}:
+            try:
+                aware = msgspec.convert(self.as_of, datetime).tzinfo is not None
+            except msgspec.ValidationError:
+                aware = False
+            if not aware:
+                raise ConfigurationError(f"TOCSIN_AS_OF={self.as_of} is not an RFC 3339 time with an offset")
         if self.redis_url and not self.redis_url.startswith(("redis://", "rediss://", "unix://")):
             raise ConfigurationError("TOCSIN_REDIS_URL must start with redis://, rediss:// or unix://")
 

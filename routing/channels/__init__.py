@@ -26,12 +26,20 @@ class FailureReason(StrEnum):
     INTERNAL = "internal"
 
 
+PERMANENT = frozenset({FailureReason.REFUSED, FailureReason.FORBIDDEN_TARGET, FailureReason.NOT_CONFIGURED})
+"""Reasons for which the same try cannot succeed later."""
+
+
 class Failure(msgspec.Struct, frozen=True):
-    """A failed try. `permanent`: the same try cannot succeed later."""
+    """A failed try."""
 
     reason: FailureReason
     detail: str
-    permanent: bool = False
+
+    @property
+    def permanent(self) -> bool:
+        """Whether the same try cannot succeed later."""
+        return self.reason in PERMANENT
 
 
 class Channel(Protocol):

@@ -21,7 +21,7 @@ from tocsin.clock import Clock, to_datetime
 from tocsin.schemas import Notification
 
 RETRYABLE_STATUSES = frozenset({408, 425, 429})
-MAX_ANSWER_BYTES = 64 * 1024
+NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
 class WebhookPolicy(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,9 +55,7 @@ class WebhookChannel:
         """One POST within the deadline; any 2xx is a delivery."""
         url = notification.webhook_url or self._policy.default_url
         if not url:
-            return Failure(
-                FailureReason.NOT_CONFIGURED, "no webhook_url and no TOCSIN_WEBHOOK_URL", permanent=True
-            )
+            return Failure(FailureReason.NOT_CONFIGURED, "no webhook_url and no TOCSIN_WEBHOOK_URL")
         try:
             async with asyncio.timeout(self._policy.timeout_s):
                 if notification.webhook_url and not self._policy.allow_private:
@@ -68,7 +66,7 @@ class WebhookChannel:
         except (TimeoutError, httpx2.TimeoutException):
             return Failure(FailureReason.TIMEOUT, f"no answer within {self._policy.timeout_s:g} s")
         except (httpx2.InvalidURL, httpx2.UnsupportedProtocol, ValueError) as error:  # bad port, host, label
-            return Failure(FailureReason.FORBIDDEN_TARGET, f"not a usable URL: {error}", permanent=True)
+            return Failure(FailureReason.FORBIDDEN_TARGET, f"not a usable URL: {error}")
         except httpx2.HTTPError as error:
             return Failure(FailureReason.UNREACHABLE, f"{type(error).__name__}: {error}"[:300])
 
@@ -87,9 +85,9 @@ class WebhookChannel:
             status = answer.status_code
         if 200 <= status < 300:
             return None
-        permanent = status < 500 and status not in RETRYABLE_STATUSES
-        reason = FailureReason.REFUSED if permanent else FailureReason.TARGET_ERROR
-        return Failure(reason, f"the target answered {status}", permanent=permanent)
+        final = status < 500 and status not in RETRYABLE_STATUSES
+        reason = FailureReason.REFUSED if final else FailureReason.TARGET_ERROR
+        return Failure(reason, f"the target answered {status}")
 
     async def close(self) -> None:
         """Close the pooled connections."""
@@ -118,9 +116,7 @@ async def check_public(url: str) -> Failure | None:
     """Why `url` must not be called: not HTTP, or a name that leads to an address that is not public."""
     parts = urlsplit(url)
     if parts.scheme not in {"http", "https"} or not parts.hostname:
-        return Failure(
-            FailureReason.FORBIDDEN_TARGET, "a webhook URL is http:// or https:// with a host", permanent=True
-        )
+        return Failure(FailureReason.FORBIDDEN_TARGET, "a webhook URL is http:// or https:// with a host")
     try:
         found = await asyncio.get_running_loop().getaddrinfo(
             parts.hostname, parts.port or 443, type=socket.SOCK_STREAM
@@ -130,11 +126,22 @@ async def check_public(url: str) -> Failure | None:
             FailureReason.UNREACHABLE, f"cannot resolve {parts.hostname}: {error.strerror or error}"
         )
     for *_, address in found:
-        ip = ipaddress.ip_address(str(address[0]).partition("%")[0])
-        if not ip.is_global or ip.is_multicast:
+        if not is_public(str(address[0]).partition("%")[0]):
             return Failure(
                 FailureReason.FORBIDDEN_TARGET,
                 f"{parts.hostname} is not a public address; TOCSIN_WEBHOOK_ALLOW_PRIVATE=true allows it",
-                permanent=True,
             )
     return None
+
+
+def is_public(address: str) -> bool:
+    """Whether an address is a public unicast one, also by the IPv4 address a transition prefix may carry."""
+    ip = ipaddress.ip_address(address)
+    if not ip.is_global or ip.is_multicast:
+        return False
+    if isinstance(ip, ipaddress.IPv6Address):
+        carried = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
+        if ip in NAT64:
+            carried = ipaddress.IPv4Address(int(ip) & 0xFFFF_FFFF)
+        return carried is None or is_public(str(carried))
+    return True

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 from collections.abc import Iterator
+from typing import Any
 
 import httpx2
 import psutil
@@ -45,7 +46,8 @@ def paused_storage(settings: Settings) -> Iterator[psutil.Process]:
 
 
 def member(name: str) -> MemberStats:
-    stats: MemberStats = ray.get(ray.get_actor(name, namespace=NAMESPACE).stats.remote(), timeout=20)
+    stats: Any = ray.get(ray.get_actor(name, namespace=NAMESPACE).stats.remote(), timeout=20)
+    assert isinstance(stats, MemberStats)
     return stats
 
 

@@ -285,6 +285,20 @@ async def test_settled_blocks_are_gone(lane: Port) -> None:
     assert [texts(e) for p in EVERY for e in await lane.claim("b", p, min_idle_ms=0)] == [["c"]]
 
 
+async def test_settling_again_what_was_settled_writes_nothing_twice(lane: Port) -> None:
+    await lane.append([record("a")])
+    entries = await read(lane)
+
+    def once(pipe: Pipeline) -> None:
+        pipe.zadd(lane.keys.retries(0), {body(f"retry {len(seen)}"): 0.0})
+        seen.append(1)
+
+    seen: list[int] = []
+    await lane.settle(entries, once, again=True)  # the first try never arrived: this one counts
+    await lane.settle(entries, once, again=True)  # the first try arrived, its answer did not
+    assert (await lane.depth()).retrying == 1
+
+
 async def test_a_stage_that_raises_leaves_everything_as_it_was(lane: Port) -> None:
     await lane.append([record("a")])
     entries = await read(lane)

@@ -27,7 +27,7 @@ PARTITIONS = 3
 RETENTION_S = 3600.0
 RETRY = RetryPolicy(max_attempts=3, base_s=10.0, cap_s=10.0)
 BUSY = Failure(FailureReason.TARGET_ERROR, "the target answered 503")
-REFUSED = Failure(FailureReason.REFUSED, "the target answered 410", permanent=True)
+REFUSED = Failure(FailureReason.REFUSED, "the target answered 410")
 
 
 class Scripted:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -40,7 +41,7 @@ def test_the_openapi_document_is_valid_and_names_every_application(settings: Set
 
 def test_the_actors_carry_the_names_of_the_architecture(settings: Settings) -> None:
     for name in member_names(settings):
-        stats = ray.get(ray.get_actor(name, namespace=NAMESPACE).stats.remote())
+        stats: Any = ray.get(ray.get_actor(name, namespace=NAMESPACE).stats.remote())
         assert stats.state == "consuming"
         assert stats.partitions
 

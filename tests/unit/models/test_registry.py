@@ -114,7 +114,7 @@ def test_a_save_that_fails_leaves_nothing(
     def fails(*_: object) -> None:
         raise OSError("no space left")
 
-    monkeypatch.setattr("models.registry.dump", fails)
+    monkeypatch.setattr("skops.io.dump", fails)
     with pytest.raises(OSError, match="no space left"):
         registry.save(trained)
     assert list((tmp_path / "churn").iterdir()) == []

@@ -12,7 +12,7 @@ from tocsin.resilience.retry import RetryPolicy
 from tocsin.schemas import Attempt, Envelope, LaneName, Notification, NotificationState
 
 BUSY = Failure(FailureReason.TARGET_ERROR, "the target answered 503")
-REFUSED = Failure(FailureReason.REFUSED, "the target answered 410", permanent=True)
+REFUSED = Failure(FailureReason.REFUSED, "the target answered 410")
 RETRY = RetryPolicy(max_attempts=3, base_s=10.0, cap_s=60.0)
 
 

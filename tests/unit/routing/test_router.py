@@ -106,7 +106,7 @@ async def test_nothing_is_written_before_the_stage_runs_and_the_same_when_it_run
 async def test_each_end_has_its_own_writes(desk: Desk, clock: ManualClock) -> None:
     desk.inbox.failures = {
         "busy": Failure(FailureReason.TARGET_ERROR, "503"),
-        "gone": Failure(FailureReason.REFUSED, "410", permanent=True),
+        "gone": Failure(FailureReason.REFUSED, "410"),
     }
     late = Envelope(msgspec.structs.replace(NOTE, expires_at=1.0))
     pipe = staged(await desk.router.handle([entry(Envelope(NOTE), titled("busy"), titled("gone"), late)]))

@@ -78,13 +78,13 @@ async def test_any_2xx_is_a_delivery(status: int) -> None:
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 410, 413, 422])
 async def test_a_4xx_is_a_refusal_for_good(status: int) -> None:
     failure = await post(Target(status))
-    assert failure == Failure(FailureReason.REFUSED, f"the target answered {status}", permanent=True)
+    assert failure == Failure(FailureReason.REFUSED, f"the target answered {status}")
 
 
 @pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504])
 async def test_a_busy_or_broken_target_is_tried_again(status: int) -> None:
     failure = await post(Target(status))
-    assert failure == Failure(FailureReason.TARGET_ERROR, f"the target answered {status}", permanent=False)
+    assert failure == Failure(FailureReason.TARGET_ERROR, f"the target answered {status}")
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
@@ -101,7 +101,7 @@ async def test_a_redirect_is_a_refusal_and_is_not_followed(status: int) -> None:
 )
 async def test_a_timeout_is_tried_again(error: Exception) -> None:
     failure = await post(Target(error))
-    assert failure == Failure(FailureReason.TIMEOUT, "no answer within 5 s", permanent=False)
+    assert failure == Failure(FailureReason.TIMEOUT, "no answer within 5 s")
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ async def test_the_deadline_holds_over_a_target_that_never_answers() -> None:
     policy = WebhookPolicy(default_url=OWN, timeout_s=0.02)
     channel = WebhookChannel(policy, ManualClock(), transport=httpx2.MockTransport(hang))
     failure = await channel.deliver("p0-1-7-0-3", NOTE)
-    assert failure == Failure(FailureReason.TIMEOUT, "no answer within 0.02 s", permanent=False)
+    assert failure == Failure(FailureReason.TIMEOUT, "no answer within 0.02 s")
     await channel.close()
 
 
