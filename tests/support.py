@@ -12,7 +12,10 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import msgspec
+import ray
 
+from actors.members import MemberStats
+from actors.pools import NAMESPACE
 from tocsin.cli.platform import free_port
 from tocsin.settings import Settings
 
@@ -40,6 +43,14 @@ def eventually(probe: Callable[[], T | None], *, timeout_s: float = 30.0, what: 
                 return answer
         time.sleep(0.05)
     raise AssertionError(f"{what} did not happen within {timeout_s:g} s; last error: {last!r}")
+
+
+def member_stats(name: str) -> MemberStats:
+    """What a pool member says of itself."""
+    untyped: Any = ray
+    stats = untyped.get(untyped.get_actor(name, namespace=NAMESPACE).stats.remote(), timeout=20)
+    assert isinstance(stats, MemberStats)
+    return stats
 
 
 class Webhook:

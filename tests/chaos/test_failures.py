@@ -6,16 +6,12 @@ import contextlib
 import os
 import signal
 from collections.abc import Iterator
-from typing import Any
 
 import httpx2
 import psutil
 import pytest
-import ray
 
-from actors.members import MemberStats
-from actors.pools import NAMESPACE
-from tests.support import eventually
+from tests.support import eventually, member_stats
 from tocsin import Client
 from tocsin.cli.importing import await_lane, lane_counts
 from tocsin.schemas import NotificationRequest, NotificationState
@@ -45,18 +41,12 @@ def paused_storage(settings: Settings) -> Iterator[psutil.Process]:
         eventually(lambda: httpx2.get(settings.base_url + "/readyz").status_code == 200, what="ready again")
 
 
-def member(name: str) -> MemberStats:
-    stats: Any = ray.get(ray.get_actor(name, namespace=NAMESPACE).stats.remote(), timeout=20)
-    assert isinstance(stats, MemberStats)
-    return stats
-
-
 @pytest.mark.parametrize(("name", "lane"), [("router-p2-0", "p2"), ("router-p0-0", "p0")])
 def test_killing_a_router_in_a_burst_loses_nothing(
     settings: Settings, client: Client, name: str, lane: str
 ) -> None:
     kind = {"p0": "emergency", "p2": "reminder"}[lane]
-    before = member(name)
+    before = member_stats(name)
     ids: list[str] = []
     for round_number in range(6):
         batch = [
@@ -73,7 +63,7 @@ def test_killing_a_router_in_a_burst_loses_nothing(
     assert len(set(ids)) == 2400
     for notification_id in ids[:: len(ids) // 50]:
         assert client.status(notification_id).state is NotificationState.DELIVERED
-    after = eventually(lambda: member(name), what="the restarted router")
+    after = eventually(lambda: member_stats(name), what="the restarted router")
     assert after.pid != before.pid
 
 

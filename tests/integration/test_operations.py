@@ -2,16 +2,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 import httpx2
 import pytest
-import ray
 from openapi_spec_validator import validate
 
-from actors.pools import NAMESPACE, member_names
+from actors.pools import member_names
 from serve_deployments.applications import SPECS
-from tests.support import free_settings
+from tests.support import free_settings, member_stats
 from tocsin.cli.platform import AlreadyRunningError, Platform
 from tocsin.errors import ConfigurationError
 from tocsin.settings import Settings
@@ -41,7 +39,7 @@ def test_the_openapi_document_is_valid_and_names_every_application(settings: Set
 
 def test_the_actors_carry_the_names_of_the_architecture(settings: Settings) -> None:
     for name in member_names(settings):
-        stats: Any = ray.get(ray.get_actor(name, namespace=NAMESPACE).stats.remote())
+        stats = member_stats(name)
         assert stats.state == "consuming"
         assert stats.partitions
 

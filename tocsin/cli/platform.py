@@ -42,7 +42,7 @@ from tocsin.storage.embedded import EmbeddedServer
 READY_DEADLINE_S = 60.0
 LOGICAL_CPUS = 8  # declared to Ray: what runs here waits more than it computes
 REPLICA_PORTS = 128
-REPLICA_PORT_SPACE = (16_384, 32_768)
+REPLICA_PORT_SPACE = (20_000, 32_768)  # above Ray's worker ports, below those the system hands out
 ROOT = Path(__file__).resolve().parents[2]
 
 Report = Callable[[str, str], None]
@@ -167,6 +167,11 @@ class Platform:
                 )
 
     def _start_storage(self) -> ServerFacts:
+        if self._address and not self.settings.redis_url:
+            raise ConfigurationError(
+                "a Ray cluster needs storage that all its nodes can reach, and TOCSIN_REDIS_URL is empty",
+                hint="set it here and in the environment of every node",
+            )
         if not self.settings.redis_url:
             self._server = EmbeddedServer(self.settings.data_path, lambda line: self._report("storage", line))
             self._server.start()
@@ -222,8 +227,16 @@ class Platform:
 
     def _init_ray(self, ray: Any, scratch: Path) -> None:
         if self._address:
-            environment = {"working_dir": str(ROOT), "excludes": [".venv", ".git"]}
-            ray.init(address=self._address, namespace="tocsin", runtime_env=environment, log_to_driver=False)
+            check_reachable(self._address)
+            environment = {"working_dir": str(ROOT), "excludes": [".venv", ".git", ".uv", ".*_cache"]}
+            ray.init(
+                address=self._address,
+                namespace="tocsin",
+                runtime_env=environment,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                configure_logging=False,
+            )
             self._report("ray", f"joined the cluster at {self._address}")
             return
         ray.init(
@@ -426,6 +439,23 @@ def quieten(folder: Path) -> None:
             file.writelines(f"{line}\n" for line in data["lines"])
 
     driver.print_to_stdstream = keep
+
+
+def check_reachable(address: str) -> None:
+    """Ask before Ray does: it would try for minutes.
+
+    Raises:
+        ConfigurationError: nothing listens at `host:port`. Other forms (`auto`, `ray://…`) are Ray's to check.
+    """
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or "/" in host:
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=3).close()
+    except OSError as error:
+        raise ConfigurationError(
+            f"no Ray cluster answers at {address}: {error}", hint="`ray status` there shows whether it runs"
+        ) from None
 
 
 def is_free(host: str, port: int) -> bool:
