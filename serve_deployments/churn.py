@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import partial
 from typing import ClassVar
 
 import msgspec
@@ -33,6 +34,7 @@ log = logging.getLogger(__name__)
 
 CHAMPION_POLL_S = 2.0
 REMEMBERED = 50_000
+INLINE_ROWS = 16
 
 
 class ChurnService:
@@ -96,7 +98,11 @@ class ChurnService:
                     vectors[advertiser_id] = compute(history, as_of)
             except NotFoundError:
                 continue
-        answers = model.answers(list(vectors), list(vectors.values()), to_datetime(as_of), explain=explain)
+        work = partial(
+            model.answers, list(vectors), list(vectors.values()), to_datetime(as_of), explain=explain
+        )
+        # A large batch takes the model long enough to keep other requests waiting.
+        answers = work() if len(vectors) <= INLINE_ROWS else await asyncio.to_thread(work)
         by_id = {answer.advertiser_id: answer for answer in answers}
         if asked is None:
             self._remember(answers)

@@ -213,14 +213,18 @@ class Consumer:
         while True:
             try:
                 await self._queue.settle(unit, stage, again=attempt > 0)
-            except TocsinError as error:
+            except Exception as error:
                 self.failures += 1
                 if self._stopping.is_set():
                     return
-                log.warning("%s: settling failed: %s; trying again", self._ownership.name, error)
-                await asyncio.sleep(
-                    self._policy.heal_backoff_s[min(attempt, len(self._policy.heal_backoff_s) - 1)]
-                )
+                if isinstance(error, TocsinError):
+                    log.warning("%s: settling failed: %s; trying again", self._ownership.name, error)
+                else:
+                    log.exception(
+                        "%s: settling %d blocks failed; trying again", self._ownership.name, len(unit)
+                    )
+                backoff = self._policy.heal_backoff_s
+                await self._pause(backoff[min(attempt, len(backoff) - 1)])
                 attempt += 1
             else:
                 self.handled_blocks += len(unit)

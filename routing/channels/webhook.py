@@ -43,6 +43,7 @@ class WebhookChannel:
     ) -> None:
         self._policy = policy
         self._clock = clock
+        self._slots = asyncio.Semaphore(policy.max_connections)
         self._client = httpx2.AsyncClient(
             timeout=policy.timeout_s,
             limits=httpx2.Limits(max_connections=policy.max_connections),
@@ -56,6 +57,11 @@ class WebhookChannel:
         url = notification.webhook_url or self._policy.default_url
         if not url:
             return Failure(FailureReason.NOT_CONFIGURED, "no webhook_url and no TOCSIN_WEBHOOK_URL")
+        # The deadline begins with the call: waiting for a free connection is not the target's fault.
+        async with self._slots:
+            return await self._call(url, notification_id, notification)
+
+    async def _call(self, url: str, notification_id: str, notification: Notification) -> Failure | None:
         try:
             async with asyncio.timeout(self._policy.timeout_s):
                 if notification.webhook_url and not self._policy.allow_private:

@@ -378,6 +378,14 @@ async def test_work_that_is_done_is_settled_until_storage_confirms_and_not_done_
     assert bench.consumer.failures == 5
 
 
+async def test_a_fault_of_ours_in_settling_strands_no_block(bench: Bench) -> None:
+    bench.lane.faults["settle"].append(TypeError("a fault of ours"))
+    await bench.send("a")
+    async with bench.running():
+        await wait_until(is_empty(bench))
+    assert bench.worker.handled == bench.done() == ["a"]
+
+
 async def test_heartbeats_and_promotion_outlive_failures(bench: Bench) -> None:
     bench.ownership.faults.extend([DOWN] * 3)
     bench.lane.faults["promote"].extend([DOWN] * 3)

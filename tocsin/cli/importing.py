@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import typer
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -20,7 +21,7 @@ from rich.progress import (
 from tocsin.cli.status import fetch
 from tocsin.client import Client
 from tocsin.clock import to_datetime
-from tocsin.errors import ConfigurationError, RequestFailedError, TimedOutError
+from tocsin.errors import RequestFailedError, TimedOutError
 from tocsin.schemas import NOTIFICATION_LANES, Activity, ActivityRequest, NotificationRequest
 from tocsin.settings import Settings
 
@@ -51,15 +52,13 @@ def parse_mapping(pairs: Sequence[str]) -> dict[str, str] | None:
     """`["amount=Spend"]` as `{"amount": "Spend"}`; None when there is none.
 
     Raises:
-        ConfigurationError: a pair has no `=`, or a field stands twice.
+        BadParameter: a pair has no `=`, or a field stands twice.
     """
     mapping: dict[str, str] = {}
     for pair in pairs:
         field, equals, column = pair.partition("=")
         if not (field and equals and column) or field in mapping:
-            raise ConfigurationError(
-                f"--map {pair!r} is not FIELD=COLUMN", hint="e.g. --map amount=Spend_USD"
-            )
+            raise typer.BadParameter(f"{pair!r} is not FIELD=COLUMN, as in --map amount=Spend_USD")
         mapping[field.strip()] = column.strip()
     return mapping or None
 

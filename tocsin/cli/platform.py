@@ -58,6 +58,7 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     dashboard_url: str
     token_path: str
     storage: str
+    scratch: str  # Ray's working files; gone when it stops
     ready: bool = False
 
     def alive(self) -> bool:
@@ -75,6 +76,16 @@ def read_run(settings: Settings) -> RunRecord | None:
     except (FileNotFoundError, msgspec.MsgspecError):
         return None
     return record if record.alive() else None
+
+
+def remove_scratch(settings: Settings) -> None:
+    """Remove what a platform that was killed left behind of Ray's working files."""
+    path = settings.data_path / "run.json"
+    with contextlib.suppress(FileNotFoundError, msgspec.MsgspecError):
+        record = msgspec.json.decode(path.read_bytes(), type=RunRecord)
+        if record.scratch and not record.alive():
+            shutil.rmtree(record.scratch, ignore_errors=True)
+            path.unlink()
 
 
 class AlreadyRunningError(TocsinError):
@@ -132,10 +143,11 @@ class Platform:
         """
         began = time.monotonic()
         self._take_lock()
+        self._scratch = scratch = Path(tempfile.mkdtemp(prefix="tocsin-"))
         self._check_ports()
         facts = self._start_storage()
         self._record(facts, ready=False)
-        self._start_ray()
+        self._start_ray(scratch)
         handles = self._start_pools()
         self._start_serve()
         self._await_pools(handles)
@@ -153,6 +165,7 @@ class Platform:
             lock.close()
             raise AlreadyRunningError(read_run(self.settings), data) from None
         self._lock = lock
+        remove_scratch(self.settings)
 
     def _check_ports(self) -> None:
         if self._address:
@@ -207,14 +220,13 @@ class Platform:
         finally:
             await client.aclose()
 
-    def _start_ray(self) -> None:
+    def _start_ray(self, scratch: Path) -> None:
         if "ray" in sys.modules and os.environ.get("RAY_AUTH_MODE") != "token":
             raise ConfigurationError(
                 "Ray was imported before its environment was set, so it would run without authentication",
                 hint="set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH before anything imports ray",
             )
-        self._scratch = Path(tempfile.mkdtemp(prefix="tocsin-"))
-        os.environ.update(ray_environment(self.settings, self._scratch))
+        os.environ.update(ray_environment(self.settings, scratch))
         if not self._address:  # a cluster that runs already has its token
             ensure_token(self.token_path)
             os.environ["RAY_AUTH_TOKEN_PATH"] = str(self.token_path)
@@ -223,7 +235,7 @@ class Platform:
         self._ray_started = True
         quieten(self.settings.data_path / "logs")
         with keep_signal_handlers():
-            self._init_ray(ray, self._scratch)
+            self._init_ray(ray, scratch)
 
     def _init_ray(self, ray: Any, scratch: Path) -> None:
         if self._address:
@@ -369,6 +381,7 @@ class Platform:
             dashboard_url=self.dashboard_url,
             token_path=str(self.token_path),
             storage=f"{facts.flavour} {facts.version} ({facts.durability.value})",
+            scratch=str(self._scratch),
             ready=ready,
         )
         path = self.settings.data_path / "run.json"

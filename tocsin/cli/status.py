@@ -69,6 +69,7 @@ def _header(settings: Settings, record: RunRecord | None, readiness: dict[str, A
     if record is not None:
         lines.append(f"storage    {record.storage}")
         lines.append(f"dashboard  {record.dashboard_url}  (asks for a token: cat {record.token_path})")
+        lines.append(f"logs       {record.scratch}/ray/session_latest/logs")
     return Group(*lines)
 
 

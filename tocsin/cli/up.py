@@ -16,7 +16,7 @@ import psutil
 from rich.console import Console
 from rich.live import Live
 
-from tocsin.cli.platform import AlreadyRunningError, Platform, read_run
+from tocsin.cli.platform import AlreadyRunningError, Platform, read_run, remove_scratch
 from tocsin.cli.status import fetch, lanes_table
 from tocsin.errors import StorageUnavailableError, TocsinError
 from tocsin.settings import Settings
@@ -140,6 +140,7 @@ def down(settings: Settings, console: Console) -> None:
                     f"process {record.pid} did not end within {DOWN_DEADLINE_S:g} s",
                     hint=f"kill -9 {record.pid}",
                 ) from None
+    remove_scratch(settings)
     endpoint = read_endpoint(settings.data_path)
     left_behind = endpoint is not None and stop_process(endpoint)
     if record is None and not left_behind:

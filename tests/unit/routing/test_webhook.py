@@ -126,6 +126,25 @@ async def test_the_deadline_holds_over_a_target_that_never_answers() -> None:
     await channel.close()
 
 
+async def test_waiting_for_a_free_connection_does_not_count_against_the_target() -> None:
+    running = most = 0
+
+    async def busy(_request: httpx2.Request) -> httpx2.Response:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0.02)
+        running -= 1
+        return httpx2.Response(200)
+
+    policy = WebhookPolicy(default_url=OWN, timeout_s=0.2, max_connections=2)
+    channel = WebhookChannel(policy, ManualClock(), transport=httpx2.MockTransport(busy))
+    results = await asyncio.gather(*(channel.deliver(f"p2-0-1-0-{i}", NOTE) for i in range(60)))
+    assert results == [None] * 60  # sixty at once take three deadlines in all
+    assert most == 2
+    await channel.close()
+
+
 # --------------------------------------------------------------------------- what is sent
 
 
