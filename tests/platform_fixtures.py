@@ -5,28 +5,34 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
 
-from tests.support import Webhook, free_settings
 from tocsin import Client
-from tocsin.cli.importing import await_lane, request_of
-from tocsin.cli.platform import Platform
-from tocsin.cli.training import train
 from tocsin.settings import Settings
+
+if TYPE_CHECKING:  # the unit tests load this file too, and need none of it
+    from tests.support import Webhook
+    from tocsin.cli.platform import Platform
 
 SIMULATION_END = 1_760_000_000.0 // 86_400 * 86_400
 
 
 @pytest.fixture(scope="session")
 def webhook() -> Iterator[Webhook]:
+    from tests.support import Webhook
+
     with Webhook() as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def platform(tmp_path_factory: pytest.TempPathFactory, webhook: Webhook) -> Iterator[Platform]:
+    from tests.support import free_settings
+    from tocsin.cli.platform import Platform
+
     before = dict(os.environ)
     settings = msgspec.structs.replace(
         free_settings(tmp_path_factory.mktemp("platform")),
@@ -59,6 +65,8 @@ def client(settings: Settings) -> Iterator[Client]:
 def trained(settings: Settings, client: Client) -> list[str]:
     """Advertisers with history and a champion that serves them; returns their ids."""
     from features.simulator import simulate
+    from tocsin.cli.importing import await_lane, request_of
+    from tocsin.cli.training import train
 
     simulation = simulate(advertisers=150, weeks=50, seed=11, end=SIMULATION_END)
     answer = client.send_activity([request_of(activity) for activity in simulation.activities])

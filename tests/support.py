@@ -9,15 +9,15 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import msgspec
-import ray
 
-from actors.members import MemberStats
-from actors.pools import NAMESPACE
 from tocsin.cli.platform import free_port
 from tocsin.settings import Settings
+
+if TYPE_CHECKING:
+    from actors.members import MemberStats
 
 T = TypeVar("T")
 
@@ -47,6 +47,11 @@ def eventually(probe: Callable[[], T | None], *, timeout_s: float = 30.0, what: 
 
 def member_stats(name: str) -> MemberStats:
     """What a pool member says of itself."""
+    import ray
+
+    from actors.members import MemberStats
+    from actors.pools import NAMESPACE
+
     untyped: Any = ray
     stats = untyped.get(untyped.get_actor(name, namespace=NAMESPACE).stats.remote(), timeout=20)
     assert isinstance(stats, MemberStats)

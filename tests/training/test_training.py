@@ -18,7 +18,7 @@ from models.split import TooLittleDataError, temporal_split
 from models.training import TrainingPolicy, labelled_set, train, week_balanced
 
 POLICY = TrainingPolicy()
-REAL = Path(__file__).parents[4] / "shared/data/google_ads_spend/advertiser_weekly_spend.parquet"
+REAL = Path(__file__).parents[3] / "shared/data/google_ads_spend/advertiser_weekly_spend.parquet"
 
 
 def _cutoffs(events: pd.DataFrame) -> list[float]:
