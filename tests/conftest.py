@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 # Ray reads these once, when it is first imported: before any test module is.
@@ -29,11 +29,9 @@ hypothesis.settings.register_profile("tocsin", deadline=None, database=None, max
 hypothesis.settings.load_profile("tocsin")
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _remove_token() -> Iterator[None]:
-    yield
-    _TOKEN.unlink()
-    _TOKEN.parent.rmdir()
+def pytest_unconfigure() -> None:
+    """Runs in every process that loaded this file, helpers of a parallel run included."""
+    shutil.rmtree(_TOKEN.parent, ignore_errors=True)
 
 
 @pytest.fixture

@@ -290,4 +290,4 @@ def _print(console: Console, summary: dict[str, Any]) -> None:
 
 def _print_insight(console: Console, insight: InsightAnswer) -> None:
     console.print(f"\n[bold]{insight.advertiser_id}[/bold]: {insight.headline}")
-    console.print(f"  {insight.recommendation.action}. {insight.recommendation.reason}")
+    console.print(f"  {insight.recommendation.action} {insight.recommendation.reason}")
