@@ -147,11 +147,19 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         name="steady",
-        applies=lambda f: f.trend is not None or f.risk == "low",
-        headline=lambda f: "Steady." if f.risk is None else f"Steady: {f.probability:.0%} chance of leaving.",
+        applies=lambda f: f.risk == "low",
+        headline=lambda f: f"Steady: {f.probability:.0%} chance of leaving.",
         action="Nothing to do.",
         reason=lambda f: _spend(f) if f.trend else _risk(f),
         urgency="none",
+    ),
+    Rule(
+        name="risk not known",
+        applies=lambda f: f.trend is not None,
+        headline=lambda _: "No marked change of spend; the risk of leaving is not known right now.",
+        action="Ask again later, before you count on it.",
+        reason=_spend,
+        urgency="low",
     ),
     Rule(
         name="nothing known",

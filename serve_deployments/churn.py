@@ -8,9 +8,11 @@ The answer degrades step by step and says so:
 from __future__ import annotations
 
 import asyncio
+import importlib
 import logging
 from collections import OrderedDict
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from typing import ClassVar
 
@@ -157,6 +159,14 @@ class Churn(Application):
         settings = self.settings
         self.service = ChurnService(settings, clock or SystemClock())
         self._decoder = RecordDecoder(ChurnBatchRequest, lambda _request, _now: None)
+
+    async def warm(self) -> None:
+        """Have scikit-learn and the champion loaded before anybody asks, and each new champion too."""
+        await asyncio.to_thread(importlib.import_module, "skops.io")
+        while True:
+            with suppress(ModelUnavailableError):
+                await self.service.model()
+            await asyncio.sleep(CHAMPION_POLL_S)
 
     async def predict_one(self, advertiser_id: str, asked: float | None) -> ChurnAnswer:
         """One prediction, for other deployments too.

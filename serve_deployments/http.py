@@ -6,11 +6,13 @@ makes the routes and the OpenAPI document, so they cannot disagree.
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import logging
 import math
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
@@ -99,8 +101,22 @@ class Application:
         return Starlette(
             routes=routes,
             middleware=[Middleware(BarePrefix)],
+            lifespan=self._lifespan,
             exception_handlers={HTTPException: _http_error, Exception: _unexpected},
         )
+
+    @asynccontextmanager
+    async def _lifespan(self, _app: Starlette) -> AsyncIterator[None]:
+        background = asyncio.create_task(self.warm())
+        try:
+            yield
+        finally:
+            background.cancel()
+            with suppress(asyncio.CancelledError):
+                await background
+
+    async def warm(self) -> None:
+        """Runs beside the requests from the replica's start to its end: load what the first one would wait for."""
 
 
 class BarePrefix:

@@ -76,7 +76,18 @@ def _header(settings: Settings, record: RunRecord | None, readiness: dict[str, A
 def lanes_table(status: dict[str, Any]) -> Group:
     """The lanes as a table, and a line about features and model."""
     table = Table(
-        "lane", "accepted", "delivered", "waiting", "retry", "dead", "p50", "p99", "pool", box=box.SIMPLE
+        "lane",
+        "accepted",
+        "delivered",
+        "waiting",
+        "retry",
+        "dead",
+        "p50",
+        "p99",
+        "pool",
+        box=box.SIMPLE,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
     )
     notes: list[str] = []
     for lane in status["lanes"]:

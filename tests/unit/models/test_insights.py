@@ -83,7 +83,7 @@ def _insight(**parts: Any) -> InsightAnswer:
         ),
         ({"features": _features(800.0)}, "Growing: spend is up 100% on the 28 days before.", "low"),
         ({}, "Steady: 5% chance of leaving.", "none"),
-        ({"churn": None}, "Steady.", "none"),
+        ({"churn": None}, "No marked change of spend; the risk of leaving is not known right now.", "low"),
         (
             {"features": None, "churn": None},
             "Not enough is known about this advertiser right now.",
@@ -154,7 +154,7 @@ def test_each_missing_part_is_said(parts: dict[str, Any], reasons: list[str]) ->
 
 def test_no_rule_builds_on_the_base_rate() -> None:
     insight = _insight(churn=base_rate_answer("a", 0.9, AS_OF, "the model is down"))
-    assert insight.headline == "Steady."
+    assert insight.headline == "No marked change of spend; the risk of leaving is not known right now."
     assert insight.churn is not None
 
 
