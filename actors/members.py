@@ -24,8 +24,9 @@ from routing.channels import Channel
 from routing.channels.log import LogChannel
 from routing.channels.webhook import WebhookChannel, WebhookPolicy
 from routing.ledger import Ledger
-from routing.pipeline import Deliver, Expire
 from routing.router import Router
+from routing.stages.deliver import Deliver
+from routing.stages.expire import Expire
 from tocsin.clock import Clock, SystemClock
 from tocsin.consumer import Consumer, ConsumerPolicy, ConsumerState, Handler
 from tocsin.lanes import Lane

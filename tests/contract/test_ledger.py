@@ -12,9 +12,10 @@ from redis import asyncio as aioredis
 from routing.channels import Channel, Failure, FailureReason
 from routing.intake import Intake
 from routing.ledger import Ledger
-from routing.pipeline import Deliver, Expire
 from routing.priority import Classifier
 from routing.router import Router
+from routing.stages.deliver import Deliver
+from routing.stages.expire import Expire
 from tests.fakes import ManualClock
 from tocsin.errors import InvalidRecordError, NotFoundError
 from tocsin.keys import GROUP

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 import pytest
 
 from routing.channels import Failure, FailureReason
-from routing.pipeline import Deliver, Delivery, Expire, OutcomeReason, run_stages
+from routing.pipeline import Delivery, OutcomeReason, run_stages
+from routing.stages.deliver import Deliver
+from routing.stages.expire import Expire
 from tests.fakes import START, ManualClock
 from tocsin.resilience.retry import RetryPolicy
 from tocsin.schemas import Attempt, Envelope, LaneName, Notification, NotificationState

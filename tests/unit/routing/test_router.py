@@ -8,8 +8,9 @@ from redis import asyncio as aioredis
 
 from routing.channels import Failure, FailureReason
 from routing.ledger import Ledger
-from routing.pipeline import Deliver, Expire
 from routing.router import QUARANTINE_ENTRIES, Router
+from routing.stages.deliver import Deliver
+from routing.stages.expire import Expire
 from tests.fakes import START, ManualClock, staged
 from tocsin.lanes import Entry, Lane, pack_block
 from tocsin.resilience.retry import RetryPolicy

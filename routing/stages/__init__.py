@@ -1,0 +1,1 @@
+"""The stages of the delivery pipeline, one a file."""
