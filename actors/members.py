@@ -22,6 +22,7 @@ from redis import asyncio as aioredis
 from features.store import FeatureStore, Shard
 from routing.channels import Channel
 from routing.channels.log import LogChannel
+from routing.channels.sink import SinkChannel
 from routing.channels.webhook import WebhookChannel, WebhookPolicy
 from routing.ledger import Ledger
 from routing.router import Router
@@ -208,6 +209,7 @@ class PoolMember:
         return {
             "log": LogChannel(folder / f"{self._name}.jsonl", self._clock),
             "webhook": WebhookChannel(webhook, self._clock),
+            "sink": SinkChannel(self._clock),
         }
 
 

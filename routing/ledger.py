@@ -89,19 +89,21 @@ class Ledger:
             elif delivery.state is NotificationState.DEAD:
                 pipe.hset(self._keys.dead, delivery.id, _encode(self._dead_letter(delivery)))
                 pipe.zadd(self._keys.dead_index, {delivery.id: delivery.decided_at})
-        latencies = tally(
-            (d.decided_at - d.envelope.notification.accepted_at) * 1000
+        # Records of one request share their times: count first, then take logarithms.
+        spans = Counter(
+            d.decided_at - d.envelope.notification.accepted_at
             for d in deliveries
             if d.state is NotificationState.DELIVERED
         )
+        latencies = tally({span * 1000: number for span, number in spans.items()})
         for bucket, number in latencies.items():
             pipe.hincrby(self._keys.latency, str(bucket), number)
 
     def _stage_outcomes(self, pipe: Pipeline, deliveries: Sequence[Delivery]) -> None:
         blocks: dict[tuple[int, str], list[tuple[int, Delivery]]] = defaultdict(list)
         for delivery in deliveries:
-            position = Position.parse(delivery.id)
-            blocks[position.partition, position.entry].append((position.index, delivery))
+            partition, entry, index = delivery.home()
+            blocks[partition, entry].append((index, delivery))
         for (partition, entry), members in blocks.items():
             key = self._keys.outcome(partition, entry)
             pipe.hset(key, mapping=_fields(members))
@@ -210,18 +212,22 @@ class Ledger:
         return bool(moved)
 
 
+SHARED = frozenset({NotificationState.DELIVERED, NotificationState.SUPPRESSED, NotificationState.EXPIRED})
+
+
+def _alike(one: Delivery, other: Delivery) -> bool:
+    """Whether two records of a block had the same end on their first pass, times aside."""
+    if one.envelope.id or one.state is not other.state or one.reason is not other.reason:
+        return False
+    return one.attempts == other.attempts or (
+        [(a.channel, a.ok) for a in one.attempts] == [(a.channel, a.ok) for a in other.attempts]
+    )
+
+
 def _fields(members: Sequence[tuple[int, Delivery]]) -> dict[Any, Any]:
     """One shared field where a whole block ended alike on its first pass, else a field a record."""
     first = members[0][1]
-    alike = len(members) > 1 and all(
-        d.state is first.state
-        and d.state is not NotificationState.RETRYING
-        and not d.envelope.id
-        and d.reason is first.reason
-        and [(a.channel, a.ok) for a in d.attempts] == [(a.channel, a.ok) for a in first.attempts]
-        for _, d in members
-    )
-    if alike and first.state is not NotificationState.DEAD:
+    if len(members) > 1 and first.state in SHARED and all(_alike(d, first) for _, d in members):
         last = max(members, key=lambda member: member[1].decided_at)[1]
         return {
             ALL: _encode(

@@ -7,16 +7,13 @@ A stage gets the deliveries that are still undecided and may decide some. What n
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
 from tocsin.clock import Clock
-from tocsin.schemas import Attempt, Envelope, NotificationState
-
-log = logging.getLogger(__name__)
+from tocsin.lanes import Entry, Position
+from tocsin.schemas import Attempt, Envelope, Notification, NotificationState
 
 
 class OutcomeReason(StrEnum):
@@ -29,18 +26,52 @@ class OutcomeReason(StrEnum):
     REFUSED = "refused"  # every open channel said no for good
 
 
-@dataclass(slots=True)
 class Delivery:
-    """One notification on its way through the stages."""
+    """One notification on its way through the stages.
 
-    id: str
-    envelope: Envelope
-    state: NotificationState = NotificationState.ACCEPTED  # accepted: undecided
-    reason: OutcomeReason = OutcomeReason.NONE
-    error: str = ""
-    attempts: tuple[Attempt, ...] = ()
-    decided_at: float = 0.0
-    retry_at: float = 0.0
+    Made for every record of every block, so it is kept small: the id is spelt out only where somebody asks.
+
+    Args:
+        id: Where the record has one already (a retry, a replay).
+        envelope: The record.
+        entry: The block it came in; with `index` it is the id of a first pass.
+        index: Its place in the block.
+    """
+
+    __slots__ = (
+        "_entry", "_id", "attempts", "decided_at", "envelope", "error", "index", "reason", "retry_at", "state"
+    )  # fmt: skip
+
+    def __init__(self, id: str, envelope: Envelope, entry: Entry | None = None, index: int = 0) -> None:  # noqa: A002 (the field's own word)
+        self._id = id
+        self._entry = entry
+        self.index = index
+        self.envelope = envelope
+        self.state = NotificationState.ACCEPTED  # undecided
+        self.reason = OutcomeReason.NONE
+        self.error = ""
+        self.attempts: tuple[Attempt, ...] = ()
+        self.decided_at = 0.0
+        self.retry_at = 0.0
+
+    @property
+    def id(self) -> str:
+        """The notification's id."""
+        if not self._id and self._entry is not None:
+            self._id = self._entry.record_id(self.index)
+        return self._id
+
+    @property
+    def notification(self) -> Notification:
+        """What is to be delivered."""
+        return self.envelope.notification
+
+    def home(self) -> tuple[int, str, int]:
+        """Partition, entry and index it was accepted at: where its outcome is kept."""
+        if self._entry is not None and not self.envelope.id:
+            return self._entry.partition, self._entry.entry, self.index
+        position = Position.parse(self.id)
+        return position.partition, position.entry, position.index
 
     def decide(self, state: NotificationState, reason: OutcomeReason, at: float) -> None:
         """Fix what becomes of it."""

@@ -47,8 +47,7 @@ class Router:
                 unreadable.append(entry)
                 continue
             deliveries += [
-                Delivery(envelope.id or entry.record_id(index), envelope)
-                for index, envelope in enumerate(envelopes)
+                Delivery(envelope.id, envelope, entry, index) for index, envelope in enumerate(envelopes)
             ]
         await run_stages(self._stages, deliveries, self._clock)
 

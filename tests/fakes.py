@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from abc import ABC, abstractmethod
 from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -12,11 +13,12 @@ from typing import Any, cast
 
 from redis.asyncio.client import Pipeline
 
+from routing.channels import Deliverable, Failure
 from tocsin.clock import Clock
 from tocsin.errors import ConflictError
 from tocsin.keys import DEDUP_TTL_S, LaneKeys
 from tocsin.lanes import Entry, LaneDepth, Placement, Record, Stage, pack_block
-from tocsin.schemas import WIRE_VERSION
+from tocsin.schemas import WIRE_VERSION, Attempt, Notification
 
 START = 1_732_430_000.0
 
@@ -309,3 +311,35 @@ class FixedOwnership:
         self.owned -= set(partitions)
         self.released += partitions
         self.left = self.left or leave
+
+
+@dataclass(frozen=True)
+class Item:
+    """What a channel is handed, without a pipeline around it."""
+
+    id: str
+    notification: Notification
+
+
+class OneByOne(ABC):
+    """A channel that answers each of a batch on its own; subclasses say how by `answer`."""
+
+    name: str
+    clock: Clock
+
+    @abstractmethod
+    def answer(self, notification_id: str, notification: Notification) -> Failure | None: ...
+
+    async def deliver(self, batch: Sequence[Deliverable]) -> Sequence[Attempt]:
+        return [self._attempt(item) for item in batch]
+
+    def _attempt(self, item: Deliverable) -> Attempt:
+        at = self.clock.now()
+        failure = self.answer(item.id, item.notification)
+        took_ms = round((self.clock.now() - at) * 1000, 3)
+        if failure is not None:
+            return failure.attempt(self.name, at, took_ms)
+        return Attempt(at, self.name, ok=True, duration_ms=took_ms)
+
+    async def close(self) -> None:
+        return None

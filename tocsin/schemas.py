@@ -91,7 +91,7 @@ class NotificationRequest(Struct, frozen=True, forbid_unknown_fields=True, kw_on
         "default"
     )
     channels: Annotated[
-        tuple[Literal["log", "webhook"], ...], Meta(min_length=1, max_length=4, description="Where it goes")
+        tuple[Literal["log", "webhook", "sink"], ...], Meta(min_length=1, max_length=4, description="Where it goes")
     ] = ("log",)
     webhook_url: Annotated[
         Annotated[str, Meta(min_length=8, max_length=2048)] | None,

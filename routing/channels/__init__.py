@@ -6,12 +6,13 @@ its business.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Protocol
 
 import msgspec
 
-from tocsin.schemas import Notification
+from tocsin.schemas import Attempt, Notification
 
 
 class FailureReason(StrEnum):
@@ -36,10 +37,28 @@ class Failure(msgspec.Struct, frozen=True):
     reason: FailureReason
     detail: str
 
+    def attempt(self, channel: str, at: float, duration_ms: float) -> Attempt:
+        """The try this ended."""
+        return Attempt(at, channel, ok=False, reason=self.reason, detail=self.detail, duration_ms=duration_ms)
+
     @property
     def permanent(self) -> bool:
         """Whether the same try cannot succeed later."""
         return self.reason in PERMANENT
+
+
+class Deliverable(Protocol):
+    """What a channel is handed: `routing.pipeline.Delivery`."""
+
+    @property
+    def id(self) -> str:
+        """The notification's id, the same on every try."""
+        ...
+
+    @property
+    def notification(self) -> Notification:
+        """What to deliver."""
+        ...
 
 
 class Channel(Protocol):
@@ -47,8 +66,11 @@ class Channel(Protocol):
 
     name: str
 
-    async def deliver(self, notification_id: str, notification: Notification) -> Failure | None:
-        """One try; None when it was delivered. Never raises for a failed delivery."""
+    async def deliver(self, batch: Sequence[Deliverable]) -> Sequence[Attempt]:
+        """One try for each of a batch; how each went, in order. Never raises for a failed delivery.
+
+        A p0 comes as a batch of one.
+        """
         ...
 
     async def close(self) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
-from routing.channels import Failure, FailureReason
+from routing.channels import Deliverable, Failure, FailureReason
 from tocsin.clock import Clock, to_datetime
-from tocsin.schemas import Notification
+from tocsin.schemas import Attempt
 
 MAX_BYTES = 64 * 1024 * 1024
 KEEP = 3
@@ -31,26 +32,34 @@ class LogChannel:
         self._size = self._file.tell()
         self._encode = msgspec.json.Encoder().encode
 
-    async def deliver(self, notification_id: str, notification: Notification) -> Failure | None:
-        """Write the line; it is in the kernel's hands when this returns."""
-        line = self._encode(
-            {
-                "at": to_datetime(self._clock.now()),
-                "id": notification_id,
-                "source": notification.source,
-                "recipient": notification.recipient,
-                "type": notification.type,
-                "title": notification.title,
-                "body": notification.body,
-            }
-        )
+    async def deliver(self, batch: Sequence[Deliverable]) -> Sequence[Attempt]:
+        """Write a line each, in one go; they are in the kernel's hands when this returns."""
+        now = self._clock.now()
+        at = to_datetime(now)
+        lines = bytearray()
+        for item in batch:
+            note = item.notification
+            lines += self._encode(
+                {
+                    "at": at,
+                    "id": item.id,
+                    "source": note.source,
+                    "recipient": note.recipient,
+                    "type": note.type,
+                    "title": note.title,
+                    "body": note.body,
+                }
+            )
+            lines += b"\n"
         try:
             if self._size > self._max_bytes:
                 self._rotate()
-            self._size += self._file.write(line + b"\n") or 0
+            self._size += self._file.write(lines) or 0
         except OSError as error:
-            return Failure(FailureReason.INTERNAL, f"cannot write {self._path.name}: {error.strerror}")
-        return None
+            failure = Failure(FailureReason.INTERNAL, f"cannot write {self._path.name}: {error.strerror}")
+            return [failure.attempt(self.name, now, 0.0)] * len(batch)
+        took_ms = round((self._clock.now() - now) * 1000, 3)
+        return [Attempt(now, self.name, ok=True, duration_ms=took_ms)] * len(batch)
 
     def _rotate(self) -> None:
         if self._path.exists():  # else the last rotation failed after this

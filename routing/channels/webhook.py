@@ -10,15 +10,19 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import logging
 import socket
+from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 import httpx2
 import msgspec
 
-from routing.channels import Failure, FailureReason
+from routing.channels import Deliverable, Failure, FailureReason
 from tocsin.clock import Clock, to_datetime
-from tocsin.schemas import Notification
+from tocsin.schemas import Attempt, Notification
+
+log = logging.getLogger(__name__)
 
 RETRYABLE_STATUSES = frozenset({408, 425, 429})
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
@@ -52,8 +56,26 @@ class WebhookChannel:
             transport=transport,
         )
 
-    async def deliver(self, notification_id: str, notification: Notification) -> Failure | None:
-        """One POST within the deadline; any 2xx is a delivery."""
+    async def deliver(self, batch: Sequence[Deliverable]) -> Sequence[Attempt]:
+        """One POST each within the deadline, as many at once as there are connections; any 2xx is a delivery."""
+        if len(batch) == 1:
+            return [await self._timed(batch[0])]
+        return await asyncio.gather(*(self._timed(item) for item in batch))
+
+    async def _timed(self, item: Deliverable) -> Attempt:
+        at, started = self._clock.now(), self._clock.monotonic()
+        try:
+            failure = await self.attempt(item.id, item.notification)
+        except Exception as error:  # one call's fault must not make the rest of the batch look failed
+            log.exception("the call for %s failed", item.id)
+            failure = Failure(FailureReason.INTERNAL, f"{type(error).__name__} in the channel")
+        took_ms = round((self._clock.monotonic() - started) * 1000, 3)
+        if failure is not None:
+            return failure.attempt(self.name, at, took_ms)
+        return Attempt(at, self.name, ok=True, duration_ms=took_ms)
+
+    async def attempt(self, notification_id: str, notification: Notification) -> Failure | None:
+        """One POST; None when it was delivered."""
         url = notification.webhook_url or self._policy.default_url
         if not url:
             return Failure(FailureReason.NOT_CONFIGURED, "no webhook_url and no TOCSIN_WEBHOOK_URL")

@@ -12,7 +12,7 @@ from routing.channels import PERMANENT, Channel, Failure, FailureReason
 from routing.pipeline import Delivery, OutcomeReason
 from tocsin.clock import Clock
 from tocsin.resilience.retry import RetryPolicy
-from tocsin.schemas import Attempt, NotificationState
+from tocsin.schemas import Attempt, Envelope, NotificationState
 
 log = logging.getLogger(__name__)
 
@@ -39,63 +39,71 @@ class Deliver:
         self._clock = clock
         self._draw = draw
 
-    async def __call__(self, batch: Sequence[Delivery], now: float) -> None:  # noqa: ARG002 (each attempt takes its own time)
+    async def __call__(self, batch: Sequence[Delivery], now: float) -> None:  # noqa: ARG002 (attempts take their own time)
         """Decide every delivery of the batch."""
-        if len(batch) == 1:
-            await self._one(batch[0])
-        else:
-            await asyncio.gather(*(self._one(delivery) for delivery in batch))
-
-    async def _one(self, delivery: Delivery) -> None:
-        last = {attempt.channel: attempt for attempt in delivery.envelope.attempts}
-        channels = delivery.envelope.notification.channels
-        todo = [name for name in channels if name not in last or _is_open(last[name])]
+        todo: dict[str, list[Delivery]] = {}
+        for delivery in batch:
+            for name in open_channels(delivery.envelope):
+                todo.setdefault(name, []).append(delivery)
         if len(todo) == 1:
-            results = [await self._attempt(todo[0], delivery)]
+            await self._try(*next(iter(todo.items())))
         else:
-            results = list(await asyncio.gather(*(self._attempt(name, delivery) for name in todo)))
-        delivery.attempts = (*delivery.envelope.attempts, *results)
-        last |= {attempt.channel: attempt for attempt in results}
-        failed = [attempt for attempt in last.values() if not attempt.ok]
-        delivery.error = "; ".join(f"{attempt.channel}: {attempt.detail}" for attempt in failed)
-        self._decide(delivery, failed)
+            await asyncio.gather(*(self._try(name, waiting) for name, waiting in todo.items()))
+        at = self._clock.now()
+        for delivery in batch:
+            self._decide(delivery, at)
 
-    def _decide(self, delivery: Delivery, failed: Sequence[Attempt]) -> None:
-        now = self._clock.now()
-        if not failed:
-            delivery.decide(NotificationState.DELIVERED, OutcomeReason.NONE, now)
+    async def _try(self, name: str, waiting: Sequence[Delivery]) -> None:
+        """One channel's tries for all that wait for it; each is added to its delivery's attempts."""
+        channel = self._channels.get(name)
+        started = self._clock.now()
+        if channel is None:
+            failure = Failure(FailureReason.NOT_CONFIGURED, f"no channel {name!r} here")
+            attempts: Sequence[Attempt] = [failure.attempt(name, started, 0.0)] * len(waiting)
+        else:
+            try:
+                attempts = await channel.deliver(waiting)
+            except Exception as error:  # a faulty channel must not hold up the rest of the block
+                log.exception("channel %s failed on %d notifications", name, len(waiting))
+                failure = Failure(FailureReason.INTERNAL, f"{type(error).__name__} in the channel")
+                attempts = [failure.attempt(name, started, 0.0)] * len(waiting)
+        for delivery, attempt in zip(waiting, attempts, strict=True):
+            delivery.attempts = (*delivery.attempts, attempt) if delivery.attempts else (attempt,)
+
+    def _decide(self, delivery: Delivery, at: float) -> None:
+        earlier, new = delivery.envelope.attempts, delivery.attempts
+        if not earlier and all(attempt.ok for attempt in new):  # nearly always
+            delivery.decide(NotificationState.DELIVERED, OutcomeReason.NONE, at)
             return
-        still_open = {attempt.channel for attempt in failed if _is_open(attempt)}
+        delivery.attempts = (*earlier, *new)
+        last = {attempt.channel: attempt for attempt in delivery.attempts}
+        failed = [attempt for attempt in last.values() if not attempt.ok]
+        if not failed:
+            delivery.decide(NotificationState.DELIVERED, OutcomeReason.NONE, at)
+            return
+        delivery.error = "; ".join(f"{attempt.channel}: {attempt.detail}" for attempt in failed)
+        still_open = {attempt.channel for attempt in failed if is_open(attempt)}
         if not still_open:
-            delivery.decide(NotificationState.DEAD, OutcomeReason.REFUSED, now)
+            delivery.decide(NotificationState.DEAD, OutcomeReason.REFUSED, at)
             return
         made = Counter(attempt.channel for attempt in delivery.attempts if attempt.channel in still_open)
         delay_s = self._retry.delay_s(max(made.values()), self._draw())
         if delay_s is None:
-            delivery.decide(NotificationState.DEAD, OutcomeReason.ATTEMPTS_EXHAUSTED, now)
+            delivery.decide(NotificationState.DEAD, OutcomeReason.ATTEMPTS_EXHAUSTED, at)
             return
-        delivery.retry_at = now + delay_s
-        delivery.decide(NotificationState.RETRYING, OutcomeReason.RETRY_SCHEDULED, now)
-
-    async def _attempt(self, name: str, delivery: Delivery) -> Attempt:
-        at, started = self._clock.now(), self._clock.monotonic()
-        failure = await self._try(name, delivery)
-        took_ms = round((self._clock.monotonic() - started) * 1000, 3)
-        if failure is None:
-            return Attempt(at, name, ok=True, duration_ms=took_ms)
-        return Attempt(at, name, ok=False, reason=failure.reason, detail=failure.detail, duration_ms=took_ms)
-
-    async def _try(self, name: str, delivery: Delivery) -> Failure | None:
-        channel = self._channels.get(name)
-        if channel is None:
-            return Failure(FailureReason.NOT_CONFIGURED, f"no channel {name!r} here")
-        try:
-            return await channel.deliver(delivery.id, delivery.envelope.notification)
-        except Exception as error:  # a faulty channel must not hold up the rest of the block
-            log.exception("channel %s failed on %s", name, delivery.id)
-            return Failure(FailureReason.INTERNAL, f"{type(error).__name__} in the channel")
+        delivery.retry_at = at + delay_s
+        delivery.decide(NotificationState.RETRYING, OutcomeReason.RETRY_SCHEDULED, at)
 
 
-def _is_open(attempt: Attempt) -> bool:
+def open_channels(envelope: Envelope) -> Sequence[str]:
+    """The channels that have neither delivered nor refused for good, in the notification's order."""
+    channels = envelope.notification.channels
+    if not envelope.attempts:
+        return channels
+    last = {attempt.channel: attempt for attempt in envelope.attempts}
+    return [name for name in channels if name not in last or is_open(last[name])]
+
+
+def is_open(attempt: Attempt) -> bool:
     """Whether another try on this channel could help."""
     return not attempt.ok and attempt.reason not in PERMANENT

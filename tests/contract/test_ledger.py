@@ -16,7 +16,7 @@ from routing.priority import Classifier
 from routing.router import Router
 from routing.stages.deliver import Deliver
 from routing.stages.expire import Expire
-from tests.fakes import ManualClock
+from tests.fakes import ManualClock, OneByOne
 from tocsin.errors import InvalidRecordError, NotFoundError
 from tocsin.keys import GROUP
 from tocsin.lanes import Lane
@@ -31,24 +31,21 @@ BUSY = Failure(FailureReason.TARGET_ERROR, "the target answered 503")
 REFUSED = Failure(FailureReason.REFUSED, "the target answered 410")
 
 
-class Scripted:
+class Scripted(OneByOne):
     """A channel that answers by the notification's title: the failure of that name, else delivered."""
 
     def __init__(self, name: str, clock: ManualClock) -> None:
         self.name = name
         self.failures: dict[str, Failure] = {}
         self.delivered: list[str] = []
-        self._clock = clock
+        self.clock: ManualClock = clock
 
-    async def deliver(self, notification_id: str, notification: Notification) -> Failure | None:
-        self._clock.advance(0.001)
+    def answer(self, notification_id: str, notification: Notification) -> Failure | None:
+        self.clock.advance(0.001)
         failure = self.failures.get(notification.title)
         if failure is None:
             self.delivered.append(notification_id)
         return failure
-
-    async def close(self) -> None:
-        return None
 
 
 class Post:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 FLOOR_MS = 0.1
 GROWTH = 1.1
@@ -31,9 +31,12 @@ def midpoint_ms(bucket: int) -> float:
     return float(FLOOR_MS * GROWTH ** (bucket - 0.5))
 
 
-def tally(latencies_ms: Iterable[float]) -> Counter[int]:
-    """Counts by bucket."""
-    return Counter(bucket_of(value) for value in latencies_ms)
+def tally(latencies_ms: Mapping[float, int]) -> Counter[int]:
+    """Counts by bucket, from how often each latency (ms) was seen."""
+    counts: Counter[int] = Counter()
+    for latency_ms, number in latencies_ms.items():
+        counts[bucket_of(latency_ms)] += number
+    return counts
 
 
 def quantile_ms(counts: Mapping[int, int], q: float) -> float | None:

@@ -7,7 +7,7 @@ import pytest
 
 from routing.channels import FailureReason
 from routing.channels.log import KEEP, LogChannel
-from tests.fakes import START, ManualClock
+from tests.fakes import START, Item, ManualClock
 from tocsin.schemas import Notification
 
 NOTE = Notification("reminder", "t\n\u2028é", "r", "", "", "", "s", ("log",), "", 0.0, "", {}, START)
@@ -17,14 +17,19 @@ def lines(path: Path) -> list[str]:
     return [json.loads(line)["id"] for line in path.read_bytes().splitlines()]
 
 
+async def write(channel: LogChannel, notification_id: str) -> bool:
+    (attempt,) = await channel.deliver([Item(notification_id, NOTE)])
+    return attempt.ok
+
+
 def contents(folder: Path) -> dict[str, list[str]]:
     return {file.name: lines(file) for file in folder.iterdir()}
 
 
 async def test_a_notification_is_one_json_line(tmp_path: Path, clock: ManualClock) -> None:
     channel = LogChannel(tmp_path / "made" / "router-0.jsonl", clock)
-    assert await channel.deliver("p0-0-1-0-0", NOTE) is None
-    assert await channel.deliver("p0-0-1-0-1", NOTE) is None
+    assert await write(channel, "p0-0-1-0-0")
+    assert await write(channel, "p0-0-1-0-1")
     written = (tmp_path / "made" / "router-0.jsonl").read_bytes()
     assert written.count(b"\n") == 2
     assert json.loads(written.splitlines()[0]) == {
@@ -42,7 +47,7 @@ async def test_a_restart_appends(tmp_path: Path, clock: ManualClock) -> None:
     path = tmp_path / "router-0.jsonl"
     for number in range(2):
         channel = LogChannel(path, clock)
-        await channel.deliver(f"n{number}", NOTE)
+        await write(channel, f"n{number}")
         await channel.close()
     assert lines(path) == ["n0", "n1"]
 
@@ -51,7 +56,7 @@ async def test_a_full_file_is_rotated_and_the_oldest_dropped(tmp_path: Path, clo
     path = tmp_path / "router-0.jsonl"
     channel = LogChannel(path, clock, max_bytes=1)  # one line a file
     for number in range(KEEP + 3):
-        assert await channel.deliver(f"n{number}", NOTE) is None
+        assert await write(channel, f"n{number}")
     assert contents(tmp_path) == {
         "router-0.jsonl": ["n5"],
         "router-0.1.jsonl": ["n4"],
@@ -64,7 +69,7 @@ async def test_the_size_counts_what_was_there_before_a_restart(tmp_path: Path, c
     path = tmp_path / "router-0.jsonl"
     path.write_bytes(b"{}\n" * 100)
     channel = LogChannel(path, clock, max_bytes=200)
-    await channel.deliver("n0", NOTE)
+    await write(channel, "n0")
     assert lines(path) == ["n0"]
 
 
@@ -73,7 +78,7 @@ async def test_a_disk_that_fails_is_a_failure_to_retry_and_heals(
 ) -> None:
     path = tmp_path / "router-0.jsonl"
     channel = LogChannel(path, clock, max_bytes=1)
-    await channel.deliver("n0", NOTE)
+    await write(channel, "n0")
     for broken in ("replace", "open", "open"):  # at either step of a rotation
         with monkeypatch.context() as patch:
 
@@ -81,10 +86,9 @@ async def test_a_disk_that_fails_is_a_failure_to_retry_and_heals(
                 raise OSError(28, "No space left on device")
 
             patch.setattr(Path, broken, fail)
-            failure = await channel.deliver("n1", NOTE)
-        assert failure is not None
-        assert (failure.reason, failure.permanent) == (FailureReason.INTERNAL, False)
-        assert "No space left" in failure.detail
-    assert await channel.deliver("n2", NOTE) is None
+            (attempt,) = await channel.deliver([Item("n1", NOTE)])
+        assert (attempt.ok, attempt.reason) == (False, FailureReason.INTERNAL)
+        assert "No space left" in attempt.detail
+    assert await write(channel, "n2")
     assert lines(path) == ["n2"]
     assert lines(tmp_path / "router-0.1.jsonl") == ["n0"]

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 
 import pytest
@@ -9,7 +8,7 @@ from routing.channels import Failure, FailureReason
 from routing.pipeline import Delivery, OutcomeReason, run_stages
 from routing.stages.deliver import Deliver
 from routing.stages.expire import Expire
-from tests.fakes import START, ManualClock
+from tests.fakes import START, ManualClock, OneByOne
 from tocsin.resilience.retry import RetryPolicy
 from tocsin.schemas import Attempt, Envelope, LaneName, Notification, NotificationState
 
@@ -18,24 +17,20 @@ REFUSED = Failure(FailureReason.REFUSED, "the target answered 410")
 RETRY = RetryPolicy(max_attempts=3, base_s=10.0, cap_s=60.0)
 
 
-class FakeChannel:
+class FakeChannel(OneByOne):
     """Answers with its failures in turn, then delivers; each try takes 5 ms."""
 
-    def __init__(self, clock: ManualClock, *failures: Failure | None) -> None:
-        self.name = "fake"
+    def __init__(self, clock: ManualClock, *failures: Failure | None, name: str = "log") -> None:
+        self.name = name
         self.asked: list[str] = []
-        self._clock = clock
+        self.clock: ManualClock = clock
         self._failures = list(failures)
 
-    async def deliver(self, notification_id: str, notification: Notification) -> Failure | None:
+    def answer(self, notification_id: str, notification: Notification) -> Failure | None:
         assert notification.title == "t"
         self.asked.append(notification_id)
-        self._clock.advance(0.005)
-        await asyncio.sleep(0)
+        self.clock.advance(0.005)
         return self._failures.pop(0) if self._failures else None
-
-    async def close(self) -> None:
-        return None
 
 
 def delivery(
@@ -52,6 +47,8 @@ def failed(channel: str, times: int = 1) -> tuple[Attempt, ...]:
 
 
 async def deliver(clock: ManualClock, one: Delivery, draw: float = 1.0, **channels: FakeChannel) -> Delivery:
+    for name, channel in channels.items():
+        channel.name = name
     await Deliver(channels, RETRY, clock, draw=lambda: draw)([one], clock.now())
     return one
 

@@ -11,7 +11,7 @@ from routing.ledger import Ledger
 from routing.router import QUARANTINE_ENTRIES, Router
 from routing.stages.deliver import Deliver
 from routing.stages.expire import Expire
-from tests.fakes import START, ManualClock, staged
+from tests.fakes import START, ManualClock, OneByOne, staged
 from tocsin.lanes import Entry, Lane, pack_block
 from tocsin.resilience.retry import RetryPolicy
 from tocsin.schemas import WIRE_VERSION, Attempt, DeadLetter, Envelope, LaneName, Notification
@@ -20,19 +20,17 @@ NOTE = Notification("reminder", "t", "r", "", "", "", "s", ("log",), "", 0.0, ""
 encode = msgspec.msgpack.encode
 
 
-class Inbox:
+class Inbox(OneByOne):
     name = "log"
 
-    def __init__(self) -> None:
+    def __init__(self, clock: ManualClock) -> None:
         self.ids: list[str] = []
         self.failures: dict[str, Failure] = {}
+        self.clock = clock
 
-    async def deliver(self, notification_id: str, notification: Notification) -> Failure | None:
+    def answer(self, notification_id: str, notification: Notification) -> Failure | None:
         self.ids.append(notification_id)
         return self.failures.get(notification.title)
-
-    async def close(self) -> None:
-        return None
 
 
 class Desk:
@@ -42,7 +40,7 @@ class Desk:
         nowhere = cast("aioredis.Redis", None)
         self.lane = Lane(nowhere, namespace="t", name="p2", partitions=2, block_records=4)
         self.keys = self.lane.keys
-        self.inbox = Inbox()
+        self.inbox = Inbox(clock)
         retry = RetryPolicy(max_attempts=3, base_s=10.0, cap_s=60.0)
         stages = (
             Expire(LaneName.P2),

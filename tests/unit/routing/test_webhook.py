@@ -60,7 +60,7 @@ async def post(
     policy = WebhookPolicy(default_url=default_url, allow_private=allow_private)
     channel = WebhookChannel(policy, ManualClock(), transport=httpx2.MockTransport(target))
     try:
-        return await channel.deliver("p0-1-7-0-3", msgspec.structs.replace(NOTE, webhook_url=url))
+        return await channel.attempt("p0-1-7-0-3", msgspec.structs.replace(NOTE, webhook_url=url))
     finally:
         await channel.close()
 
@@ -121,7 +121,7 @@ async def test_the_deadline_holds_over_a_target_that_never_answers() -> None:
 
     policy = WebhookPolicy(default_url=OWN, timeout_s=0.02)
     channel = WebhookChannel(policy, ManualClock(), transport=httpx2.MockTransport(hang))
-    failure = await channel.deliver("p0-1-7-0-3", NOTE)
+    failure = await channel.attempt("p0-1-7-0-3", NOTE)
     assert failure == Failure(FailureReason.TIMEOUT, "no answer within 0.02 s")
     await channel.close()
 
@@ -139,7 +139,7 @@ async def test_waiting_for_a_free_connection_does_not_count_against_the_target()
 
     policy = WebhookPolicy(default_url=OWN, timeout_s=0.2, max_connections=2)
     channel = WebhookChannel(policy, ManualClock(), transport=httpx2.MockTransport(busy))
-    results = await asyncio.gather(*(channel.deliver(f"p2-0-1-0-{i}", NOTE) for i in range(60)))
+    results = await asyncio.gather(*(channel.attempt(f"p2-0-1-0-{i}", NOTE) for i in range(60)))
     assert results == [None] * 60  # sixty at once take three deadlines in all
     assert most == 2
     await channel.close()
@@ -180,8 +180,8 @@ async def test_a_trace_goes_on_at_the_target() -> None:
     channel = WebhookChannel(
         WebhookPolicy(default_url=OWN), ManualClock(), transport=httpx2.MockTransport(target)
     )
-    await channel.deliver("x", msgspec.structs.replace(NOTE, traceparent="00-a-b-01"))
-    await channel.deliver("x", NOTE)
+    await channel.attempt("x", msgspec.structs.replace(NOTE, traceparent="00-a-b-01"))
+    await channel.attempt("x", NOTE)
     assert [request.headers.get("traceparent") for request in target.got] == ["00-a-b-01", None]
 
 
@@ -254,7 +254,7 @@ async def test_what_is_no_http_url_is_refused_for_good(url: str, allow_private: 
 
     policy = WebhookPolicy(allow_private=allow_private)
     channel = WebhookChannel(policy, ManualClock(), transport=httpx2.MockTransport(strict))
-    failure = await channel.deliver("x", msgspec.structs.replace(NOTE, webhook_url=url))
+    failure = await channel.attempt("x", msgspec.structs.replace(NOTE, webhook_url=url))
     assert failure is not None
     assert (failure.reason, failure.permanent) == (FailureReason.FORBIDDEN_TARGET, True)
 

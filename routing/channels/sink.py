@@ -1,0 +1,27 @@
+"""The `sink` channel: delivers to nobody and counts. What a benchmark measures is then the platform alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from routing.channels import Deliverable
+from tocsin.clock import Clock
+from tocsin.schemas import Attempt
+
+
+class SinkChannel:
+    """Takes everything at once."""
+
+    name = "sink"
+
+    def __init__(self, clock: Clock) -> None:
+        self.delivered = 0
+        self._clock = clock
+
+    async def deliver(self, batch: Sequence[Deliverable]) -> Sequence[Attempt]:
+        """Every one is delivered."""
+        self.delivered += len(batch)
+        return [Attempt(self._clock.now(), self.name, ok=True)] * len(batch)
+
+    async def close(self) -> None:
+        """Nothing to let go of."""
