@@ -27,7 +27,8 @@ def p2_bodies(seed: int) -> list[list[tuple[str, bytes]]]:
 def _reminder(chance: random.Random, now: float) -> tuple[str, bytes]:
     recipient = f"subscriber-{chance.randrange(100_000)}"
     words = " ".join(chance.choices(_WORDS, k=8))
-    return recipient, _encode(Envelope(_notification("reminder", f"Reminder: {words}", recipient, "", now)))
+    note = _notification("reminder", f"Reminder: {words}", recipient, "", now, channel="sink")
+    return recipient, _encode(Envelope(note))
 
 
 def p0_record(number: int, partitions: int, now: float) -> Record:
@@ -37,7 +38,9 @@ def p0_record(number: int, partitions: int, now: float) -> Record:
     return Record(partition_of(recipient, partitions), _encode(envelope))
 
 
-def _notification(kind: str, title: str, recipient: str, alert_type: str, now: float) -> Notification:
+def _notification(
+    kind: str, title: str, recipient: str, alert_type: str, now: float, channel: str = "log"
+) -> Notification:
     return Notification(
         type=kind,
         title=title,
@@ -46,7 +49,7 @@ def _notification(kind: str, title: str, recipient: str, alert_type: str, now: f
         severity="",
         body="",
         source="bench",
-        channels=("log",),
+        channels=(channel,),
         webhook_url="",
         expires_at=0.0,
         dedup_key="",

@@ -38,21 +38,19 @@ class Delivery:
         index: Its place in the block.
     """
 
-    __slots__ = (
-        "_entry", "_id", "attempts", "decided_at", "envelope", "error", "index", "reason", "retry_at", "state"
-    )  # fmt: skip
+    # On the class, so that a record that takes the usual way sets only what differs.
+    state: NotificationState = NotificationState.ACCEPTED  # undecided
+    reason: OutcomeReason = OutcomeReason.NONE
+    error: str = ""
+    attempts: tuple[Attempt, ...] = ()
+    decided_at: float = 0.0
+    retry_at: float = 0.0
 
     def __init__(self, id: str, envelope: Envelope, entry: Entry | None = None, index: int = 0) -> None:  # noqa: A002 (the field's own word)
         self._id = id
         self._entry = entry
         self.index = index
         self.envelope = envelope
-        self.state = NotificationState.ACCEPTED  # undecided
-        self.reason = OutcomeReason.NONE
-        self.error = ""
-        self.attempts: tuple[Attempt, ...] = ()
-        self.decided_at = 0.0
-        self.retry_at = 0.0
 
     @property
     def id(self) -> str:

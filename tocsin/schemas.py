@@ -139,7 +139,7 @@ class NotificationsAccepted(Struct, frozen=True, kw_only=True):
 # --------------------------------------------------------------------------- notifications, in the lane
 
 
-class Notification(Struct, frozen=True, array_like=True):
+class Notification(Struct, frozen=True, array_like=True, gc=False):
     """One notification as it travels: classified, stamped and validated."""
 
     type: str
@@ -158,7 +158,7 @@ class Notification(Struct, frozen=True, array_like=True):
     traceparent: str = ""
 
 
-class Attempt(Struct, frozen=True, array_like=True):
+class Attempt(Struct, frozen=True, array_like=True, gc=False):
     """One try on one channel."""
 
     at: float
@@ -169,7 +169,7 @@ class Attempt(Struct, frozen=True, array_like=True):
     duration_ms: float = 0.0
 
 
-class Envelope(Struct, frozen=True, array_like=True):
+class Envelope(Struct, frozen=True, array_like=True, gc=False):
     """A notification in a block, with what was tried already (retries and replays re-enter the lane).
 
     `id` is empty on the first pass: it is the position in the lane, known once the block is written.

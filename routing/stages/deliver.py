@@ -51,7 +51,12 @@ class Deliver:
             await asyncio.gather(*(self._try(name, waiting) for name, waiting in todo.items()))
         at = self._clock.now()
         for delivery in batch:
-            self._decide(delivery, at)
+            attempts = delivery.attempts
+            if len(attempts) == 1 and attempts[0].ok and not delivery.envelope.attempts:  # nearly always
+                delivery.state = NotificationState.DELIVERED
+                delivery.decided_at = at
+            else:
+                self._decide(delivery, at)
 
     async def _try(self, name: str, waiting: Sequence[Delivery]) -> None:
         """One channel's tries for all that wait for it; each is added to its delivery's attempts."""
@@ -71,11 +76,7 @@ class Deliver:
             delivery.attempts = (*delivery.attempts, attempt) if delivery.attempts else (attempt,)
 
     def _decide(self, delivery: Delivery, at: float) -> None:
-        earlier, new = delivery.envelope.attempts, delivery.attempts
-        if not earlier and all(attempt.ok for attempt in new):  # nearly always
-            delivery.decide(NotificationState.DELIVERED, OutcomeReason.NONE, at)
-            return
-        delivery.attempts = (*earlier, *new)
+        delivery.attempts = (*delivery.envelope.attempts, *delivery.attempts)
         last = {attempt.channel: attempt for attempt in delivery.attempts}
         failed = [attempt for attempt in last.values() if not attempt.ok]
         if not failed:
