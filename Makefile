@@ -6,10 +6,10 @@ BIN := .venv/bin
 export RAY_ENABLE_UV_RUN_RUNTIME_ENV := 0
 export UV_PYTHON_DOWNLOADS := automatic
 
-.PHONY: help demo test check bench setup clean
+.PHONY: help demo test check bench bench-routing verify-routing setup clean
 
 help: ## What can be made
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
 
 demo: .venv/.synced ## Do the whole job once in front of you, leaving nothing behind
 	@$(BIN)/tocsin demo
@@ -27,6 +27,12 @@ check: .venv/.synced ## Format, lint, types, import contracts
 
 bench: .venv/.synced ## Every benchmark, one JSON line each
 	$(BIN)/python -m benchmarks
+
+bench-routing: .venv/.synced ## Notifications end to end, and the floor below them: one JSON line
+	@$(BIN)/python -m benchmarks.routing --seconds 30
+
+verify-routing: .venv/.synced ## Break everything under load and account for every receipt: one JSON line
+	@$(BIN)/python -m verification
 
 setup: .venv/.synced ## Only make the environment
 

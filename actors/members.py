@@ -26,9 +26,13 @@ from routing.channels.log import LogChannel
 from routing.channels.sink import SinkChannel
 from routing.channels.webhook import WebhookChannel, WebhookPolicy
 from routing.ledger import Ledger
+from routing.recipients import RecipientStore, RedisWindows
 from routing.router import Router
 from routing.stages.deliver import Deliver
 from routing.stages.expire import Expire
+from routing.stages.preferences import Preferences
+from routing.stages.quiet_hours import QuietHours
+from routing.stages.throttle import Throttle
 from tocsin.clock import Clock, SystemClock
 from tocsin.consumer import Consumer, ConsumerPolicy, ConsumerState, Handler
 from tocsin.lanes import Lane
@@ -41,6 +45,8 @@ from tocsin.storage.connect import CONSUME_TIMEOUT_S, connect, resolve_url
 log = logging.getLogger(__name__)
 
 START_DEADLINE_S = 30.0
+# Where cores are short, what waits for a person comes first. A process may only become nicer.
+NICENESS = {LaneName.P0: 0, LaneName.P1: 2, LaneName.P2: 10, LaneName.ACTIVITY: 10}
 GC_THRESHOLDS = (50_000, 20, 50)
 
 
@@ -144,6 +150,7 @@ class PoolMember:
         # Blocks hold thousands of small acyclic records at once; walking them over and over finds nothing.
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
+        os.nice(NICENESS[self._lane])
         try:
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 runner.run(self._consume())
@@ -201,7 +208,14 @@ class PoolMember:
                 await channel.close()
 
         ledger = Ledger(lane, client, retention_s=self._settings.outcome_retention_s)
-        stages = (Expire(self._lane), Deliver(channels, policy.retry, self._clock))
+        namespace = self._settings.namespace
+        stages = (
+            Expire(self._lane),
+            Preferences(RecipientStore(client, namespace=namespace), self._lane),
+            QuietHours(self._lane),
+            Throttle(RedisWindows(client, namespace=namespace), self._lane),
+            Deliver(channels, policy.retry, self._clock),
+        )
         return Router(stages, ledger, lane.keys, self._clock), close
 
     def _channels(self) -> dict[str, Channel]:
@@ -210,6 +224,8 @@ class PoolMember:
             default_url=self._settings.webhook_url,
             timeout_s=self._settings.webhook_timeout_s,
             allow_private=self._settings.webhook_allow_private,
+            secret=self._settings.webhook_secret,
+            batch_records=self._settings.webhook_batch if self._lane is LaneName.P2 else 0,
         )
         return {
             "log": LogChannel(folder / f"{self._name}.jsonl", self._clock),

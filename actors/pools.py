@@ -1,33 +1,40 @@
 """The pools: named detached Ray actors, one pool a lane.
 
-`router-p0-0`, `router-p1-0`, … and `shard-0`, …, so that the dashboard reads like the architecture. A pool member
-that dies is restarted by Ray under its name and takes up where it was; meanwhile the others take its partitions.
+`router-p0-0`, `router-p1-0`, … and `shard-0`, …, and a `supervisor`, so that the dashboard reads like the
+architecture. A pool member that dies is restarted by Ray under its name and takes up where it was; meanwhile the
+others take its partitions.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import ray
+from ray.util import list_named_actors
 
 from actors.members import MemberStats, PoolMember
+from actors.supervisor import Supervisor
 from tocsin.schemas import LaneName
 from tocsin.settings import Settings
 
 NAMESPACE = "tocsin"
 CALL_TIMEOUT_S = 20.0
 
-RouterActor = ray.remote(PoolMember)
-ShardActor = ray.remote(PoolMember)
+SUPERVISOR = "supervisor"
+
+
+def member_name(lane: LaneName, number: int) -> str:
+    """The name of a pool member."""
+    kind = "shard" if lane is LaneName.ACTIVITY else f"router-{lane}"
+    return f"{kind}-{number}"
 
 
 def member_names(settings: Settings) -> dict[str, LaneName]:
-    """Every pool member and its lane, p0 first."""
-    names: dict[str, LaneName] = {}
-    for lane in LaneName:
-        kind = "shard" if lane is LaneName.ACTIVITY else f"router-{lane}"
-        names |= {f"{kind}-{number}": lane for number in range(settings.pool_size(lane))}
-    return names
+    """The members every pool begins with, p0 first."""
+    return {
+        member_name(lane, number): lane for lane in LaneName for number in range(settings.pool_size(lane))
+    }
 
 
 def ensure_pools(settings: Settings) -> dict[str, Any]:
@@ -35,20 +42,77 @@ def ensure_pools(settings: Settings) -> dict[str, Any]:
     return {name: _start(name, lane, settings) for name, lane in member_names(settings).items()}
 
 
+def ensure_supervisor(settings: Settings) -> Any:
+    """Start the supervisor unless it runs; returns its handle."""
+    return SupervisorActor.options(**_options(SUPERVISOR)).remote(settings)
+
+
 def _start(name: str, lane: LaneName, settings: Settings) -> Any:
     actor = ShardActor if lane is LaneName.ACTIVITY else RouterActor
-    return actor.options(
-        name=name,
-        namespace=NAMESPACE,
-        lifetime="detached",
-        get_if_exists=True,
-        max_restarts=-1,
-        num_cpus=0,
-        max_pending_calls=100,
-        max_concurrency=4,
-        enable_task_events=False,
-        resources=_placement(),
-    ).remote(name, lane.value, settings)
+    return actor.options(**_options(name), resources=_placement()).remote(name, lane.value, settings)
+
+
+def _options(name: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        "namespace": NAMESPACE,
+        "lifetime": "detached",
+        "get_if_exists": True,
+        "max_restarts": -1,
+        "num_cpus": 0,
+        "max_pending_calls": 100,
+        "max_concurrency": 4,
+        "enable_task_events": False,
+    }
+
+
+class RayPool:
+    """Members as named Ray actors.
+
+    Args:
+        settings: What members are made with.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    def size(self, lane: LaneName) -> int:
+        """How many members of a lane there are."""
+        return len(running_members(lane))
+
+    def grow(self, lane: LaneName) -> None:
+        """Start one more, under the lowest number that is free."""
+        taken = set(running_members(lane))
+        number = next(n for n in range(len(taken) + 1) if member_name(lane, n) not in taken)
+        _start(member_name(lane, number), lane, self._settings)
+
+    def shrink(self, lane: LaneName) -> None:
+        """Drain the member with the highest number and end its actor; its partitions go to the others."""
+        names = sorted(running_members(lane), key=lambda name: int(name.rpartition("-")[2]))
+        if names:
+            _end([names[-1]], timeout_s=CALL_TIMEOUT_S)
+
+
+class SupervisorShell(Supervisor):
+    """The shell: a supervisor that moves Ray actors, and starts by itself after a restart."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings, RayPool(settings))
+        self.start()
+
+
+RouterActor = ray.remote(PoolMember)
+ShardActor = ray.remote(PoolMember)
+SupervisorActor = ray.remote(SupervisorShell)
+
+
+def running_members(lane: LaneName | None = None) -> list[str]:
+    """Names of the members that there are, of one lane or of all."""
+    listing: Any = list_named_actors  # untyped upstream
+    found = [item["name"] for item in listing(all_namespaces=True) if item["namespace"] == NAMESPACE]
+    lanes = LaneName if lane is None else (lane,)
+    kinds = {member_name(one, 0).rpartition("-")[0] for one in lanes}
+    return [name for name in found if name.rpartition("-")[0] in kinds]
 
 
 def _placement() -> dict[str, float]:
@@ -70,10 +134,16 @@ def await_pools(handles: dict[str, Any], *, timeout_s: float = 60.0) -> list[Mem
     return found
 
 
-def stop_pools(settings: Settings, *, timeout_s: float = 15.0) -> bool:
-    """Drain every member and end its actor. Returns whether all drained in time."""
+def stop_pools(*, timeout_s: float = 15.0) -> bool:
+    """Drain every member and end its actor, the supervisor first. Returns whether all drained in time."""
+    _end([SUPERVISOR], timeout_s=timeout_s)  # or it would start members again
+    return _end(running_members(), timeout_s=timeout_s)
+
+
+def _end(names: Sequence[str], *, timeout_s: float) -> bool:
+    """Stop actors in order and end them. Returns whether each stopped in time."""
     handles: list[Any] = []
-    for name in member_names(settings):
+    for name in names:
         try:
             handles.append(ray.get_actor(name, namespace=NAMESPACE))
         except ValueError:

@@ -120,7 +120,7 @@ def report(name: str, figures: Figures, options: Options, out: TextIO) -> None:
     """Print the result: one line of JSON."""
     line = {
         "benchmark": name,
-        "figures": figures,
+        **figures,
         "run": msgspec.to_builtins(options),
         "machine": machine(),
     }

@@ -58,7 +58,7 @@ def _notification(
     )
 
 
-def reminders_json(seed: int, records: int = BLOCK_RECORDS) -> bytes:
+def reminders_json(seed: int, records: int = BLOCK_RECORDS, channel: str = "log") -> bytes:
     """The same reminders as a caller sends them: one JSON array."""
     chance = random.Random(seed)  # noqa: S311 (nothing secret)
     array = [
@@ -67,6 +67,7 @@ def reminders_json(seed: int, records: int = BLOCK_RECORDS) -> bytes:
             "title": f"Reminder: {' '.join(chance.choices(_WORDS, k=8))}",
             "recipient": f"subscriber-{chance.randrange(100_000)}",
             "source": "bench",
+            "channels": [channel],
         }
         for _ in range(records)
     ]

@@ -21,7 +21,7 @@ import psutil
 from redis import asyncio as aioredis
 
 from actors.members import POLICIES
-from benchmarks import evidence, harness, workers
+from benchmarks import evidence, harness, routing_http, workers
 from benchmarks.harness import Figures, Options, Worker, say
 from benchmarks.payloads import BLOCK_RECORDS, p0_record
 from tocsin.lanes import Lane
@@ -283,9 +283,17 @@ def measure(settings: Settings, options: Options) -> Figures:
         return asyncio.run(measure_lanes(settings, options, load, bare, watched))
 
 
+def measure_all(settings: Settings, options: Options) -> Figures:
+    """The lanes first, alone on the machine; then the same over HTTP with the whole platform up."""
+    figures = measure(settings, options)
+    with harness.workspace() as other:
+        over_http = routing_http.measure(other, options)
+    return figures | over_http | {"lost": figures["lost"] + over_http["http_lost"]}
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run it; returns the exit status."""
-    return harness.run("routing", "Notifications through lanes and routers, end to end.", measure, argv)
+    return harness.run("routing", "Notifications through lanes and routers, end to end.", measure_all, argv)
 
 
 if __name__ == "__main__":

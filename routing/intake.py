@@ -31,7 +31,15 @@ def check_notification(request: NotificationRequest, now: float) -> None:
             field="expires_at",
             limit=f"<= {MAX_EXPIRY_S / 86_400:.0f} days from now",
         )
-    url = request.webhook_url
+    check_webhook_url(request.webhook_url)
+
+
+def check_webhook_url(url: str | None) -> None:
+    """Whether a URL is one that can be posted to; None is no URL.
+
+    Raises:
+        InvalidRecordError: it is not.
+    """
     if url is not None and not (url.startswith(("http://", "https://")) and url.isascii() and " " not in url):
         raise InvalidRecordError(
             "`webhook_url` is not an http:// or https:// URL",

@@ -1,12 +1,14 @@
-"""What became of every accepted notification, and the dead letters.
+"""What became of every accepted notification.
 
 Written in the same transaction as the acknowledgement, so that at any moment
-`accepted = waiting + retrying + delivered + suppressed + expired + dead`. A block whose records all had the
-same end is one field (`*`); exceptions are a field each. There is no key per event.
+`accepted = waiting + retrying + delivered + suppressed + expired + dead + purged`. A block whose records all had
+the same end is one field (`*`); exceptions are a field each. There is no key per event. The dead letters
+themselves are `routing.dead_letters`'.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
@@ -16,25 +18,21 @@ from redis import asyncio as aioredis
 from redis import exceptions as redis_errors
 from redis.asyncio.client import Pipeline
 
+from routing.dead_letters import stage_letters, view_attempts
 from routing.intake import to_request
-from routing.pipeline import Delivery
+from routing.pipeline import Delivery, OutcomeReason
 from tocsin.clock import to_datetime
 from tocsin.errors import NotFoundError
 from tocsin.keys import LaneKeys
 from tocsin.lanes import Lane, Position
 from tocsin.schemas import (
-    WIRE_VERSION,
     Attempt,
-    AttemptView,
-    DeadLetter,
-    DeadLetterView,
     Envelope,
     NotificationState,
     NotificationStatus,
     TimelineEvent,
 )
 from tocsin.storage.connect import translate
-from tocsin.storage.scripts import REPLAY, Script
 from tocsin.telemetry.latency import tally
 
 ALL = "*"
@@ -53,7 +51,6 @@ class Outcome(msgspec.Struct, frozen=True, array_like=True):
 
 
 _outcome = msgspec.msgpack.Decoder(Outcome)
-_letter = msgspec.msgpack.Decoder(DeadLetter)
 _block = msgspec.msgpack.Decoder(list[Envelope])
 
 
@@ -71,7 +68,6 @@ class Ledger:
         self._keys: LaneKeys = lane.keys
         self._client = client
         self._retention_s = int(retention_s)
-        self._replay = Script(REPLAY)
 
     # ------------------------------------------------------------------ writing
 
@@ -83,15 +79,18 @@ class Ledger:
             pipe.hincrby(self._keys.counts, state.value, number)
         for delivery in deliveries:
             if delivery.state is NotificationState.RETRYING:
-                again = Envelope(delivery.envelope.notification, delivery.id, delivery.attempts)
+                again = msgspec.structs.replace(
+                    delivery.envelope,
+                    id=delivery.id,
+                    attempts=delivery.attempts,
+                    deferred_s=delivery.envelope.deferred_s + delivery.deferred_s,
+                )
                 partition = Position.parse(delivery.id).partition
                 pipe.zadd(self._keys.retries(partition), {_encode(again): delivery.retry_at})
-            elif delivery.state is NotificationState.DEAD:
-                pipe.hset(self._keys.dead, delivery.id, _encode(self._dead_letter(delivery)))
-                pipe.zadd(self._keys.dead_index, {delivery.id: delivery.decided_at})
+        stage_letters(pipe, self._keys, self._lane.name, deliveries)
         # Records of one request share their times: count first, then take logarithms.
         spans = Counter(
-            d.decided_at - d.envelope.notification.accepted_at
+            max(d.decided_at - d.envelope.notification.accepted_at - d.envelope.deferred_s, 0.0)
             for d in deliveries
             if d.state is NotificationState.DELIVERED
         )
@@ -107,18 +106,9 @@ class Ledger:
         for (partition, entry), members in blocks.items():
             key = self._keys.outcome(partition, entry)
             pipe.hset(key, mapping=_fields(members))
-            pipe.expire(key, self._retention_s)
-
-    def _dead_letter(self, delivery: Delivery) -> DeadLetter:
-        return DeadLetter(
-            id=delivery.id,
-            lane=self._lane.name,
-            notification=delivery.envelope.notification,
-            reason=delivery.reason,
-            error=delivery.error,
-            failed_at=delivery.decided_at,
-            attempts=delivery.attempts,
-        )
+            again_at = max(d.retry_at for _, d in members)  # what is put off stays known until it is told
+            waits_s = math.ceil(max(again_at - members[0][1].decided_at, 0.0))
+            pipe.expire(key, self._retention_s + waits_s)
 
     # ------------------------------------------------------------------ reading
 
@@ -163,54 +153,6 @@ class Ledger:
             envelopes = []  # on its way to the quarantine
         return None, envelopes[position.index] if position.index < len(envelopes) else None
 
-    async def dead_letters(self, *, offset: int, limit: int) -> tuple[int, list[DeadLetter]]:
-        """The number of dead letters and one page of them, newest first.
-
-        Raises:
-            StorageUnavailableError: the server does not answer.
-        """
-        try:
-            total = await self._client.zcard(self._keys.dead_index)
-            ids: Any = await self._client.zrange(self._keys.dead_index, offset, offset + limit - 1, desc=True)
-            bodies: Any = await self._client.hmget(self._keys.dead, ids) if ids else []
-        except (redis_errors.RedisError, OSError) as error:
-            raise translate(error) from error
-        return int(total), [_letter.decode(body) for body in bodies if body]
-
-    async def dead_letter(self, notification_id: str) -> DeadLetter:
-        """One dead letter.
-
-        Raises:
-            InvalidRecordError: not an id of ours.
-            NotFoundError: there is none with this id.
-            StorageUnavailableError: the server does not answer.
-        """
-        Position.parse(notification_id)
-        try:
-            body: Any = await self._client.hget(self._keys.dead, notification_id)
-        except (redis_errors.RedisError, OSError) as error:
-            raise translate(error) from error
-        if body is None:
-            raise NotFoundError(f"no dead letter {notification_id}")
-        return _letter.decode(body)
-
-    async def replay(self, notification_id: str) -> bool:
-        """Put a dead letter back into its lane with a clean slate of attempts; atomic, so it is never in two places.
-
-        Raises:
-            NotFoundError: there is none with this id.
-            StorageUnavailableError: the server does not answer.
-        """
-        letter = await self.dead_letter(notification_id)
-        envelope = Envelope(letter.notification, letter.id)
-        partition = Position.parse(letter.id).partition
-        keys = [self._keys.dead, self._keys.dead_index, self._lane.keys.stream(partition), self._keys.counts]
-        try:
-            moved = await self._replay.run(self._client, keys, [letter.id, WIRE_VERSION, _encode(envelope)])
-        except (redis_errors.RedisError, OSError) as error:
-            raise translate(error) from error
-        return bool(moved)
-
 
 SHARED = frozenset({NotificationState.DELIVERED, NotificationState.SUPPRESSED, NotificationState.EXPIRED})
 
@@ -240,37 +182,6 @@ def _fields(members: Sequence[tuple[int, Delivery]]) -> dict[Any, Any]:
     }
 
 
-def view_attempts(attempts: Sequence[Attempt]) -> list[AttemptView]:
-    """Attempts for people."""
-    return [
-        AttemptView(
-            at=to_datetime(a.at),
-            channel=a.channel,
-            ok=a.ok,
-            reason=a.reason,
-            detail=a.detail,
-            duration_ms=a.duration_ms,
-        )
-        for a in attempts
-    ]
-
-
-def view_dead_letter(letter: DeadLetter) -> DeadLetterView:
-    """A dead letter for people."""
-    return DeadLetterView(
-        id=letter.id,
-        lane=letter.lane,  # type: ignore[arg-type]  # a lane's name
-        reason=letter.reason,
-        error=letter.error,
-        accepted_at=to_datetime(letter.notification.accepted_at),
-        failed_at=to_datetime(letter.failed_at),
-        attempt_count=len(letter.attempts),
-        attempts=view_attempts(letter.attempts),
-        notification=to_request(letter.notification),
-        traceparent=letter.notification.traceparent,
-    )
-
-
 def _status(
     notification_id: str, position: Position, outcome: Outcome | None, envelope: Envelope | None
 ) -> NotificationStatus:
@@ -290,7 +201,7 @@ def _status(
         timeline.append(
             TimelineEvent(
                 at=to_datetime(outcome.at),
-                event="retrying",
+                event="deferred" if outcome.reason == OutcomeReason.QUIET_HOURS else "retrying",
                 detail=f"again at {to_datetime(outcome.retry_at)}",
             )
         )

@@ -1,6 +1,6 @@
 """The delivery pipeline: stages over a batch, each a decision with a named reason.
 
-    DELIVERY = (Expire(), Deliver(channels, retry))
+    DELIVERY = (Expire(), Preferences(store), QuietHours(), Throttle(windows), Deliver(channels, retry))
 
 A stage gets the deliveries that are still undecided and may decide some. What no stage decides stays pending.
 """
@@ -13,6 +13,7 @@ from typing import Protocol
 
 from tocsin.clock import Clock
 from tocsin.lanes import Entry, Position
+from tocsin.recipients import Recipient
 from tocsin.schemas import Attempt, Envelope, Notification, NotificationState
 
 
@@ -24,6 +25,9 @@ class OutcomeReason(StrEnum):
     RETRY_SCHEDULED = "retry_scheduled"
     ATTEMPTS_EXHAUSTED = "attempts_exhausted"
     REFUSED = "refused"  # every open channel said no for good
+    MUTED = "muted"  # its recipient does not want this type or source
+    QUIET_HOURS = "quiet_hours"  # put off until they end
+    THROTTLED = "throttled"  # its recipient was told often enough in the last hour
 
 
 class Delivery:
@@ -45,6 +49,9 @@ class Delivery:
     attempts: tuple[Attempt, ...] = ()
     decided_at: float = 0.0
     retry_at: float = 0.0
+    deferred_s: float = 0.0  # how long it is put off on purpose, now or next
+    recipient: Recipient | None = None  # who is told, where that is known
+    wanted: Notification | None = None  # as the recipient wants it, where that is not as it was sent
 
     def __init__(self, id: str, envelope: Envelope, entry: Entry | None = None, index: int = 0) -> None:  # noqa: A002 (the field's own word)
         self._id = id
@@ -61,8 +68,8 @@ class Delivery:
 
     @property
     def notification(self) -> Notification:
-        """What is to be delivered."""
-        return self.envelope.notification
+        """What is to be delivered, and where; `envelope.notification` is as it was sent."""
+        return self.wanted or self.envelope.notification
 
     def home(self) -> tuple[int, str, int]:
         """Partition, entry and index it was accepted at: where its outcome is kept."""
@@ -72,7 +79,8 @@ class Delivery:
         return position.partition, position.entry, position.index
 
     def decide(self, state: NotificationState, reason: OutcomeReason, at: float) -> None:
-        """Fix what becomes of it."""
+        """Fix what becomes of it. What was tried before stays known, where this pass tried nothing."""
+        self.attempts = self.attempts or self.envelope.attempts
         self.state = state
         self.reason = reason
         self.decided_at = at

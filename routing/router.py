@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Sequence
 
@@ -10,6 +11,7 @@ from redis.asyncio.client import Pipeline
 
 from routing.ledger import Ledger
 from routing.pipeline import Delivery, DeliveryStage, run_stages
+from routing.turns import Turns
 from tocsin.clock import Clock
 from tocsin.keys import LaneKeys
 from tocsin.lanes import Entry, Stage
@@ -24,7 +26,7 @@ class Router:
     """The handler of a notification lane.
 
     Args:
-        stages: The pipeline, a literal.
+        stages: The pipeline, a literal; the last one delivers.
         ledger: Where outcomes go.
         keys: The lane's keys.
         clock: Time.
@@ -35,6 +37,7 @@ class Router:
         self._ledger = ledger
         self._keys = keys
         self._clock = clock
+        self._turns = Turns()
         self._decode = msgspec.msgpack.Decoder(list[Envelope]).decode
 
     async def handle(self, entries: Sequence[Entry]) -> Stage:
@@ -49,7 +52,7 @@ class Router:
             deliveries += [
                 Delivery(envelope.id, envelope, entry, index) for index, envelope in enumerate(envelopes)
             ]
-        await run_stages(self._stages, deliveries, self._clock)
+        await self._deliver(deliveries)
 
         def stage(pipe: Pipeline) -> None:
             if deliveries:
@@ -68,6 +71,21 @@ class Router:
                 pipe.hincrby(self._keys.counts, "quarantined", 1)
 
         return stage
+
+    async def _deliver(self, deliveries: Sequence[Delivery]) -> None:
+        """Run the stages: the last one begins in the order in which blocks came, or a recipient's would get mixed up.
+
+        Blocks overlap while recipients are looked up, and again while channels wait for their answers.
+        """
+        turn = self._turns.take()
+        try:
+            await run_stages(self._stages[:-1], deliveries, self._clock)
+            await turn.comes()
+            last = asyncio.ensure_future(run_stages(self._stages[-1:], deliveries, self._clock))
+            await asyncio.sleep(0)  # each channel is asked before the next block's are
+        finally:
+            turn.passes()
+        await last
 
     def _envelopes(self, entry: Entry) -> list[Envelope] | None:
         if entry.version == WIRE_VERSION:

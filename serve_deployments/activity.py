@@ -8,6 +8,8 @@ import msgspec
 from starlette.requests import Request
 
 from features.identity import derive_event_id
+from routing.admission import AdmissionPolicy
+from serve_deployments.gate import Gate, refusal
 from serve_deployments.http import Application, Endpoint, RejectedBatchError, is_ndjson, query_flag, read_body
 from serve_deployments.lanes import LaneSet
 from serve_deployments.notifications import ATOMIC
@@ -75,6 +77,8 @@ class ActivityIntake(Application):
         self._lanes = LaneSet(settings, (LaneName.ACTIVITY,))
         self._lane = self._lanes.lanes[LaneName.ACTIVITY]
         self._decoder = RecordDecoder(ActivityRequest, check_activity)
+        policy = AdmissionPolicy.of(settings)
+        self._gate = Gate(self._lanes.lanes, self._lanes.client, policy, self._clock)
 
     async def record(self, request: Request) -> ActivityAccepted:
         """Validate, store, and only then answer 202."""
@@ -83,11 +87,16 @@ class ActivityIntake(Application):
         decoded = self._decoder.decode(await read_body(request), ndjson=ndjson, now=now)
         if decoded.errors and (atomic or not decoded.records):
             raise RejectedBatchError(decoded.errors, decoded.total, atomic=atomic)
+        decision = (await self._gate.decide(LaneName.ACTIVITY, {"": len(decoded.records)}, whole=True))[""]
+        if not decision.admit:
+            raise refusal(LaneName.ACTIVITY, decision)
         durability = await self._lanes.durability()
         records = [
             Record(partition_of(item.advertiser_id, self._lane.partitions), _encode(to_activity(item)))
             for _, item in decoded.records
         ]
+        self._gate.take(LaneName.ACTIVITY, {"": len(records)})
+        self._gate.grow(sum([len(record.body) for record in records]))
         await self._lane.append(records)
         return ActivityAccepted(
             accepted=len(records), rejected=len(decoded.errors), durability=durability, errors=decoded.errors

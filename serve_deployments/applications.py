@@ -18,12 +18,14 @@ from ray.serve.config import AutoscalingConfig, BackpressureConfig
 from serve_deployments.activity import ActivityIntake
 from serve_deployments.churn import Churn
 from serve_deployments.dead_letters import DeadLetters
+from serve_deployments.emergency_calls import EmergencyCallIntake
 from serve_deployments.features import Features
 from serve_deployments.handles import ChurnHandle
 from serve_deployments.insights import Insights
 from serve_deployments.notifications import Notifications
 from serve_deployments.openapi import document
 from serve_deployments.operations import Operations
+from serve_deployments.recipients import Recipients
 
 REPLICA_CPUS = 0.1  # logical: replicas mostly wait; autoscaling watches requests, not cores
 
@@ -83,6 +85,17 @@ SPECS: dict[str, DeploymentSpec] = {
             max_replicas=8,
             target_ongoing=24,
         ),
+        # Rare, and the last to be turned away: a call waits in a long queue rather than be shed.
+        DeploymentSpec(
+            name="emergency-calls",
+            prefix="/v1/emergency-calls",
+            max_ongoing=64,
+            max_queued=512,
+            shed_status=503,
+            retry_after_s=1,
+            max_replicas=4,
+            target_ongoing=16,
+        ),
         DeploymentSpec(
             name="activity",
             prefix="/v1/activity",
@@ -134,6 +147,16 @@ SPECS: dict[str, DeploymentSpec] = {
             target_ongoing=8,
         ),
         DeploymentSpec(
+            name="recipients",
+            prefix="/v1/recipients",
+            max_ongoing=16,
+            max_queued=32,
+            shed_status=429,
+            retry_after_s=2,
+            max_replicas=1,
+            target_ongoing=8,
+        ),
+        DeploymentSpec(
             name="operations",
             prefix="/",
             max_ongoing=32,
@@ -151,7 +174,9 @@ def documentation() -> dict[str, Any]:
     """The OpenAPI document of all applications."""
     tables = (
         ("notifications", Notifications.endpoints),
+        ("emergency-calls", EmergencyCallIntake.endpoints),
         ("dead-letters", DeadLetters.endpoints),
+        ("recipients", Recipients.endpoints),
         ("activity", ActivityIntake.endpoints),
         ("features", Features.endpoints),
         ("churn", Churn.endpoints),
@@ -170,6 +195,11 @@ def _application(name: str, ingress: Callable[..., Any], *args: Any) -> serve.Ap
 def notifications(_args: dict[str, str]) -> serve.Application:
     """`/v1/notifications`."""
     return _application("notifications", Notifications)
+
+
+def emergency_calls(_args: dict[str, str]) -> serve.Application:
+    """`/v1/emergency-calls`."""
+    return _application("emergency-calls", EmergencyCallIntake)
 
 
 def activity(_args: dict[str, str]) -> serve.Application:
@@ -197,6 +227,11 @@ def dead_letters(_args: dict[str, str]) -> serve.Application:
     return _application("dead-letters", DeadLetters)
 
 
+def recipients(_args: dict[str, str]) -> serve.Application:
+    """`/v1/recipients`."""
+    return _application("recipients", Recipients)
+
+
 def operations(_args: dict[str, str]) -> serve.Application:
     """Health, status and documentation."""
     return _application("operations", Operations, documentation())
@@ -204,10 +239,12 @@ def operations(_args: dict[str, str]) -> serve.Application:
 
 BUILDERS: dict[str, Callable[[dict[str, str]], serve.Application]] = {
     "notifications": notifications,
+    "emergency-calls": emergency_calls,
     "activity": activity,
     "features": features,
     "churn": churn,
     "insights": insights,
     "dead-letters": dead_letters,
+    "recipients": recipients,
     "operations": operations,
 }

@@ -1,31 +1,69 @@
-"""`/v1/dead-letters`: what could not be delivered, and putting it back."""
+"""`/v1/dead-letters`: what could not be delivered; find it, put it back, or delete it."""
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar, TypeVar
 
+import msgspec
 from starlette.requests import Request
 
-from routing.ledger import Ledger, view_dead_letter
-from serve_deployments.http import Application, Endpoint, Parameter, query_int
+from routing.dead_letter_office import DeadLetterOffice
+from routing.dead_letters import DeadLetters as LaneLetters
+from routing.dead_letters import view_dead_letter
+from serve_deployments.http import Application, Endpoint, Parameter, is_ndjson, query_int, read_body
 from serve_deployments.lanes import LaneSet
+from tocsin.clock import SystemClock
+from tocsin.dead_letters import DeadLetterFilter, HandledLetters, Purged, PurgeRequest, ReplayRequest
+from tocsin.decoding import explain, refuse_control_characters
 from tocsin.errors import InvalidRecordError, NotFoundError
 from tocsin.lanes import Position
 from tocsin.schemas import (
     NOTIFICATION_LANES,
-    DeadLetter,
     DeadLetterPage,
     DeadLetterView,
     LaneName,
+    RecordError,
     Replayed,
 )
 from tocsin.settings import Settings
 
 MAX_PAGE = 500
 
+T = TypeVar("T", ReplayRequest, PurgeRequest)
+
+
+def _filter_parameters() -> tuple[Parameter, ...]:
+    """The fields of the filter as query parameters, with the descriptions and bounds they have there."""
+    _, components = msgspec.json.schema_components([DeadLetterFilter])
+    properties: dict[str, dict[str, Any]] = components["DeadLetterFilter"]["properties"]
+    return tuple(
+        Parameter(
+            name=name,
+            where="query",
+            description=schema.get("description", ""),
+            schema=next(kind for kind in schema["anyOf"] if kind.get("type") != "null"),
+        )
+        for name, schema in properties.items()
+    )
+
+
+FILTER = _filter_parameters()
+LIMIT = Parameter(
+    name="limit",
+    where="query",
+    description="How many to return",
+    schema={"type": "integer", "minimum": 1, "maximum": MAX_PAGE, "default": 50},
+)
+CURSOR = Parameter(
+    name="cursor",
+    where="query",
+    description="Go on from where an earlier answer ended",
+    schema={"type": "string", "maxLength": 160},
+)
+
 
 class DeadLetters(Application):
-    """Lists, shows and replays dead letters."""
+    """Lists, shows, replays and purges dead letters."""
 
     endpoints: ClassVar[tuple[Endpoint, ...]] = (
         Endpoint(
@@ -33,22 +71,37 @@ class DeadLetters(Application):
             path="/",
             handler="page",
             summary="Dead letters, newest first",
-            answer=DeadLetterPage,
-            parameters=(
-                Parameter(
-                    name="lane",
-                    where="query",
-                    description="Only this lane",
-                    schema={"type": "string", "enum": [str(name) for name in NOTIFICATION_LANES]},
-                ),
-                Parameter(
-                    name="limit",
-                    where="query",
-                    description="How many to return",
-                    schema={"type": "integer", "minimum": 1, "maximum": MAX_PAGE, "default": 50},
-                ),
+            description=(
+                "One request looks at 5,000 letters at the most: an answer with a `cursor` is not the end, even "
+                "when it holds fewer letters than asked for."
             ),
+            answer=DeadLetterPage,
+            parameters=(*FILTER, LIMIT, CURSOR),
             problems=(401, 422, 503),
+        ),
+        Endpoint(
+            method="POST",
+            path="/replay",
+            handler="replay_many",
+            summary="Put the dead letters that match back into their lanes",
+            description=(
+                "At `rate` letters a second, for five seconds a request at the most; send it again with the "
+                "`cursor` of the answer for the rest. Each letter moves atomically, so a request that was cut short "
+                "may simply be repeated. `dry_run` names what would be replayed."
+            ),
+            request=ReplayRequest,
+            answer=HandledLetters,
+            problems=(401, 413, 415, 422, 429, 503),
+        ),
+        Endpoint(
+            method="POST",
+            path="/purge",
+            handler="purge_many",
+            summary="Delete the dead letters that match, for good",
+            description="Deleted letters are counted as `purged`. `dry_run` names what would be deleted.",
+            request=PurgeRequest,
+            answer=HandledLetters,
+            problems=(401, 413, 415, 422, 503),
         ),
         Endpoint(
             method="GET",
@@ -59,6 +112,14 @@ class DeadLetters(Application):
             problems=(401, 404, 422, 503),
         ),
         Endpoint(
+            method="DELETE",
+            path="/{notification_id}",
+            handler="purge",
+            summary="Delete a dead letter for good",
+            answer=Purged,
+            problems=(401, 404, 422, 503),
+        ),
+        Endpoint(
             method="POST",
             path="/{notification_id}/replay",
             handler="replay",
@@ -66,51 +127,91 @@ class DeadLetters(Application):
             description="Atomic: the notification is never in two places, and a second replay answers 404.",
             answer=Replayed,
             status=202,
-            problems=(401, 404, 422, 503),
+            problems=(401, 404, 422, 429, 503),
         ),
     )
 
     def __init__(self, settings: Settings | None = None) -> None:
         super().__init__(settings)
-        settings = self.settings
-        lanes = LaneSet(settings, NOTIFICATION_LANES)
-        self._ledgers = {
-            name: Ledger(lane, lanes.client, retention_s=settings.outcome_retention_s)
-            for name, lane in lanes.lanes.items()
-        }
+        self._lanes = LaneSet(self.settings, NOTIFICATION_LANES)
+        letters = {name: LaneLetters(lane, self._lanes.client) for name, lane in self._lanes.lanes.items()}
+        self._office = DeadLetterOffice(letters, SystemClock())
 
     async def page(self, request: Request) -> DeadLetterPage:
-        """Newest first, over one lane or all."""
+        """Newest first, over one lane or all, with the filter of the query."""
         limit = query_int(request, "limit", 50, least=1, most=MAX_PAGE)
-        wanted = request.query_params.get("lane")
-        if wanted is not None and wanted not in set(NOTIFICATION_LANES):
-            raise InvalidRecordError(f"no lane {wanted[:32]!r}", field="lane", limit="p0, p1 or p2")
-        total = 0
-        letters: list[DeadLetter] = []
-        for name, ledger in self._ledgers.items():
-            if wanted in {None, name}:
-                count, found = await ledger.dead_letters(offset=0, limit=limit)
-                total += count
-                letters += found
-        letters.sort(key=lambda letter: letter.failed_at, reverse=True)
-        return DeadLetterPage(total=total, items=[view_dead_letter(letter) for letter in letters[:limit]])
+        wanted = query_filter(request)
+        found = await self._office.find(wanted, request.query_params.get("cursor", ""), matching=limit)
+        return DeadLetterPage(
+            total=await self._office.total(wanted),
+            items=[view_dead_letter(letter) for letter in found.letters],
+            cursor=str(found.end) if found.end else "",
+        )
 
     async def show(self, request: Request) -> DeadLetterView:
         """One dead letter."""
         notification_id = request.path_params["notification_id"]
-        return view_dead_letter(await self._ledger(notification_id).dead_letter(notification_id))
+        return view_dead_letter(await self._office.lane_of(notification_id).get(notification_id))
 
     async def replay(self, request: Request) -> Replayed:
-        """Back into the lane, with its attempts forgotten."""
+        """Back into the lane, with its attempts added up."""
         notification_id = request.path_params["notification_id"]
-        ledger = self._ledger(notification_id)
-        replayed = await ledger.replay(notification_id)
-        return Replayed(
-            id=notification_id, lane=LaneName(Position.parse(notification_id).lane), replayed=replayed
-        )
+        letters = self._office.lane_of(notification_id)
+        replayed = await letters.replay(await letters.get(notification_id))
+        return Replayed(id=notification_id, lane=lane_name(notification_id), replayed=replayed)
 
-    def _ledger(self, notification_id: str) -> Ledger:
-        lane = Position.parse(notification_id).lane
-        if lane not in set(NOTIFICATION_LANES):
-            raise NotFoundError(f"no dead letter {notification_id}: there is no lane {lane!r}")
-        return self._ledgers[LaneName(lane)]
+    async def purge(self, request: Request) -> Purged:
+        """Gone for good."""
+        notification_id = request.path_params["notification_id"]
+        if not await self._office.lane_of(notification_id).purge(notification_id):
+            raise NotFoundError(f"no dead letter {notification_id}")
+        return Purged(id=notification_id, lane=lane_name(notification_id), purged=True)
+
+    async def replay_many(self, request: Request) -> HandledLetters:
+        """A bounded part of what matches, at the rate asked for."""
+        return await self._office.replay(await read_struct(request, ReplayRequest))
+
+    async def purge_many(self, request: Request) -> HandledLetters:
+        """A bounded part of what matches."""
+        return await self._office.purge(await read_struct(request, PurgeRequest))
+
+
+def lane_name(notification_id: str) -> LaneName:
+    """The lane an id names."""
+    return LaneName(Position.parse(notification_id).lane)
+
+
+def query_filter(request: Request) -> DeadLetterFilter:
+    """The filter in a query; parameters that are none of its fields are left alone.
+
+    Raises:
+        InvalidRecordError: a value is malformed or out of bounds; names the parameter.
+    """
+    names = DeadLetterFilter.__struct_fields__
+    given = {name: request.query_params[name] for name in names if name in request.query_params}
+    try:
+        wanted = msgspec.convert(given, DeadLetterFilter)
+    except msgspec.ValidationError as error:
+        raise _refusal(explain(error, 0)) from None
+    refuse_control_characters(wanted)
+    return wanted
+
+
+async def read_struct(request: Request, kind: type[T]) -> T:
+    """The one JSON object of a body.
+
+    Raises:
+        InvalidRecordError: it is not JSON, or breaks the schema; names the field and the limit.
+    """
+    if is_ndjson(request):
+        raise InvalidRecordError("the body is one JSON object", field="body", limit="application/json")
+    try:
+        decoded = msgspec.json.decode(await read_body(request), type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise _refusal(explain(error, 0)) from None
+    refuse_control_characters(decoded.filter)
+    return decoded
+
+
+def _refusal(complaint: RecordError) -> InvalidRecordError:
+    return InvalidRecordError(complaint.detail, field=complaint.field, limit=complaint.limit)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from typing import ClassVar
 
 from starlette.requests import Request
 
+from routing.admission import AdmissionPolicy
 from routing.intake import Accepted, Intake, check_notification
 from routing.ledger import Ledger
 from routing.priority import Classifier
+from serve_deployments.gate import Gate, refusal
 from serve_deployments.http import (
     Application,
     Endpoint,
@@ -23,7 +25,7 @@ from serve_deployments.http import (
 from serve_deployments.lanes import LaneSet
 from tocsin.clock import Clock, SystemClock, to_datetime
 from tocsin.decoding import RecordDecoder
-from tocsin.errors import InvalidRecordError, NotFoundError
+from tocsin.errors import InvalidRecordError, NotFoundError, OverloadedError
 from tocsin.keys import digest
 from tocsin.lanes import Placement, Position
 from tocsin.schemas import (
@@ -65,7 +67,9 @@ class Notifications(Application):
             description=(
                 "One object, a JSON array or NDJSON of up to 10,000. Each accepted record gets a receipt: it is "
                 "stored durably and will end delivered, suppressed, expired or dead. Invalid records are reported "
-                "by index; the valid ones are accepted unless `atomic` is set."
+                "by index; the valid ones are accepted unless `atomic` is set. While a lane is overloaded its records "
+                "are refused: with 429 when none or not all of an atomic request can be accepted, else by index with "
+                "the code `overloaded` and a `retry_after_s`."
             ),
             request=NotificationRequest,
             many=True,
@@ -95,6 +99,8 @@ class Notifications(Application):
         }
         self._intake = Intake(Classifier(), {name: settings.partitions(name) for name in NOTIFICATION_LANES})
         self._decoder = RecordDecoder(NotificationRequest, check_notification)
+        policy = AdmissionPolicy.of(settings)
+        self._gate = Gate(self._lanes.lanes, self._lanes.client, policy, self._clock)
 
     async def send(self, request: Request) -> NotificationsAccepted:
         """Validate, classify, store, and only then answer 202."""
@@ -104,9 +110,12 @@ class Notifications(Application):
         decoded = self._decoder.decode(body, ndjson=ndjson, now=now)
         if decoded.errors and (atomic or not decoded.records):
             raise RejectedBatchError(decoded.errors, decoded.total, atomic=atomic)
-        admitted = self._intake.admit(decoded.records, now=now, traceparent=traceparent_of(request))
+        wanted = self._intake.admit(decoded.records, now=now, traceparent=traceparent_of(request))
+        sources = [one.source for _, one in decoded.records]
+        admitted, refused = await self._sift(wanted, sources, keyed=bool(key), atomic=atomic)
         durability = await self._lanes.durability()
-        placements = await self._store(admitted, key, digest(body.decode("utf-8", "replace")) if key else "")
+        fingerprint = digest(body.decode("utf-8", "replace")) if key else ""
+        placements, full = await self._store(admitted, key, fingerprint, atomic=atomic)
         receipts = [
             Receipt(
                 index=item.index,
@@ -116,25 +125,68 @@ class Notifications(Application):
                 durability=durability,
                 duplicate=placement.duplicate,
             )
-            for item, placement in zip(admitted, placements, strict=True)
+            for item, placement in placements
         ]
-        return _answer(receipts, decoded.errors)
+        return _answer(receipts, sorted(decoded.errors + refused + full, key=lambda error: error.index))
 
-    async def _store(self, admitted: list[Accepted], key: str, fingerprint: str) -> list[Placement]:
-        """Append lane by lane, the most urgent first; a failure tells the caller to send all again."""
-        by_lane: dict[LaneName, list[int]] = defaultdict(list)
-        for position, item in enumerate(admitted):
-            by_lane[item.lane].append(position)
-        placements: dict[int, Placement] = {}
+    async def _sift(
+        self, wanted: list[Accepted], sources: list[str], *, keyed: bool, atomic: bool
+    ) -> tuple[list[Accepted], list[RecordError]]:
+        """What the gate lets in, and an error for each record it does not.
+
+        Raises:
+            OverloadedError: it lets in none, or not all of an atomic request.
+        """
+        counted: dict[LaneName, Counter[str]] = defaultdict(Counter)
+        for (lane, source), number in Counter(
+            zip((item.lane for item in wanted), sources, strict=True)
+        ).items():
+            counted[lane][source] = number
+        decisions = {
+            lane: await self._gate.decide(lane, counted[lane], whole=keyed) for lane in sorted(counted)
+        }
+        refusals = [(lane, d) for lane, each in decisions.items() for d in each.values() if not d.admit]
+        errors: list[RecordError] = []
+        admitted = wanted
+        if refusals:
+            fates = [
+                (item, decisions[item.lane][source]) for item, source in zip(wanted, sources, strict=True)
+            ]
+            admitted = [item for item, decision in fates if decision.admit]
+            errors = [refused_record(item, refusal(item.lane, d)) for item, d in fates if not d.admit]
+        if refusals and (atomic or not admitted):
+            raise refusal(*refusals[0])
+        for lane, each in counted.items():
+            let_in = {source: number for source, number in each.items() if decisions[lane][source].admit}
+            self._gate.take(lane, let_in)
+        self._gate.grow(sum([len(item.record.body) for item in admitted]))
+        return admitted, errors
+
+    async def _store(
+        self, admitted: list[Accepted], key: str, fingerprint: str, *, atomic: bool
+    ) -> tuple[list[tuple[Accepted, Placement]], list[RecordError]]:
+        """Append lane by lane, the most urgent first; a failure tells the caller to send all again.
+
+        A server that is full after one lane was stored is no failure of the whole: those stored keep their receipts.
+        """
+        by_lane: dict[LaneName, list[Accepted]] = defaultdict(list)
+        for item in admitted:
+            by_lane[item.lane].append(item)
+        placed: list[tuple[Accepted, Placement]] = []
+        errors: list[RecordError] = []
         for lane in sorted(by_lane):
             members = by_lane[lane]
-            placed = await self._lanes.lanes[lane].append(
-                [admitted[position].record for position in members],
-                idempotency_key=key,
-                fingerprint=fingerprint,
-            )
-            placements.update(zip(members, placed, strict=True))
-        return [placements[position] for position in range(len(admitted))]
+            try:
+                placements = await self._lanes.lanes[lane].append(
+                    [item.record for item in members], idempotency_key=key, fingerprint=fingerprint
+                )
+            except OverloadedError as error:
+                if atomic or not placed:
+                    raise
+                errors += [refused_record(item, error) for item in members]
+            else:
+                placed += zip(members, placements, strict=True)
+        return sorted(placed, key=lambda pair: pair[0].index), errors
 
     async def status(self, request: Request) -> NotificationStatus:
         """What became of one notification."""
@@ -145,6 +197,13 @@ class Notifications(Application):
             raise NotFoundError(f"no notification {notification_id}: there is no lane {lane!r}")
         found: NotificationStatus = await ledger.status(notification_id)
         return found
+
+
+def refused_record(item: Accepted, error: OverloadedError) -> RecordError:
+    """A record that was not let in, though nothing is wrong with it."""
+    return RecordError(
+        index=item.index, detail=error.message, code=error.code, retry_after_s=error.retry_after_s
+    )
 
 
 def idempotency_key(request: Request) -> str:

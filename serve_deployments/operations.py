@@ -18,13 +18,26 @@ from features.store import FeatureStore
 from models.registry import Registry
 from serve_deployments.http import Application, Endpoint, json_response
 from serve_deployments.lanes import LaneSet
+from tocsin.clock import SystemClock
 from tocsin.errors import TocsinError
+from tocsin.resilience.breakers import read_breakers
+from tocsin.resilience.shared_breaker import BreakerView
 from tocsin.schemas import LaneName
 from tocsin.settings import Settings
 from tocsin.storage.connect import SERVE_TIMEOUT_S, translate
 from tocsin.telemetry.latency import quantile_ms
 
-COUNTED = ("accepted", "delivered", "suppressed", "expired", "dead", "applied", "repeated", "quarantined")
+COUNTED = (
+    "accepted",
+    "delivered",
+    "suppressed",
+    "expired",
+    "dead",
+    "purged",
+    "applied",
+    "repeated",
+    "quarantined",
+)
 
 PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Tocsin API</title>
 <link rel="stylesheet" href="/docs/assets/swagger-ui.css"></head><body><div id="ui"></div>
@@ -77,6 +90,7 @@ class PlatformStatus(msgspec.Struct, frozen=True, kw_only=True):
     newest_event: float | None
     champion: str
     model_versions: int
+    breakers: list[BreakerView] = []
 
 
 class Operations(Application):
@@ -168,6 +182,7 @@ class Operations(Application):
             newest_event=await self._store.latest(),
             champion=champion or "",
             model_versions=len(versions),
+            breakers=await read_breakers(self._lanes.client, self.settings.namespace, SystemClock().now()),
         )
 
     async def _lane_status(self, name: LaneName) -> LaneStatus:

@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from tocsin.errors import TocsinError
+from tocsin.recipients import ChannelChoice, QuietSpan, Recipient, RecipientRequest
 from tocsin.schemas import (
     ActivityAccepted,
     ActivityRequest,
@@ -43,6 +44,7 @@ __all__ = [
     "ActivityAccepted",
     "ActivityRequest",
     "AsyncClient",
+    "ChannelChoice",
     "ChurnAnswer",
     "ChurnBatchAnswer",
     "Client",
@@ -56,7 +58,10 @@ __all__ = [
     "NotificationState",
     "NotificationStatus",
     "NotificationsAccepted",
+    "QuietSpan",
     "Receipt",
+    "Recipient",
+    "RecipientRequest",
     "RecordError",
     "Replayed",
     "TocsinError",

@@ -16,13 +16,13 @@ from urllib.parse import quote
 import msgspec
 from msgspec import Struct
 
+from tocsin.dead_letters import DeadLetterFilter, PurgeRequest, ReplayRequest
 from tocsin.errors import InvalidRecordError
 from tocsin.schemas import (
     MAX_BATCH_RECORDS,
     MAX_BODY_BYTES,
     MAX_CHURN_IDS,
     ChurnBatchRequest,
-    LaneName,
     NotificationRequest,
     RecordError,
 )
@@ -40,7 +40,7 @@ _KEY = re.compile(rf"[\x21-\x7e]{{1,{MAX_KEY_LENGTH}}}")
 class Call(Struct, frozen=True, kw_only=True):
     """One HTTP request, not yet made."""
 
-    method: Literal["GET", "POST"]
+    method: Literal["GET", "POST", "PUT", "DELETE"]
     path: str  # percent-encoded
     params: dict[str, str] = {}
     body: bytes = b""  # JSON
@@ -177,11 +177,11 @@ def notifications_call(body: bytes, *, key: str, atomic: bool = False) -> Call:
 
 
 def notification_given(notification: object | None, fields: dict[str, Any]) -> object:
-    """The one notification of a call that takes it whole or as fields."""
+    """The one record of a call that takes it whole or as fields."""
     if notification is None:
         return fields
     if fields:
-        raise TypeError("send takes a notification or its fields, not both")
+        raise TypeError("a record is given whole or as fields, not both")
     return notification
 
 
@@ -215,17 +215,63 @@ def churn_calls(ids: Iterable[str], as_of: datetime | None) -> Iterator[Call]:
         )
 
 
-def dead_letters_call(lane: LaneName | str | None, limit: int) -> Call:
-    """Ask for the newest dead letters."""
-    params = {"limit": str(limit)}
-    if lane is not None:
-        params["lane"] = str(lane)
+def letter_filter(where: Mapping[str, Any]) -> DeadLetterFilter:
+    """Keyword arguments as a filter; None is as left out.
+
+    Raises:
+        InvalidRecordError: names the field and the limit.
+    """
+    given = msgspec.to_builtins({name: value for name, value in where.items() if value is not None})
+    return msgspec.json.decode(encode_record(given, DeadLetterFilter), type=DeadLetterFilter)
+
+
+def dead_letters_call(wanted: DeadLetterFilter, limit: int, cursor: str) -> Call:
+    """Ask for the newest dead letters that match."""
+    params = {"limit": str(limit)} | {name: str(value) for name, value in msgspec.to_builtins(wanted).items()}
+    if cursor:
+        params["cursor"] = cursor
     return Call(method="GET", path="/v1/dead-letters", params=params)
+
+
+def replay_many_call(request: ReplayRequest) -> Call:
+    """Put the dead letters that match back; a repeat is harmless, as each letter moves once."""
+    return Call(
+        method="POST",
+        path="/v1/dead-letters/replay",
+        body=encode_record(request, ReplayRequest),
+        idempotent=True,
+    )
+
+
+def purge_many_call(request: PurgeRequest) -> Call:
+    """Delete the dead letters that match; a repeat is harmless."""
+    return Call(
+        method="POST",
+        path="/v1/dead-letters/purge",
+        body=encode_record(request, PurgeRequest),
+        idempotent=True,
+    )
+
+
+def purge_call(name: str) -> Call:
+    """Delete a dead letter. Not repeated by itself: the second time it would not be found."""
+    return Call(method="DELETE", path=f"/v1/dead-letters/{_segment(name, 'id')}")
 
 
 def replay_call(name: str, *, key: str) -> Call:
     """Put a dead letter back into its lane."""
     return Call(method="POST", path=f"/v1/dead-letters/{_segment(name, 'id')}/replay", key=key)
+
+
+def recipient_call(method: Literal["GET", "PUT", "DELETE"], name: str, body: bytes = b"") -> Call:
+    """Ask for, replace or forget how a recipient wants to be told; each may be repeated."""
+    return Call(method=method, path=f"/v1/recipients/{_segment(name, 'id')}", body=body, idempotent=True)
+
+
+def recipients_call(after: str, limit: int) -> Call:
+    """Ask for a page of recipients: those after an id."""
+    params = {"limit": str(limit)} | ({"after": after} if after else {})
+    return Call(method="GET", path="/v1/recipients", params=params)
 
 
 READY = Call(method="GET", path="/readyz")

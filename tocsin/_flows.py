@@ -31,6 +31,13 @@ from tocsin._answers import (
 )
 from tocsin._calls import Batch, Call
 from tocsin.clock import Clock
+from tocsin.dead_letters import (
+    MAX_HANDLED,
+    DeadLetterFilter,
+    HandledLetters,
+    PurgeRequest,
+    ReplayRequest,
+)
 from tocsin.errors import InvalidRecordError, TimedOutError, TocsinError
 from tocsin.schemas import (
     ActivityAccepted,
@@ -169,6 +176,46 @@ class Flows:
         """Put a dead letter back into its lane."""
         key = calls.idempotency_key(idempotency_key)
         return (yield from self.ask(calls.replay_call(name, key=key), Replayed))
+
+    def replay_many(
+        self, wanted: DeadLetterFilter, *, dry_run: bool, rate: float, limit: int | None, cursor: str
+    ) -> Flow[HandledLetters]:
+        """Put all that match back, request by request, each paced by the platform."""
+        return self._handle_many(
+            lambda most, after: calls.replay_many_call(
+                ReplayRequest(filter=wanted, dry_run=dry_run, rate=rate, limit=most, cursor=after)
+            ),
+            limit,
+            cursor,
+        )
+
+    def purge_many(
+        self, wanted: DeadLetterFilter, *, dry_run: bool, limit: int | None, cursor: str
+    ) -> Flow[HandledLetters]:
+        """Delete all that match, request by request."""
+        return self._handle_many(
+            lambda most, after: calls.purge_many_call(
+                PurgeRequest(filter=wanted, dry_run=dry_run, limit=most, cursor=after)
+            ),
+            limit,
+            cursor,
+        )
+
+    def _handle_many(
+        self, call: Callable[[int, str], Call], limit: int | None, cursor: str
+    ) -> Flow[HandledLetters]:
+        """The same call from cursor to cursor, until the letters or the limit are at their end."""
+        ids: list[str] = []
+        gone = scanned = 0
+        while True:
+            left = MAX_HANDLED if limit is None else min(limit - len(ids) - gone, MAX_HANDLED)
+            answer = yield from self.ask(call(left, cursor), HandledLetters)
+            ids += answer.ids
+            gone += answer.gone
+            scanned += answer.scanned
+            cursor = answer.cursor
+            if not cursor or (limit is not None and len(ids) + gone >= limit):
+                return structs.replace(answer, ids=ids, gone=gone, scanned=scanned)
 
     # ----------------------------------------------------------------- notifications
 

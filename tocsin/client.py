@@ -14,15 +14,17 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, Unpack
 
 import httpx2
 
 from tocsin._answers import Outcome
-from tocsin._calls import Call, dead_letters_call, notification_given
+from tocsin._calls import Call, dead_letters_call, letter_filter, notification_given, purge_call
 from tocsin._flows import Flow, Flows, Pause, RetryPolicy
+from tocsin._recipient_methods import AsyncRecipientMethods, RecipientMethods
 from tocsin._transport import check_limits, failure, platform_url, reply, request_headers, request_parts
 from tocsin.clock import Clock, SystemClock
+from tocsin.dead_letters import DEFAULT_RATE, HandledLetters, Purged, Traits, Where
 from tocsin.schemas import (
     ActivityAccepted,
     ActivityRequest,
@@ -45,7 +47,7 @@ NotificationLike = NotificationRequest | Mapping[str, Any]
 ActivityLike = ActivityRequest | Mapping[str, Any]
 
 
-class Client:
+class Client(RecipientMethods):
     """A blocking client of one platform; safe to share between threads.
 
     Args:
@@ -148,7 +150,8 @@ class Client:
         """Send notifications in batches; indexes in the answer are positions in `notifications`.
 
         Records that break their schema are not sent and come back in `errors`, as those the platform refuses
-        do. When a batch fails for good the error is raised, with a note on how to go on.
+        do; one with the code `overloaded` may be sent again after its `retry_after_s`. When a batch fails
+        for good the error is raised, with a note on how to go on.
 
         Args:
             notifications: structs or mappings.
@@ -195,9 +198,26 @@ class Client:
 
     # ----------------------------------------------------------------- operations
 
-    def dead_letters(self, lane: LaneName | str | None = None, limit: int = 50) -> DeadLetterPage:
-        """The newest dead letters, of one lane or of all."""
-        return self._run(self._flows.ask(dead_letters_call(lane, limit), DeadLetterPage))
+    def dead_letters(
+        self,
+        lane: LaneName | str | None = None,
+        limit: int = 50,
+        *,
+        cursor: str = "",
+        **where: Unpack[Traits],
+    ) -> DeadLetterPage:
+        """The newest dead letters that match, of one lane or of all.
+
+        A page with a `cursor` is not the last: the next one is asked for with it.
+
+        Args:
+            lane: only this lane.
+            limit: how many to return, at most 500.
+            cursor: of an earlier page.
+            where: `reason`, `source`, `recipient`, `since`, `until` (aware datetimes), `text` (in the error).
+        """
+        wanted = letter_filter({"lane": lane, **where})
+        return self._run(self._flows.ask(dead_letters_call(wanted, limit, cursor), DeadLetterPage))
 
     def dead_letter(self, id: str) -> DeadLetterView:  # noqa: A002
         """One dead letter, by its notification's id."""
@@ -207,12 +227,45 @@ class Client:
         """Put a dead letter back into its lane."""
         return self._run(self._flows.replay(id, idempotency_key))
 
+    def replay_many(
+        self,
+        *,
+        dry_run: bool = False,
+        rate: float = DEFAULT_RATE,
+        limit: int | None = None,
+        cursor: str = "",
+        **where: Unpack[Where],
+    ) -> HandledLetters:
+        """Put the dead letters that match back into their lanes; interrupted, it may simply be called again.
+
+        Args:
+            dry_run: only say which would be.
+            rate: letters a second, 1 to 1,000.
+            limit: how many at the most; None: all that match.
+            cursor: go on from where an earlier answer ended.
+            where: as `dead_letters`, and `lane`.
+        """
+        wanted = letter_filter(where)
+        flow = self._flows.replay_many(wanted, dry_run=dry_run, rate=rate, limit=limit, cursor=cursor)
+        return self._run(flow)
+
+    def purge(self, id: str) -> Purged:  # noqa: A002
+        """Delete a dead letter for good."""
+        return self._run(self._flows.ask(purge_call(id), Purged))
+
+    def purge_many(
+        self, *, dry_run: bool = False, limit: int | None = None, cursor: str = "", **where: Unpack[Where]
+    ) -> HandledLetters:
+        """Delete the dead letters that match, for good; without a filter, all. Arguments as `replay_many`."""
+        wanted = letter_filter(where)
+        return self._run(self._flows.purge_many(wanted, dry_run=dry_run, limit=limit, cursor=cursor))
+
     def ready(self) -> bool:
         """Whether the platform is up, asked once; False also when it cannot be reached."""
         return self._run(self._flows.ready())
 
 
-class AsyncClient:
+class AsyncClient(AsyncRecipientMethods):
     """`Client` for asyncio: the same arguments, methods and errors; `sleep` is a coroutine function."""
 
     def __init__(
@@ -326,9 +379,17 @@ class AsyncClient:
         """As `Client.insight`."""
         return await self._run(self._flows.about("insights", advertiser_id, InsightAnswer, as_of))
 
-    async def dead_letters(self, lane: LaneName | str | None = None, limit: int = 50) -> DeadLetterPage:
+    async def dead_letters(
+        self,
+        lane: LaneName | str | None = None,
+        limit: int = 50,
+        *,
+        cursor: str = "",
+        **where: Unpack[Traits],
+    ) -> DeadLetterPage:
         """As `Client.dead_letters`."""
-        return await self._run(self._flows.ask(dead_letters_call(lane, limit), DeadLetterPage))
+        wanted = letter_filter({"lane": lane, **where})
+        return await self._run(self._flows.ask(dead_letters_call(wanted, limit, cursor), DeadLetterPage))
 
     async def dead_letter(self, id: str) -> DeadLetterView:  # noqa: A002
         """As `Client.dead_letter`."""
@@ -337,6 +398,31 @@ class AsyncClient:
     async def replay(self, id: str, *, idempotency_key: str | None = None) -> Replayed:  # noqa: A002
         """As `Client.replay`."""
         return await self._run(self._flows.replay(id, idempotency_key))
+
+    async def replay_many(
+        self,
+        *,
+        dry_run: bool = False,
+        rate: float = DEFAULT_RATE,
+        limit: int | None = None,
+        cursor: str = "",
+        **where: Unpack[Where],
+    ) -> HandledLetters:
+        """As `Client.replay_many`."""
+        wanted = letter_filter(where)
+        flow = self._flows.replay_many(wanted, dry_run=dry_run, rate=rate, limit=limit, cursor=cursor)
+        return await self._run(flow)
+
+    async def purge(self, id: str) -> Purged:  # noqa: A002
+        """As `Client.purge`."""
+        return await self._run(self._flows.ask(purge_call(id), Purged))
+
+    async def purge_many(
+        self, *, dry_run: bool = False, limit: int | None = None, cursor: str = "", **where: Unpack[Where]
+    ) -> HandledLetters:
+        """As `Client.purge_many`."""
+        wanted = letter_filter(where)
+        return await self._run(self._flows.purge_many(wanted, dry_run=dry_run, limit=limit, cursor=cursor))
 
     async def ready(self) -> bool:
         """As `Client.ready`."""

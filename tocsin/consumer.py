@@ -104,6 +104,7 @@ class Consumer:
         self._policy = policy
         self._clock = clock
         self._stopping = asyncio.Event()
+        self._drained = asyncio.Event()  # heartbeats go on until then
         self._claimed: set[int] = set()
         self._surplus: set[int] = set()  # owned, but due to another member: drained, then given up
         self._in_flight: dict[asyncio.Task[None], tuple[Entry, ...]] = {}
@@ -123,6 +124,9 @@ class Consumer:
             except TocsinError as error:
                 self.state = ConsumerState.HEALING
                 self.failures += 1
+                # The server may have carried out a read whose answer was lost: what it handed us is pending, so claim
+                # afresh. Otherwise it would wait for the partition's next owner.
+                self._claimed.clear()
                 log.warning("%s: %s; trying again", self._ownership.name, error)
                 await self._pause(
                     self._policy.heal_backoff_s[min(attempt, len(self._policy.heal_backoff_s) - 1)]
@@ -131,8 +135,10 @@ class Consumer:
         self.state = ConsumerState.DRAINING
         if self._in_flight:
             await asyncio.wait(self._in_flight)
+        self._drained.set()
         for task in background:
             task.cancel()
+        # A step may swallow the cancellation; it then sees that all is drained, and each of its waits is bounded.
         await asyncio.gather(*background, return_exceptions=True)
         with contextlib.suppress(TocsinError):
             await self._ownership.release(self._ownership.held(), leave=True)
@@ -255,7 +261,7 @@ class Consumer:
             await self._queue.promote(partition, self._clock.now(), limit=self._policy.promote_limit)
 
     async def _forever(self, step: Callable[[], Awaitable[None]], every_s: float) -> None:
-        while True:
+        while not self._drained.is_set():
             try:
                 await step()
             except TocsinError as error:

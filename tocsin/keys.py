@@ -21,6 +21,15 @@ and replaying are single atomic steps, and a lane can be given a server of its o
 | `{ns}:{activity}:events:{advertiser}`  | hash   | none               | the event log of one advertiser, by event id |
 | `{ns}:{activity}:advertisers`          | zset   | none               | advertisers by newest event time (s) |
 | `{ns}:{activity}:insight:{advertiser}` | string | insight TTL        | a cached insight |
+| `{ns}:{recipients}:profile:{recipient}` | string | none: until removed | what one recipient wants |
+| `{ns}:{recipients}:index`              | zset   | none: as `profile` | recipient ids, in their order |
+| `{ns}:{recipients}:version`            | string | none               | moves with every change of any recipient |
+| `{ns}:{recipients}:window:{priority}:{recipient}` | zset | 1 h    | what was let through, by time (s) |
+| `{ns}:{breakers}:state:{breaker}`      | hash   | 24 h               | state and counters of a breaker |
+| `{ns}:{breakers}:probe:{breaker}`      | string | probe lease        | who may try again |
+| `{ns}:{breakers}:names`                | zset   | 24 h               | breakers by when last seen (s) |
+| `{ns}:{emergency}:contacts:{digest}`   | string | 90 d               | last validated contacts of one caller |
+| `{ns}:{emergency}:call:{digest}`       | string | 24 h               | what a call with an idempotency key became |
 """
 
 from __future__ import annotations
@@ -91,3 +100,51 @@ class FeatureKeys:
     def insight(self, advertiser_id: str) -> str:
         """A cached insight."""
         return f"{self.prefix}:insight:{advertiser_id}"
+
+
+class BreakerKeys:
+    """The keys of the shared breakers."""
+
+    def __init__(self, namespace: str) -> None:
+        self.prefix = f"{namespace}:{{breakers}}"
+        self.names = f"{self.prefix}:names"
+
+    def state(self, name: str) -> str:
+        """State, failures, reason and counters of one breaker."""
+        return f"{self.prefix}:state:{name}"
+
+    def probe(self, name: str) -> str:
+        """The lease of whoever may try again."""
+        return f"{self.prefix}:probe:{name}"
+
+
+class EmergencyKeys:
+    """The keys of emergency calls."""
+
+    def __init__(self, namespace: str) -> None:
+        self.prefix = f"{namespace}:{{emergency}}"
+
+    def contacts(self, caller: str) -> str:
+        """The last validated contacts of a caller."""
+        return f"{self.prefix}:contacts:{digest(caller)}"
+
+    def call(self, idempotency_key: str) -> str:
+        """What a call with an idempotency key became."""
+        return f"{self.prefix}:call:{digest(idempotency_key)}"
+
+
+class RecipientKeys:
+    """The keys of recipients: a slot of their own, so that a batch of them is one read."""
+
+    def __init__(self, namespace: str) -> None:
+        self.prefix = f"{namespace}:{{recipients}}"
+        self.index = f"{self.prefix}:index"
+        self.version = f"{self.prefix}:version"
+
+    def profile(self, recipient_id: str) -> str:
+        """What one recipient wants."""
+        return f"{self.prefix}:profile:{recipient_id}"
+
+    def window(self, lane: str, recipient_id: str) -> str:
+        """What was let through to one recipient in the last hour, on one lane."""
+        return f"{self.prefix}:window:{lane}:{recipient_id}"

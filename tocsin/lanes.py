@@ -29,6 +29,7 @@ from tocsin.errors import ConflictError, InvalidRecordError
 from tocsin.keys import DEDUP_TTL_S, GROUP, LaneKeys
 from tocsin.schemas import WIRE_VERSION
 from tocsin.storage.connect import translate
+from tocsin.storage.limit import create_group, execute_at_limit
 from tocsin.storage.scripts import APPEND, PROMOTE, Script
 
 FIELD_VERSION = b"v"
@@ -164,6 +165,7 @@ class Lane:
         self.keys = LaneKeys(namespace, name)
         self._client = client
         self._block_records = block_records
+        self.settled_at_limit = 0  # transactions the server was too full for
         self._append = Script(APPEND)
         self._promote = Script(PROMOTE)
 
@@ -242,7 +244,7 @@ class Lane:
         """
         for partition in range(self.partitions):
             try:
-                await self._client.xgroup_create(self.keys.stream(partition), GROUP, id="0", mkstream=True)
+                await create_group(self._client, self.keys.stream(partition), GROUP)
             except redis_errors.ResponseError as error:
                 if "BUSYGROUP" not in str(error):
                     raise translate(error) from error
@@ -323,6 +325,9 @@ class Lane:
 
         Raises:
             StorageUnavailableError: the server did not confirm; try with `again`.
+
+        At the server's memory limit it refuses the transaction untouched; then the same is done as a script that is
+        exempt, so that a full server drains.
         """
         if again and not await self._waits(entries[0]):
             return
@@ -332,10 +337,25 @@ class Lane:
         try:
             async with self._client.pipeline(transaction=True) as pipe:
                 stage(pipe)
-                for partition, ids in by_partition.items():
-                    pipe.xack(self.keys.stream(partition), GROUP, *ids)
-                    pipe.xdel(self.keys.stream(partition), *ids)
+                self._stage_settled(pipe, by_partition)
                 await pipe.execute()
+        except redis_errors.OutOfMemoryError:
+            await self._settle_at_limit(by_partition, stage)
+        except (redis_errors.RedisError, OSError) as error:
+            raise translate(error) from error
+
+    def _stage_settled(self, pipe: Pipeline, by_partition: Mapping[int, Sequence[str]]) -> None:
+        for partition, ids in by_partition.items():
+            pipe.xack(self.keys.stream(partition), GROUP, *ids)
+            pipe.xdel(self.keys.stream(partition), *ids)
+
+    async def _settle_at_limit(self, by_partition: Mapping[int, Sequence[str]], stage: Stage) -> None:
+        self.settled_at_limit += 1
+        pipe = self._client.pipeline(transaction=True)
+        self._stage_settled(pipe, by_partition)
+        stage(pipe)
+        try:
+            await execute_at_limit(self._client, pipe)
         except (redis_errors.RedisError, OSError) as error:
             raise translate(error) from error
 

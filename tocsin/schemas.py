@@ -91,7 +91,8 @@ class NotificationRequest(Struct, frozen=True, forbid_unknown_fields=True, kw_on
         "default"
     )
     channels: Annotated[
-        tuple[Literal["log", "webhook", "sink"], ...], Meta(min_length=1, max_length=4, description="Where it goes")
+        tuple[Literal["log", "webhook", "sink"], ...],
+        Meta(min_length=1, max_length=4, description="Where it goes"),
     ] = ("log",)
     webhook_url: Annotated[
         Annotated[str, Meta(min_length=8, max_length=2048)] | None,
@@ -125,6 +126,8 @@ class RecordError(Struct, frozen=True, kw_only=True):
     detail: str
     field: str = ""
     limit: str = ""
+    code: str = "invalid-record"  # or `overloaded`: nothing is wrong with it, send it again
+    retry_after_s: float = 0.0  # when to
 
 
 class NotificationsAccepted(Struct, frozen=True, kw_only=True):
@@ -178,6 +181,9 @@ class Envelope(Struct, frozen=True, array_like=True, gc=False):
     notification: Notification
     id: str = ""
     attempts: tuple[Attempt, ...] = ()
+    replays: int = 0  # how often it was put back from the dead letters
+    earlier_attempts: int = 0  # made before the last replay; `attempts` began anew with it
+    deferred_s: float = 0.0  # how long it was put off on purpose: no latency of ours
 
 
 class DeadLetter(Struct, frozen=True, array_like=True):
@@ -190,6 +196,8 @@ class DeadLetter(Struct, frozen=True, array_like=True):
     error: str
     failed_at: float
     attempts: tuple[Attempt, ...]
+    replays: int = 0
+    earlier_attempts: int = 0
 
 
 # --------------------------------------------------------------------------- notifications, as asked for
@@ -236,17 +244,19 @@ class DeadLetterView(Struct, frozen=True, kw_only=True):
     error: str
     accepted_at: datetime
     failed_at: datetime
-    attempt_count: int
-    attempts: list[AttemptView]
+    attempt_count: int  # over all replays
+    attempts: list[AttemptView]  # since the last replay
     notification: NotificationRequest
     traceparent: str
+    replays: int = 0
 
 
 class DeadLetterPage(Struct, frozen=True, kw_only=True):
     """Dead letters, newest first."""
 
-    total: int
+    total: int  # that the lanes asked for hold, whatever else the filter says
     items: list[DeadLetterView]
+    cursor: str = ""  # where to go on; empty: these are all
 
 
 class Replayed(Struct, frozen=True, kw_only=True):

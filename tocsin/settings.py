@@ -20,12 +20,14 @@ from msgspec.structs import fields
 from tocsin.errors import ConfigurationError
 
 PREFIX = "TOCSIN_"
-SECRETS = frozenset({"redis_url", "api_key"})
+SECRETS = frozenset({"redis_url", "api_key", "webhook_secret"})
 
 Port = Annotated[int, Meta(ge=1, le=65535)]
 Pool = Annotated[int, Meta(ge=1, le=64)]
 Partitions = Annotated[int, Meta(ge=1, le=256)]
 Retention = Annotated[float, Meta(ge=1, le=31_536_000)]
+Records = Annotated[int, Meta(ge=1, le=100_000_000)]
+Ratio = Annotated[float, Meta(gt=0, le=1)]
 Seconds = Annotated[float, Meta(gt=0, le=31_536_000)]
 
 
@@ -49,6 +51,29 @@ class Settings(Struct, frozen=True, kw_only=True):
         str, Meta(description="redis:// or rediss:// URL; empty: an embedded Valkey in the data folder")
     ] = ""
 
+    maxmemory_mib: Annotated[
+        int,
+        Meta(ge=0, le=1_048_576, description="Memory limit of the embedded Valkey, MiB; 0: none"),
+    ] = 0
+    p1_memory_ratio: Annotated[
+        Ratio, Meta(description="Share of the server's maxmemory from which p1 is refused; the rest is p0's")
+    ] = 0.9
+    p2_memory_ratio: Annotated[
+        Ratio, Meta(description="Share of the server's maxmemory from which p2 and activity are refused")
+    ] = 0.8
+    p1_max_records: Annotated[Records, Meta(description="Records waiting in p1 from which it is refused")] = (
+        1_000_000
+    )
+    p2_max_records: Annotated[Records, Meta(description="Records waiting in p2 from which it is refused")] = (
+        2_000_000
+    )
+    p1_max_age_s: Annotated[
+        Seconds, Meta(description="Age of the oldest record in p1 from which more are refused")
+    ] = 3600.0
+    p2_max_age_s: Annotated[
+        Seconds, Meta(description="Age of the oldest record in p2 from which more are refused")
+    ] = 3600.0
+
     host: Annotated[str, Meta(min_length=1, description="Address to serve HTTP on")] = "127.0.0.1"
     port: Annotated[Port, Meta(description="Port to serve HTTP on")] = 8000
     dashboard_port: Annotated[Port, Meta(description="Port of the Ray dashboard")] = 8265
@@ -67,13 +92,37 @@ class Settings(Struct, frozen=True, kw_only=True):
     p2_routers: Annotated[Pool, Meta(description="Router actors for p2")] = 1
     feature_shards: Annotated[Pool, Meta(description="Feature shard actors")] = 2
 
+    pool_max: Annotated[
+        Pool,
+        Meta(description="The most members a pool grows to while work waits; never more than partitions"),
+    ] = 4
+
     webhook_url: Annotated[
         str, Meta(description="Target of the webhook channel when a notification names none")
     ] = ""
+    webhook_secret: Annotated[
+        str, Meta(description="whsec_… key that signs webhook calls (Standard Webhooks); empty: not signed")
+    ] = ""
+    webhook_batch: Annotated[
+        int, Meta(ge=1, le=1000, description="The most p2 notifications in one webhook call")
+    ] = 100
     webhook_timeout_s: Annotated[Seconds, Meta(description="Deadline of one webhook call")] = 5.0
     webhook_allow_private: Annotated[
         bool, Meta(description="Let a notification's own webhook_url name a private or loopback address")
     ] = False
+
+    contacts_url: Annotated[
+        str, Meta(description="Service that validates the contacts of emergency calls; empty: none")
+    ] = ""
+    device_status_url: Annotated[
+        str, Meta(description="Service that tells a device's state during an emergency call; empty: none")
+    ] = ""
+    emergency_number: Annotated[
+        str,
+        Meta(
+            pattern=r"^\+?[0-9]{2,15}\Z", description="Also told when an emergency's contacts are uncertain"
+        ),
+    ] = "112"
 
     outcome_retention_s: Annotated[
         Seconds, Meta(description="How long a delivered notification can be asked for")
@@ -141,6 +190,16 @@ class Settings(Struct, frozen=True, kw_only=True):
                 aware = False
             if not aware:
                 raise ConfigurationError(f"TOCSIN_AS_OF={self.as_of} is not an RFC 3339 time with an offset")
+        for name in ("contacts_url", "device_status_url"):
+            value = str(getattr(self, name))
+            if value and not value.startswith(("http://", "https://")):
+                raise ConfigurationError(f"{PREFIX}{name.upper()} must start with http:// or https://")
+        if self.p2_memory_ratio > self.p1_memory_ratio:
+            raise ConfigurationError(
+                f"TOCSIN_P2_MEMORY_RATIO={self.p2_memory_ratio:g} is above TOCSIN_P1_MEMORY_RATIO="
+                f"{self.p1_memory_ratio:g}",
+                hint="p2 gives way first",
+            )
         if self.redis_url and not self.redis_url.startswith(("redis://", "rediss://", "unix://")):
             raise ConfigurationError("TOCSIN_REDIS_URL must start with redis://, rediss:// or unix://")
 

@@ -1,44 +1,56 @@
-"""The `webhook` channel: one HTTP POST a notification.
+"""The `webhook` channel: an HTTP POST, signed as Standard Webhooks has it.
 
-The body is JSON; the headers follow the Standard Webhooks names (`webhook-id` is the notification's id, the same
-on every try, so a receiver can drop repeats). Redirects are not followed. A target named by a notification must
-be a public address unless the operator allows private ones: anybody who may send could otherwise make the
-platform call its own network.
+A p0 or p1 is one call with the notification as a JSON object; p2 go as `{"notifications": [...]}`, up to
+`batch_records` for the same target in one call. `webhook-id` is the same on every try of the same content and each
+notification carries its own id, so a receiver can drop repeats. Redirects are not followed.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ipaddress
+import base64
+import hashlib
+import hmac
 import logging
-import socket
 from collections.abc import Sequence
-from urllib.parse import urlsplit
+from typing import Any
 
 import httpx2
 import msgspec
 
 from routing.channels import Deliverable, Failure, FailureReason
+from routing.channels.addresses import public_address
 from tocsin.clock import Clock, to_datetime
+from tocsin.errors import ConfigurationError
 from tocsin.schemas import Attempt, Notification
 
 log = logging.getLogger(__name__)
 
 RETRYABLE_STATUSES = frozenset({408, 425, 429})
-NAT64 = ipaddress.ip_network("64:ff9b::/96")
+SECRET_PREFIX = "whsec_"  # noqa: S105 (the prefix, not a secret)
+_encode = msgspec.json.Encoder().encode
 
 
 class WebhookPolicy(msgspec.Struct, frozen=True, kw_only=True):
-    """Where to send and for how long to wait."""
+    """Where to send, how, and for how long to wait."""
 
     default_url: str = ""  # the operator's own target; may be private
     timeout_s: float = 5.0
     allow_private: bool = False
     max_connections: int = 32
+    secret: str = ""  # `whsec_` and base64; empty: calls are not signed
+    batch_records: int = 0  # 0: a call each
+
+    def __repr__(self) -> str:
+        return f"WebhookPolicy({self.default_url!r}, {self.timeout_s:g} s, signed={bool(self.secret)})"
 
 
 class WebhookChannel:
-    """Posts notifications with a deadline over pooled connections."""
+    """Posts notifications with a deadline over pooled connections.
+
+    Raises:
+        ConfigurationError: the secret is not base64.
+    """
 
     name = "webhook"
 
@@ -47,68 +59,87 @@ class WebhookChannel:
     ) -> None:
         self._policy = policy
         self._clock = clock
+        self._key = decode_secret(policy.secret)
         self._slots = asyncio.Semaphore(policy.max_connections)
-        self._client = httpx2.AsyncClient(
-            timeout=policy.timeout_s,
-            limits=httpx2.Limits(max_connections=policy.max_connections),
-            follow_redirects=False,
-            trust_env=False,  # a proxy from the environment would dodge the address check
-            transport=transport,
-        )
+        self._client = _client(policy, transport, keep_alive=True)
+        # By address, connections of two names would be taken for each other's: these are not kept.
+        self._by_address = _client(policy, transport, keep_alive=False)
 
     async def deliver(self, batch: Sequence[Deliverable]) -> Sequence[Attempt]:
-        """One POST each within the deadline, as many at once as there are connections; any 2xx is a delivery."""
+        """Within the deadline, as many calls at once as there are connections; any 2xx is a delivery."""
+        if self._policy.batch_records:
+            return await self._in_batches(batch)
         if len(batch) == 1:
-            return [await self._timed(batch[0])]
-        return await asyncio.gather(*(self._timed(item) for item in batch))
+            return [await self._timed(batch)]
+        return await asyncio.gather(*(self._timed([item]) for item in batch))
 
-    async def _timed(self, item: Deliverable) -> Attempt:
+    async def _in_batches(self, batch: Sequence[Deliverable]) -> Sequence[Attempt]:
+        """One call for those with the same target; they share its fate."""
+        by_target: dict[str, list[int]] = {}
+        for position, item in enumerate(batch):
+            by_target.setdefault(item.notification.webhook_url, []).append(position)
+        size = self._policy.batch_records
+        calls = [
+            places[start : start + size]
+            for places in by_target.values()
+            for start in range(0, len(places), size)
+        ]
+        answers = await asyncio.gather(*(self._timed([batch[at] for at in places]) for places in calls))
+        attempts: dict[int, Attempt] = {}
+        for places, attempt in zip(calls, answers, strict=True):
+            attempts.update(dict.fromkeys(places, attempt))
+        return [attempts[position] for position in range(len(batch))]
+
+    async def _timed(self, items: Sequence[Deliverable]) -> Attempt:
         at, started = self._clock.now(), self._clock.monotonic()
         try:
-            failure = await self.attempt(item.id, item.notification)
+            failure = await self._send(items)
         except Exception as error:  # one call's fault must not make the rest of the batch look failed
-            log.exception("the call for %s failed", item.id)
+            log.exception("the call for %s failed", items[0].id)
             failure = Failure(FailureReason.INTERNAL, f"{type(error).__name__} in the channel")
         took_ms = round((self._clock.monotonic() - started) * 1000, 3)
         if failure is not None:
             return failure.attempt(self.name, at, took_ms)
         return Attempt(at, self.name, ok=True, duration_ms=took_ms)
 
-    async def attempt(self, notification_id: str, notification: Notification) -> Failure | None:
-        """One POST; None when it was delivered."""
-        url = notification.webhook_url or self._policy.default_url
+    async def _send(self, items: Sequence[Deliverable]) -> Failure | None:
+        """One call; None when it was delivered."""
+        own = items[0].notification.webhook_url
+        url = own or self._policy.default_url
         if not url:
             return Failure(FailureReason.NOT_CONFIGURED, "no webhook_url and no TOCSIN_WEBHOOK_URL")
         # The deadline begins with the call: waiting for a free connection is not the target's fault.
         async with self._slots:
-            return await self._call(url, notification_id, notification)
+            try:
+                async with asyncio.timeout(self._policy.timeout_s):
+                    address = ""
+                    if own and not self._policy.allow_private:
+                        found = await public_address(url)
+                        if isinstance(found, Failure):
+                            return found
+                        address = found
+                    return await self._post(url, address, items)
+            except (TimeoutError, httpx2.TimeoutException):
+                return Failure(FailureReason.TIMEOUT, f"no answer within {self._policy.timeout_s:g} s")
+            except (
+                httpx2.InvalidURL,
+                httpx2.UnsupportedProtocol,
+                ValueError,
+            ) as error:  # bad port, host, label
+                return Failure(FailureReason.FORBIDDEN_TARGET, f"not a usable URL: {error}")
+            except httpx2.HTTPError as error:
+                return Failure(FailureReason.UNREACHABLE, f"{type(error).__name__}: {error}"[:300])
 
-    async def _call(self, url: str, notification_id: str, notification: Notification) -> Failure | None:
-        try:
-            async with asyncio.timeout(self._policy.timeout_s):
-                if notification.webhook_url and not self._policy.allow_private:
-                    refused = await check_public(url)
-                    if refused is not None:
-                        return refused
-                return await self._post(url, notification_id, notification)
-        except (TimeoutError, httpx2.TimeoutException):
-            return Failure(FailureReason.TIMEOUT, f"no answer within {self._policy.timeout_s:g} s")
-        except (httpx2.InvalidURL, httpx2.UnsupportedProtocol, ValueError) as error:  # bad port, host, label
-            return Failure(FailureReason.FORBIDDEN_TARGET, f"not a usable URL: {error}")
-        except httpx2.HTTPError as error:
-            return Failure(FailureReason.UNREACHABLE, f"{type(error).__name__}: {error}"[:300])
-
-    async def _post(self, url: str, notification_id: str, notification: Notification) -> Failure | None:
-        headers = {
-            "content-type": "application/json",
-            "user-agent": "tocsin",
-            "webhook-id": notification_id,
-            "webhook-timestamp": str(int(self._clock.now())),
-        }
-        if notification.traceparent:
-            headers["traceparent"] = notification.traceparent
-        async with self._client.stream(
-            "POST", url, content=payload(notification_id, notification), headers=headers
+    async def _post(self, url: str, address: str, items: Sequence[Deliverable]) -> Failure | None:
+        message_id, body = self._message(items)
+        headers = self._headers(message_id, body, items)
+        client, target, extensions = self._client, httpx2.URL(url), {}
+        if address:  # the address that was checked, under the name that was asked for
+            headers["host"] = target.netloc.decode("ascii").rpartition("@")[2]
+            extensions = {"sni_hostname": target.host}
+            client, target = self._by_address, target.copy_with(host=address)
+        async with client.stream(
+            "POST", target, content=body, headers=headers, extensions=extensions
         ) as answer:
             status = answer.status_code
         if 200 <= status < 300:
@@ -117,59 +148,81 @@ class WebhookChannel:
         reason = FailureReason.REFUSED if final else FailureReason.TARGET_ERROR
         return Failure(reason, f"the target answered {status}")
 
+    def _message(self, items: Sequence[Deliverable]) -> tuple[str, bytes]:
+        """The id and the body of one call."""
+        if not self._policy.batch_records:
+            return items[0].id, _encode(payload(items[0].id, items[0].notification))
+        ids = "\n".join(item.id for item in items)
+        message_id = f"batch-{hashlib.blake2b(ids.encode(), digest_size=16).hexdigest()}"
+        return message_id, _encode({"notifications": [payload(item.id, item.notification) for item in items]})
+
+    def _headers(self, message_id: str, body: bytes, items: Sequence[Deliverable]) -> dict[str, str]:
+        timestamp = str(int(self._clock.now()))
+        headers = {
+            "content-type": "application/json",
+            "user-agent": "tocsin",
+            "webhook-id": message_id,
+            "webhook-timestamp": timestamp,
+        }
+        if self._key:
+            headers["webhook-signature"] = sign(self._key, message_id, timestamp, body)
+        if len(items) == 1 and items[0].notification.traceparent:
+            headers["traceparent"] = items[0].notification.traceparent
+        return headers
+
     async def close(self) -> None:
         """Close the pooled connections."""
         await self._client.aclose()
+        await self._by_address.aclose()
 
 
-def payload(notification_id: str, notification: Notification) -> bytes:
-    """The body a receiver gets."""
-    return msgspec.json.encode(
-        {
-            "id": notification_id,
-            "accepted_at": to_datetime(notification.accepted_at),
-            "type": notification.type,
-            "alert_type": notification.alert_type,
-            "severity": notification.severity,
-            "title": notification.title,
-            "body": notification.body,
-            "recipient": notification.recipient,
-            "source": notification.source,
-            "data": notification.data,
-        }
+def _client(
+    policy: WebhookPolicy, transport: httpx2.AsyncBaseTransport | None, *, keep_alive: bool
+) -> httpx2.AsyncClient:
+    most = policy.max_connections
+    return httpx2.AsyncClient(
+        timeout=policy.timeout_s,
+        limits=httpx2.Limits(max_connections=most, max_keepalive_connections=most if keep_alive else 0),
+        follow_redirects=False,
+        trust_env=False,  # a proxy from the environment would dodge the address check
+        transport=transport,
     )
 
 
-async def check_public(url: str) -> Failure | None:
-    """Why `url` must not be called: not HTTP, or a name that leads to an address that is not public."""
-    parts = urlsplit(url)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
-        return Failure(FailureReason.FORBIDDEN_TARGET, "a webhook URL is http:// or https:// with a host")
+def payload(notification_id: str, notification: Notification) -> dict[str, Any]:
+    """What a receiver gets of one notification."""
+    return {
+        "id": notification_id,
+        "accepted_at": to_datetime(notification.accepted_at),
+        "type": notification.type,
+        "alert_type": notification.alert_type,
+        "severity": notification.severity,
+        "title": notification.title,
+        "body": notification.body,
+        "recipient": notification.recipient,
+        "source": notification.source,
+        "data": notification.data,
+    }
+
+
+def decode_secret(secret: str) -> bytes:
+    """The key in a `whsec_…` secret; empty for none.
+
+    Raises:
+        ConfigurationError: it is not base64, or shorter than 24 bytes.
+    """
+    if not secret:
+        return b""
     try:
-        found = await asyncio.get_running_loop().getaddrinfo(
-            parts.hostname, parts.port or 443, type=socket.SOCK_STREAM
-        )
-    except OSError as error:
-        return Failure(
-            FailureReason.UNREACHABLE, f"cannot resolve {parts.hostname}: {error.strerror or error}"
-        )
-    for *_, address in found:
-        if not is_public(str(address[0]).partition("%")[0]):
-            return Failure(
-                FailureReason.FORBIDDEN_TARGET,
-                f"{parts.hostname} is not a public address; TOCSIN_WEBHOOK_ALLOW_PRIVATE=true allows it",
-            )
-    return None
+        key = base64.b64decode(secret.removeprefix(SECRET_PREFIX), validate=True)
+    except ValueError:
+        key = b""
+    if len(key) < 24:
+        raise ConfigurationError("TOCSIN_WEBHOOK_SECRET is not whsec_ and base64 of at least 24 bytes")
+    return key
 
 
-def is_public(address: str) -> bool:
-    """Whether an address is a public unicast one, also by the IPv4 address a transition prefix may carry."""
-    ip = ipaddress.ip_address(address)
-    if not ip.is_global or ip.is_multicast:
-        return False
-    if isinstance(ip, ipaddress.IPv6Address):
-        carried = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
-        if ip in NAT64:
-            carried = ipaddress.IPv4Address(int(ip) & 0xFFFF_FFFF)
-        return carried is None or is_public(str(carried))
-    return True
+def sign(key: bytes, message_id: str, timestamp: str, body: bytes) -> str:
+    """The `webhook-signature` of a call (https://www.standardwebhooks.com): HMAC-SHA256 over id, time and body."""
+    signed = b".".join((message_id.encode(), timestamp.encode(), body))
+    return "v1," + base64.b64encode(hmac.digest(key, signed, "sha256")).decode()

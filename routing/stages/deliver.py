@@ -12,7 +12,7 @@ from routing.channels import PERMANENT, Channel, Failure, FailureReason
 from routing.pipeline import Delivery, OutcomeReason
 from tocsin.clock import Clock
 from tocsin.resilience.retry import RetryPolicy
-from tocsin.schemas import Attempt, Envelope, NotificationState
+from tocsin.schemas import Attempt, NotificationState
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class Deliver:
         """Decide every delivery of the batch."""
         todo: dict[str, list[Delivery]] = {}
         for delivery in batch:
-            for name in open_channels(delivery.envelope):
+            for name in open_channels(delivery):
                 todo.setdefault(name, []).append(delivery)
         if len(todo) == 1:
             await self._try(*next(iter(todo.items())))
@@ -77,7 +77,8 @@ class Deliver:
 
     def _decide(self, delivery: Delivery, at: float) -> None:
         delivery.attempts = (*delivery.envelope.attempts, *delivery.attempts)
-        last = {attempt.channel: attempt for attempt in delivery.attempts}
+        wanted = delivery.notification.channels  # what was tried elsewhere decides nothing now
+        last = {attempt.channel: attempt for attempt in delivery.attempts if attempt.channel in wanted}
         failed = [attempt for attempt in last.values() if not attempt.ok]
         if not failed:
             delivery.decide(NotificationState.DELIVERED, OutcomeReason.NONE, at)
@@ -96,12 +97,12 @@ class Deliver:
         delivery.decide(NotificationState.RETRYING, OutcomeReason.RETRY_SCHEDULED, at)
 
 
-def open_channels(envelope: Envelope) -> Sequence[str]:
-    """The channels that have neither delivered nor refused for good, in the notification's order."""
-    channels = envelope.notification.channels
-    if not envelope.attempts:
+def open_channels(delivery: Delivery) -> Sequence[str]:
+    """The channels that have neither delivered nor refused for good, in the order wanted."""
+    channels, attempts = delivery.notification.channels, delivery.envelope.attempts
+    if not attempts:
         return channels
-    last = {attempt.channel: attempt for attempt in envelope.attempts}
+    last = {attempt.channel: attempt for attempt in attempts}
     return [name for name in channels if name not in last or is_open(last[name])]
 
 

@@ -27,6 +27,12 @@ HOLES = {
     r"\{entry\}": r"\d+-\d+",
     r"\{digest\}": "[0-9a-f]{32}",
     r"\{advertiser\}": ".+",
+    r"\{recipients\}": r"\{recipients\}",
+    r"\{recipient\}": ".+",
+    r"\{priority\}": "p[12]",
+    r"\{breakers\}": r"\{breakers\}",
+    r"\{breaker\}": "[a-z0-9_:.-]+",
+    r"\{emergency\}": r"\{emergency\}",
 }
 
 

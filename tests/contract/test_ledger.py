@@ -10,6 +10,7 @@ import pytest
 from redis import asyncio as aioredis
 
 from routing.channels import Channel, Failure, FailureReason
+from routing.dead_letters import DeadLetters
 from routing.intake import Intake
 from routing.ledger import Ledger
 from routing.priority import Classifier
@@ -17,6 +18,7 @@ from routing.router import Router
 from routing.stages.deliver import Deliver
 from routing.stages.expire import Expire
 from tests.fakes import ManualClock, OneByOne
+from tocsin.dead_letters import DeadLetterFilter
 from tocsin.errors import InvalidRecordError, NotFoundError
 from tocsin.keys import GROUP
 from tocsin.lanes import Lane
@@ -55,6 +57,7 @@ class Post:
         self.clock = ManualClock()
         self.lane = Lane(client, namespace=namespace, name="p2", partitions=PARTITIONS, block_records=4)
         self.ledger = Ledger(self.lane, client, retention_s=RETENTION_S)
+        self.letters = DeadLetters(self.lane, client)
         self.log = Scripted("log", self.clock)
         self.webhook = Scripted("webhook", self.clock)
         channels: Mapping[str, Channel] = {"log": self.log, "webhook": self.webhook}
@@ -74,6 +77,9 @@ class Post:
         if entries:
             await self.lane.settle(entries, await self.router.handle(entries))
         return len(entries)
+
+    async def replay(self, notification_id: str) -> bool:
+        return await self.letters.replay(await self.letters.get(notification_id))
 
     async def promote(self) -> int:
         return sum([await self.lane.promote(p, self.clock.now(), limit=1000) for p in range(PARTITIONS)])
@@ -101,7 +107,7 @@ class Post:
         }
         assert sum(parts.values()) == counts["accepted"]
         assert counts.keys() <= {"accepted", "delivered", "expired", "dead"}
-        assert (await self.ledger.dead_letters(offset=0, limit=1))[0] == parts["dead"]
+        assert await self.letters.total() == parts["dead"]
         return {name: number for name, number in parts.items() if number}
 
 
@@ -210,7 +216,7 @@ async def test_an_id_never_given_out_is_not_found(post: Post, unknown: str) -> N
     "malformed", ["", "x", "p2-0-1-0", "p2-0-1-0-0-0", "p2-a-1-0-0", "p2-0-1-0-²", "-" * 99]
 )
 async def test_what_is_no_id_is_refused(post: Post, malformed: str) -> None:
-    for asked in (post.ledger.status, post.ledger.dead_letter, post.ledger.replay):
+    for asked in (post.ledger.status, post.letters.get):
         with pytest.raises(InvalidRecordError) as caught:
             await asked(malformed)
         assert caught.value.field == "id"
@@ -306,7 +312,7 @@ async def test_a_dead_letter_says_what_was_tried_and_why_it_failed(post: Post) -
         await post.deliver()
         post.clock.advance(10.0)
         await post.promote()
-    letter = await post.ledger.dead_letter(sent)
+    letter = await post.letters.get(sent)
     assert (letter.id, letter.lane, letter.reason) == (sent, "p2", "attempts_exhausted")
     assert letter.error == "log: the target answered 503"
     assert letter.notification.data == {"k": "v"}
@@ -321,9 +327,11 @@ async def test_dead_letters_come_newest_first_a_page_at_a_time(post: Post) -> No
         sent += await post.send(note("gone"))
         await post.deliver()
         post.clock.advance(1.0)
-    total, page = await post.ledger.dead_letters(offset=1, limit=2)
-    assert (total, [letter.id for letter in page]) == (5, [sent[3], sent[2]])
-    assert await post.ledger.dead_letters(offset=5, limit=2) == (5, [])
+    first = await post.letters.scan(DeadLetterFilter(), matching=2, looks=100)
+    assert [letter.id for letter in first.letters] == [sent[4], sent[3]]
+    rest = await post.letters.scan(DeadLetterFilter(), first.end, matching=9, looks=100)
+    assert [letter.id for letter in rest.letters] == [sent[2], sent[1], sent[0]]
+    assert rest.end is None
 
 
 async def test_a_replayed_notification_leaves_the_dead_letters_and_is_delivered(post: Post) -> None:
@@ -331,7 +339,7 @@ async def test_a_replayed_notification_leaves_the_dead_letters_and_is_delivered(
     (sent,) = await post.send(note("gone"))
     await post.deliver()
     assert await post.balance() == {"dead": 1}
-    assert await post.ledger.replay(sent)
+    assert await post.replay(sent)
     assert await post.balance() == {"waiting": 1}
     post.log.failures.clear()
     await post.deliver()
@@ -346,9 +354,9 @@ async def test_a_dead_letter_is_replayed_once(post: Post) -> None:
     post.log.failures["gone"] = REFUSED
     (sent,) = await post.send(note("gone"))
     await post.deliver()
-    assert await post.ledger.replay(sent)
+    assert await post.replay(sent)
     with pytest.raises(NotFoundError):
-        await post.ledger.replay(sent)
+        await post.replay(sent)
     assert await post.balance() == {"waiting": 1}
 
 
@@ -356,15 +364,16 @@ async def test_a_replay_that_fails_again_is_one_dead_letter_again(post: Post) ->
     post.log.failures["gone"] = REFUSED
     (sent,) = await post.send(note("gone"))
     await post.deliver()
-    await post.ledger.replay(sent)
+    await post.replay(sent)
     await post.deliver()
     assert await post.balance() == {"dead": 1}
-    assert (await post.ledger.dead_letter(sent)).id == sent
+    letter = await post.letters.get(sent)
+    assert (letter.id, letter.replays, letter.earlier_attempts, len(letter.attempts)) == (sent, 1, 1, 1)
 
 
 async def test_what_is_no_dead_letter_cannot_be_replayed(post: Post) -> None:
     (sent,) = await post.send(note())
     await post.deliver()
     with pytest.raises(NotFoundError):
-        await post.ledger.replay(sent)
+        await post.replay(sent)
     assert await post.balance() == {"delivered": 1}

@@ -255,5 +255,7 @@ def test_nothing_is_unaccounted_for(settings: Settings, client: Client) -> None:
     await_lane(settings, "p0", "p1", "p2")
     for lane in ("p0", "p1", "p2"):
         counts = lane_counts(settings, lane)
-        finished = sum(counts.get(state, 0) for state in ("delivered", "suppressed", "expired", "dead"))
+        finished = sum(
+            counts.get(state, 0) for state in ("delivered", "suppressed", "expired", "dead", "purged")
+        )
         assert counts.get("accepted", 0) == finished, (lane, counts)

@@ -7,11 +7,12 @@ import httpx2
 import pytest
 from openapi_spec_validator import validate
 
-from actors.pools import member_names
+from actors.pools import member_names, running_members
 from serve_deployments.applications import SPECS
 from tests.support import free_settings, member_stats
 from tocsin.cli.platform import AlreadyRunningError, Platform
 from tocsin.errors import ConfigurationError
+from tocsin.schemas import LaneName
 from tocsin.settings import Settings
 
 pytestmark = pytest.mark.integration
@@ -42,6 +43,12 @@ def test_the_actors_carry_the_names_of_the_architecture(settings: Settings) -> N
         stats = member_stats(name)
         assert stats.state == "consuming"
         assert stats.partitions
+
+
+def test_the_supervisor_watches_the_pools(settings: Settings) -> None:
+    names = member_names(settings)
+    assert set(names) <= set(running_members())
+    assert len(running_members(LaneName.P0)) >= settings.p0_routers
 
 
 def test_the_dashboard_asks_for_the_token(platform: Platform) -> None:

@@ -411,6 +411,55 @@ def test_dead_letters_are_listed_read_and_replayed(platform: Platform) -> None:
     assert replayed.headers["Idempotency-Key"]
 
 
+def test_dead_letters_are_asked_for_by_what_they_say(platform: Platform) -> None:
+    platform.steps = [answer(total=0, items=[])]
+    since = datetime(2026, 1, 31, 8, tzinfo=UTC)
+    platform.ask("dead_letters", "p0", cursor="c", reason="refused", text="410", since=since, until=None)
+    assert dict(platform.requests[0].url.params) == {
+        "limit": "50", "cursor": "c", "lane": "p0", "reason": "refused", "text": "410",
+        "since": "2026-01-31T08:00:00Z",
+    }  # fmt: skip
+    for wrong in ({"lane": "p7"}, {"text": "x" * 300}, {"since": datetime(2026, 1, 31)}, {"colour": "red"}):  # noqa: DTZ001
+        with pytest.raises(InvalidRecordError):
+            platform.ask("replay_many", **wrong)
+
+
+@pytest.mark.parametrize("method", ["replay_many", "purge_many"])
+def test_many_letters_are_handled_request_by_request(platform: Platform, method: str) -> None:
+    def part(ids: list[str], cursor: str) -> httpx2.Response:
+        return answer(ids=ids, gone=1, remaining=3, scanned=5, cursor=cursor, dry_run=False)
+
+    platform.steps = [part(["a"], "1"), answer(503), part(["b"], "2"), part(["c"], "")]
+    done = platform.ask(method, lane=tocsin.LaneName.P1)
+    assert (done.ids, done.gone, done.scanned, done.cursor) == (["a", "b", "c"], 3, 15, "")
+    bodies = [json.loads(request.content) for request in platform.requests]
+    assert [body.get("cursor", "") for body in bodies] == ["", "1", "1", "2"]
+    assert all(body["filter"] == {"lane": "p1"} for body in bodies)
+
+
+def test_a_limit_on_many_letters_is_kept_over_requests(platform: Platform) -> None:
+    platform.steps = [
+        answer(ids=["a", "b"], gone=0, remaining=9, scanned=5, cursor="1", dry_run=False),
+        answer(ids=["c"], gone=0, remaining=8, scanned=5, cursor="2", dry_run=False),
+    ]
+    done = platform.ask("replay_many", limit=3, rate=5.0)
+    assert (done.ids, done.remaining, done.cursor) == (["a", "b", "c"], 8, "2")
+    assert json.loads(platform.requests[1].content)["limit"] == 1
+
+
+def test_a_purge_that_may_have_happened_is_not_repeated(platform: Platform) -> None:
+    platform.steps = [answer(id="7/x", lane="p1", purged=True)]
+    assert platform.ask("purge", "7/x").purged
+    assert (platform.requests[0].method, platform.requests[0].url.raw_path) == (
+        "DELETE",
+        b"/v1/dead-letters/7%2Fx",
+    )
+    platform.steps = [httpx2.ReadTimeout("slow")]
+    with pytest.raises(TimedOutError):
+        platform.ask("purge", "7/x")
+    assert len(platform.requests) == 2
+
+
 @pytest.mark.parametrize(
     ("step", "expected"),
     [(answer(status="ok"), True), (answer(503), False), (httpx2.ConnectError("refused"), False)],

@@ -434,3 +434,27 @@ async def test_after_the_end_no_heartbeat_is_sent(bench: Bench) -> None:
     for _ in range(20):
         await asyncio.sleep(0)
     assert bench.ownership.beats == beats
+
+
+async def test_what_a_lost_answer_had_handed_out_is_claimed_and_handled_in_its_order(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, lost = bench.lane.read, asyncio.Event()
+
+    async def carried_out_but_not_answered(
+        consumer: str, partitions: Sequence[int], *, count: int, block_ms: int
+    ) -> list[Entry]:
+        found = await read(consumer, partitions, count=count, block_ms=block_ms)
+        if found and not lost.is_set():
+            lost.set()
+            raise DOWN
+        return found
+
+    monkeypatch.setattr(bench.lane, "read", carried_out_but_not_answered)
+    async with bench.running():
+        await bench.turns()  # the partitions have been claimed once
+        await bench.send("a", "b")
+        await wait_until(lost.is_set)
+        await bench.send("c")
+        await wait_until(is_empty(bench))
+    assert bench.worker.handled == ["a", "b", "c"]

@@ -46,6 +46,8 @@ BOUNDS = [
     *((name, low, high) for name in ("port", "dashboard_port") for low, high in [("1", "65535")]),
     *((name, "1", "256") for name in PARTITIONS),
     *((name, "1", "64") for name in POOLS),
+    ("maxmemory_mib", "0", "1048576"),
+    *((name, "1", "100000000") for name in ("p1_max_records", "p2_max_records")),
 ]
 
 
@@ -137,7 +139,7 @@ def test_secrets_never_show() -> None:
         assert "swordfish" not in shown
         assert "api_key=***" in shown.replace("'", "")
     assert "api_key=''" in repr(read())
-    assert {"redis_url", "api_key"} == SECRETS
+    assert {"redis_url", "api_key", "webhook_secret"} == SECRETS
 
 
 def test_the_table_for_people_names_every_setting_and_shows_no_secret() -> None:
@@ -195,3 +197,22 @@ def test_data_rests_under_the_xdg_folder(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert read().data_path == tmp_path / "tocsin"
     assert read().models_path == tmp_path / "tocsin" / "models"
     assert read(data_dir="~/t").data_path == Path.home() / "t"
+
+
+@pytest.mark.parametrize("name", ["CONTACTS_URL", "DEVICE_STATUS_URL"])
+def test_a_service_is_an_http_url(name: str) -> None:
+    url = "https://contacts.example/v1"
+    assert getattr(read(**{name: url}), name.lower()) == url
+    with pytest.raises(ConfigurationError, match=f"TOCSIN_{name} must start with http"):
+        read(**{name: "contacts.example"})
+
+
+@pytest.mark.parametrize("text", ["911", "+49112", "15"])
+def test_an_emergency_number_is_digits(text: str) -> None:
+    assert read(EMERGENCY_NUMBER=text).emergency_number == text
+
+
+@pytest.mark.parametrize("text", ["9", "police", "1 1 2", "112\n"])
+def test_an_emergency_number_is_nothing_else(text: str) -> None:
+    with pytest.raises(ConfigurationError, match="TOCSIN_EMERGENCY_NUMBER"):
+        read(EMERGENCY_NUMBER=text)

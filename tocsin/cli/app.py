@@ -11,8 +11,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from tocsin.cli import recipients
+from tocsin.cli.dlq import dlq
 from tocsin.errors import TocsinError
-from tocsin.settings import Settings, describe
+from tocsin.settings import SECRETS, Settings, describe
 
 EXIT_FAILURE = 1
 
@@ -30,6 +32,8 @@ app = typer.Typer(
 )
 imports = typer.Typer(no_args_is_help=True, help="Bring files in: advertiser activity or public alerts.")
 app.add_typer(imports, name="import")
+app.add_typer(dlq, name="dlq")
+app.add_typer(recipients.app, name="recipient")
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, nothing else.")]
 
@@ -137,7 +141,7 @@ def config(*, json: JsonFlag = False) -> None:
     rows = describe()
     values = {name: getattr(settings, name.removeprefix("TOCSIN_").lower()) for name, _, _ in rows}
     shown = {
-        name: ("(set)" if value else "") if name in {"TOCSIN_REDIS_URL", "TOCSIN_API_KEY"} else str(value)
+        name: ("(set)" if value else "") if name.removeprefix("TOCSIN_").lower() in SECRETS else str(value)
         for name, value in values.items()
     }
     if json:

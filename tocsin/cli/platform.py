@@ -186,7 +186,11 @@ class Platform:
                 hint="set it here and in the environment of every node",
             )
         if not self.settings.redis_url:
-            self._server = EmbeddedServer(self.settings.data_path, lambda line: self._report("storage", line))
+            self._server = EmbeddedServer(
+                self.settings.data_path,
+                lambda line: self._report("storage", line),
+                maxmemory_mib=self.settings.maxmemory_mib,
+            )
             self._server.start()
         url = resolve_url(self.settings)
         try:
@@ -270,8 +274,9 @@ class Platform:
         return ensure_pools(self.settings)
 
     def _await_pools(self, handles: dict[str, Any]) -> None:
-        from actors.pools import await_pools
+        from actors.pools import await_pools, ensure_supervisor
 
+        ensure_supervisor(self.settings)
         members = await_pools(handles, timeout_s=READY_DEADLINE_S)
         for lane in LaneName:
             names = [member.name for member in members if member.lane == lane]
@@ -345,7 +350,7 @@ class Platform:
                 stop_serve()
                 self._report("serve", "stopped")
             with contextlib.suppress(Exception):
-                drained = stop_pools(self.settings)
+                drained = stop_pools()
                 self._report("pools", "drained" if drained else "stopped; what was in flight stays pending")
         children = psutil.Process().children(recursive=True) if not self._address else []
         ray.shutdown()
@@ -409,6 +414,7 @@ def ray_environment(settings: Settings, scratch: Path) -> dict[str, str]:
         "RAY_AUTH_MODE": "token",
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_worker_niceness": "0",  # the pools rank themselves, p0 first
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_HAPROXY_NBTHREAD": "1",
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(scratch / "haproxy" / "haproxy.cfg"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,6 +11,7 @@ import msgspec
 from rich import box
 from rich.console import Console, Group
 from rich.table import Table
+from rich.text import Text
 
 from tocsin.cli.platform import RunRecord, read_run
 from tocsin.errors import RequestFailedError, UnreachableError
@@ -113,8 +114,33 @@ def lanes_table(status: dict[str, Any]) -> Group:
     model = status["champion"] or "none yet (tocsin train)"
     also = [f"also       {', '.join(notes)}"] if notes else []
     return Group(
-        table, *also, f"features   {status['advertisers']:,} advertisers{since}", f"model      {model}"
+        table,
+        *also,
+        f"features   {status['advertisers']:,} advertisers{since}",
+        f"model      {model}",
+        *breaker_lines(status.get("breakers", [])),
     )
+
+
+def breaker_lines(breakers: Sequence[dict[str, Any]]) -> list[Text]:
+    """One line when all breakers are closed, else one for each that is not; none wider than 80 columns."""
+    if not breakers:
+        return []
+    away = [breaker for breaker in breakers if breaker["state"] != "closed"]
+    if not away:
+        return [Text(f"breakers   all {len(breakers)} closed")]
+    heads = ["breakers   ", *[" " * 11] * (len(away) - 1)]
+    return [
+        Text.assemble(head, (_breaker(breaker), "red")) for head, breaker in zip(heads, away, strict=True)
+    ]
+
+
+def _breaker(breaker: dict[str, Any]) -> str:
+    """`p0:webhook open, 4 failures, retry in 12 s: timeout` within 69 columns; names and reasons are cut last."""
+    name, state = str(breaker["name"])[:24], str(breaker["state"]).replace("_", " ")
+    retry = f"retry in {breaker['retry_in_s']:.0f} s" if breaker["retry_in_s"] else "being tried"
+    text = f"{name} {state}, {breaker['failures']} failures, {retry}: {breaker['reason']}"
+    return text if len(text) <= 69 else text[:68] + "…"
 
 
 def _ms(value: float | None) -> str:

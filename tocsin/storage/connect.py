@@ -44,11 +44,12 @@ def resolve_url(settings: Settings) -> str:
 
 def connect(url: str, *, timeout_s: float, max_connections: int = 64) -> aioredis.Redis:
     """A client with bounded connections and one deadline for connecting and for each answer."""
+    over_network = {} if url.startswith("unix://") else {"socket_keepalive": True}
     return aioredis.Redis.from_url(
         url,
         socket_timeout=timeout_s,
         socket_connect_timeout=min(timeout_s, 2.0),
-        socket_keepalive=True,
+        **over_network,
         max_connections=max_connections,
         retry=Retry(NoBackoff(), 0),
         protocol=2,

@@ -83,10 +83,15 @@ class EmbeddedServer:
     Args:
         data: The platform's data folder; made if absent.
         on_event: Called with a line for people when the server died and when it is back.
+        maxmemory_mib: The server refuses to grow beyond this, in MiB; 0: no limit. A server that runs already keeps
+            the limit it was started with.
     """
 
-    def __init__(self, data: Path, on_event: Callable[[str], None] = lambda _line: None) -> None:
+    def __init__(
+        self, data: Path, on_event: Callable[[str], None] = lambda _line: None, *, maxmemory_mib: int = 0
+    ) -> None:
         self._data = data
+        self._maxmemory_mib = maxmemory_mib
         self._dir = storage_dir(data)
         self._on_event = on_event
         self._child: subprocess.Popen[bytes] | None = None
@@ -125,7 +130,7 @@ class EmbeddedServer:
         password = previous.password if previous else secrets.token_urlsafe(32)
         port = previous.port if previous and _is_free(previous.port) else _free_port()
         config = self._dir / "valkey.conf"
-        _write_private(config, _configuration(self._dir, port, password))
+        _write_private(config, _configuration(self._dir, port, password, self._maxmemory_mib))
         log = (self._dir / "valkey.log").open("ab")
         with log:
             self._child = subprocess.Popen(  # noqa: S603 (our own binary, our own file)
@@ -216,7 +221,7 @@ def _binary() -> str:
     return str(path)
 
 
-def _configuration(folder: Path, port: int, password: str) -> bytes:
+def _configuration(folder: Path, port: int, password: str, maxmemory_mib: int) -> bytes:
     lines = (
         "bind 127.0.0.1",
         f"port {port}",
@@ -228,6 +233,7 @@ def _configuration(folder: Path, port: int, password: str) -> bytes:
         "appendfsync always",
         "aof-use-rdb-preamble yes",
         'save ""',
+        f"maxmemory {maxmemory_mib}mb",  # Valkey's mb is 1024 x 1024 bytes
         "maxmemory-policy noeviction",
         "tcp-backlog 511",
         "loglevel notice",

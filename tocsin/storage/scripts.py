@@ -1,4 +1,8 @@
-"""The Lua scripts, each with its contract. They run atomically on the server."""
+"""The Lua scripts, each with its contract. They run atomically on the server.
+
+Those that keep a lane draining carry the flag `allow-oom`: see `tocsin.storage.limit`. REPLAY and PURGE need none, as
+their first write is a deletion.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +55,7 @@ return answer
 
 # KEYS: retries, stream. ARGV: now (s), limit, wire version. Moves due envelopes back into the stream, one entry
 # each, so that one of them failing again concerns no other. Returns how many.
-PROMOTE = """
+PROMOTE = """#!lua flags=allow-oom
 local due = redis.call('ZRANGE', KEYS[1], '-inf', ARGV[1], 'BYSCORE', 'LIMIT', 0, ARGV[2])
 for _, body in ipairs(due) do
   redis.call('XADD', KEYS[2], '*', 'v', ARGV[3], 'b', string.char(145) .. body)
@@ -70,9 +74,62 @@ redis.call('HINCRBY', KEYS[4], 'dead', -1)
 return 1
 """
 
+# KEYS: dead letters, dead-letter index, counts. ARGV: id. Deletes a dead letter for good; it moves from `dead` to
+# `purged` in the counts, so that they still add up. Returns 1, or 0 when the letter is gone.
+PURGE = """
+if redis.call('HDEL', KEYS[1], ARGV[1]) == 0 then return 0 end
+redis.call('ZREM', KEYS[2], ARGV[1])
+redis.call('HINCRBY', KEYS[3], 'dead', -1)
+redis.call('HINCRBY', KEYS[3], 'purged', 1)
+return 1
+"""
+
+# KEYS: the key of each command. ARGV: for each command the number of its parts, then the parts. Carries them out in
+# order, as a transaction would, at the memory limit too. Returns how many there were.
+TRANSACTION = """#!lua flags=allow-oom
+local a = 1
+for _ = 1, #KEYS do
+  local parts = {}
+  for i = 1, tonumber(ARGV[a]) do parts[i] = ARGV[a + i] end
+  redis.call(unpack(parts))
+  a = a + 1 + #parts
+end
+return #KEYS
+"""
+
+# KEYS: stream. ARGV: group. Makes both, at the memory limit too.
+CREATE_GROUP = """#!lua flags=allow-oom
+return redis.call('XGROUP', 'CREATE', KEYS[1], ARGV[1], '0', 'MKSTREAM')
+"""
+
+# KEYS: counts, then for each partition: stream, retries. ARGV: group. What admission goes by, bodies not sent.
+# Returns: INFO memory as text, then as numbers: now (ms), blocks, retrying, ms of the oldest waiting entry (or now),
+# records accepted, records that are out of the lane for good.
+FACTS = """#!lua flags=no-writes
+local memory = redis.pcall('INFO', 'memory')
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local blocks, retrying, oldest = 0, 0, now
+for k = 2, #KEYS, 2 do
+  local length = redis.call('XLEN', KEYS[k])
+  blocks = blocks + length
+  retrying = retrying + redis.call('ZCARD', KEYS[k + 1])
+  if length > 0 then
+    local pending = redis.pcall('XPENDING', KEYS[k], ARGV[1])
+    local first = pending[2] or redis.call('XRANGE', KEYS[k], '-', '+', 'COUNT', 1)[1][1]
+    oldest = math.min(oldest, tonumber(string.match(first, '^%d+')))
+  end
+end
+local finals = redis.call('HMGET', KEYS[1], 'delivered', 'suppressed', 'expired', 'dead', 'purged')
+local finished = 0
+for _, number in ipairs(finals) do finished = finished + (tonumber(number) or 0) end
+local accepted = tonumber(redis.call('HGET', KEYS[1], 'accepted') or 0)
+return {type(memory) == 'string' and memory or '', now, blocks, retrying, oldest, accepted, finished}
+"""
+
 # KEYS: members, then the leases. ARGV: name, member ttl (ms). Reports this member alive.
 # Returns: the live members, sorted; then the owners of the leases.
-HEARTBEAT = """
+HEARTBEAT = """#!lua flags=allow-oom
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 redis.call('ZADD', KEYS[1], now, ARGV[1])
@@ -85,7 +142,7 @@ return {members, owners}
 
 # KEYS: leases. ARGV: name, ttl (ms). Takes those that are free and extends those already held.
 # Returns for each lease 1 (ours) or 0.
-ACQUIRE = """
+ACQUIRE = """#!lua flags=allow-oom
 local ours = {}
 for k = 1, #KEYS do
   local owner = redis.call('GET', KEYS[k])
@@ -110,6 +167,89 @@ for k = first, #KEYS do
   if redis.call('GET', KEYS[k]) == ARGV[1] then redis.call('DEL', KEYS[k]) end
 end
 return 1
+"""
+
+
+# KEYS: breaker state, probe lease, names. ARGV: now (s), fail_max, reset (s), ttl (s), name, holder, lease (ms),
+# succeeded?, failures since, their reason, probe result ("" | ok | failed), probe wanted?, since when it counts as
+# open (s) if this opens it. Merges what one process saw into the breaker all share, and hands the right to probe to
+# one of them. It writes only where something changes: a healthy breaker costs no write.
+# Returns: state, failures, opened_at, reason, opened, closed, probes, then "1" when the probe is ours.
+BREAKER = """
+local s = redis.call('HMGET', KEYS[1], 'state', 'failures', 'opened_at')
+local state, failures, opened_at = s[1] or 'closed', tonumber(s[2] or '0'), tonumber(s[3] or '0')
+local owner = redis.call('GET', KEYS[2])
+local ours = not owner or owner == ARGV[6]
+if not s[1] then
+  redis.call('HSET', KEYS[1], 'state', 'closed', 'failures', 0, 'opened_at', 0, 'reason', '', 'reset_s', ARGV[3])
+end
+local function open()
+  state, opened_at = 'open', tonumber(ARGV[13])
+  redis.call('HSET', KEYS[1], 'state', state, 'opened_at', ARGV[13], 'reason', ARGV[10], 'reset_s', ARGV[3])
+  redis.call('HINCRBY', KEYS[1], 'opened', 1)
+end
+if state == 'open' then
+  if ARGV[11] ~= '' and ours then
+    if ARGV[11] == 'ok' then
+      state, failures = 'closed', 0
+      redis.call('HSET', KEYS[1], 'state', state, 'failures', 0, 'opened_at', 0, 'reason', 'probe succeeded')
+      redis.call('HINCRBY', KEYS[1], 'closed', 1)
+    else
+      open()
+    end
+    redis.call('DEL', KEYS[2])
+    owner = false
+  end
+else
+  local sum = tonumber(ARGV[9])
+  if ARGV[8] ~= '1' then sum = sum + failures end
+  if sum ~= failures then redis.call('HSET', KEYS[1], 'failures', sum) end
+  failures = sum
+  if failures >= tonumber(ARGV[2]) then open() end
+end
+local granted = '0'
+if state == 'open' and ARGV[12] == '1' and tonumber(ARGV[1]) >= opened_at + tonumber(ARGV[3]) then
+  if owner == ARGV[6] then
+    redis.call('PEXPIRE', KEYS[2], ARGV[7])
+    granted = '1'
+  elseif redis.call('SET', KEYS[2], ARGV[6], 'NX', 'PX', ARGV[7]) then
+    redis.call('HINCRBY', KEYS[1], 'probes', 1)
+    granted = '1'
+  end
+end
+if redis.call('TTL', KEYS[1]) < ARGV[4] / 2 then
+  redis.call('EXPIRE', KEYS[1], ARGV[4])
+  redis.call('ZADD', KEYS[3], ARGV[1], ARGV[5])
+  redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', ARGV[1] - ARGV[4])
+  redis.call('EXPIRE', KEYS[3], ARGV[4])
+end
+local t = redis.call('HMGET', KEYS[1], 'opened_at', 'reason', 'opened', 'closed', 'probes')
+return {state, tostring(failures), t[1], t[2], t[3] or '0', t[4] or '0', t[5] or '0', granted}
+"""
+
+# KEYS: windows, a sorted set of ids by time each. ARGV: now (s), start of the window (s), its length (s), then for
+# each key: how many it may hold, the number of ids, the ids. Lets in what there is room for, in order; an id that is
+# in already is let in again and takes no room, so that a block handled twice counts once.
+# Returns for each id 1 (let in) or 0.
+LET_IN = """
+local answer = {}
+local a = 4
+for k = 1, #KEYS do
+  redis.call('ZREMRANGEBYSCORE', KEYS[k], '-inf', ARGV[2])
+  local room = tonumber(ARGV[a]) - redis.call('ZCARD', KEYS[k])
+  local last = a + 1 + ARGV[a + 1]
+  for i = a + 2, last do
+    local let_in = redis.call('ZSCORE', KEYS[k], ARGV[i])
+    if not let_in and room > 0 then
+      let_in = redis.call('ZADD', KEYS[k], ARGV[1], ARGV[i])
+      redis.call('EXPIRE', KEYS[k], ARGV[3])
+      room = room - 1
+    end
+    answer[#answer + 1] = let_in and 1 or 0
+  end
+  a = last + 1
+end
+return answer
 """
 
 

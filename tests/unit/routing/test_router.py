@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
 from typing import cast
 
 import msgspec
@@ -8,10 +10,12 @@ from redis import asyncio as aioredis
 
 from routing.channels import Failure, FailureReason
 from routing.ledger import Ledger
+from routing.pipeline import Delivery
 from routing.router import QUARANTINE_ENTRIES, Router
 from routing.stages.deliver import Deliver
 from routing.stages.expire import Expire
 from tests.fakes import START, ManualClock, OneByOne, staged
+from tocsin.errors import StorageUnavailableError
 from tocsin.lanes import Entry, Lane, pack_block
 from tocsin.resilience.retry import RetryPolicy
 from tocsin.schemas import WIRE_VERSION, Attempt, DeadLetter, Envelope, LaneName, Notification
@@ -132,3 +136,56 @@ async def test_an_outcome_has_a_ttl_and_is_one_key_a_block(desk: Desk) -> None:
         (desk.keys.outcome(1, "7-0"), 60),
         (desk.keys.outcome(0, "8-0"), 60),
     ]
+
+
+class SlowLookup:
+    """A stage before the last: it takes as long as it is told, notification by notification."""
+
+    def __init__(self) -> None:
+        self.gates: dict[str, asyncio.Event] = {}
+        self.broken: set[str] = set()
+
+    async def __call__(self, batch: Sequence[Delivery], now: float) -> None:  # noqa: ARG002 (part of the port)
+        for delivery in batch:
+            if delivery.id in self.broken:
+                raise StorageUnavailableError("the store does not answer")
+            if (gate := self.gates.get(delivery.id)) is not None:
+                await gate.wait()
+
+
+@pytest.fixture
+def lookup(desk: Desk, clock: ManualClock) -> SlowLookup:
+    found = SlowLookup()
+    retry = RetryPolicy(max_attempts=3, base_s=10.0, cap_s=60.0)
+    stages = (found, Deliver({"log": desk.inbox, "webhook": desk.inbox}, retry, clock))
+    nowhere = cast("aioredis.Redis", None)
+    desk.router = Router(stages, Ledger(desk.lane, nowhere, retention_s=60.0), desk.keys, clock)
+    return found
+
+
+async def test_a_block_does_not_overtake_one_that_is_still_looked_up(desk: Desk, lookup: SlowLookup) -> None:
+    lookup.gates["p2-1-1-0-0"] = asyncio.Event()
+    first = asyncio.ensure_future(desk.router.handle([entry(Envelope(NOTE), id_="1-0")]))
+    await asyncio.sleep(0)
+    second = asyncio.ensure_future(desk.router.handle([entry(Envelope(NOTE), id_="2-0")]))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert desk.inbox.ids == []
+    lookup.gates["p2-1-1-0-0"].set()
+    await asyncio.gather(first, second)
+    assert desk.inbox.ids == ["p2-1-1-0-0", "p2-1-2-0-0"]
+
+
+async def test_a_block_for_one_channel_does_not_overtake_one_for_two(desk: Desk, lookup: SlowLookup) -> None:
+    both = msgspec.structs.replace(NOTE, channels=("log", "webhook"))
+    blocks = [[entry(Envelope(both), id_="1-0")], [entry(Envelope(NOTE), id_="2-0")]]
+    await asyncio.gather(*(desk.router.handle(block) for block in blocks))
+    assert desk.inbox.ids == ["p2-1-1-0-0", "p2-1-1-0-0", "p2-1-2-0-0"]
+
+
+async def test_a_block_that_cannot_be_looked_up_holds_nobody_up(desk: Desk, lookup: SlowLookup) -> None:
+    lookup.broken.add("p2-1-1-0-0")
+    blocks = [[entry(Envelope(NOTE), id_="1-0")], [entry(Envelope(NOTE), id_="2-0")]]
+    first, _ = await asyncio.gather(*(desk.router.handle(block) for block in blocks), return_exceptions=True)
+    assert isinstance(first, StorageUnavailableError)
+    assert desk.inbox.ids == ["p2-1-2-0-0"]

@@ -10,8 +10,9 @@ import msgspec
 import pytest
 
 from routing.channels import Failure, FailureReason
-from routing.channels.webhook import WebhookChannel, WebhookPolicy
-from tests.fakes import START, ManualClock
+from routing.channels.webhook import WebhookChannel, WebhookPolicy, decode_secret, sign
+from tests.fakes import START, Item, ManualClock
+from tocsin.errors import ConfigurationError
 from tocsin.schemas import Notification
 
 OWN = "http://10.0.0.5/hook"
@@ -54,13 +55,19 @@ class Target:
         return self.answer if isinstance(self.answer, httpx2.Response) else httpx2.Response(self.answer)
 
 
+async def attempt(channel: WebhookChannel, notification_id: str, note: Notification) -> Failure | None:
+    """One try of one notification."""
+    (made,) = await channel.deliver([Item(notification_id, note)])
+    return None if made.ok else Failure(FailureReason(made.reason), made.detail)
+
+
 async def post(
     target: Target, url: str = "", *, allow_private: bool = False, default_url: str = OWN
 ) -> Failure | None:
     policy = WebhookPolicy(default_url=default_url, allow_private=allow_private)
     channel = WebhookChannel(policy, ManualClock(), transport=httpx2.MockTransport(target))
     try:
-        return await channel.attempt("p0-1-7-0-3", msgspec.structs.replace(NOTE, webhook_url=url))
+        return await attempt(channel, "p0-1-7-0-3", msgspec.structs.replace(NOTE, webhook_url=url))
     finally:
         await channel.close()
 
@@ -93,7 +100,7 @@ async def test_a_redirect_is_a_refusal_and_is_not_followed(status: int) -> None:
     failure = await post(target, "http://public.example/")
     assert failure is not None
     assert (failure.reason, failure.permanent) == (FailureReason.REFUSED, True)
-    assert [request.url.host for request in target.got] == ["public.example"]
+    assert [request.headers["host"] for request in target.got] == ["public.example"]
 
 
 @pytest.mark.parametrize(
@@ -121,7 +128,7 @@ async def test_the_deadline_holds_over_a_target_that_never_answers() -> None:
 
     policy = WebhookPolicy(default_url=OWN, timeout_s=0.02)
     channel = WebhookChannel(policy, ManualClock(), transport=httpx2.MockTransport(hang))
-    failure = await channel.attempt("p0-1-7-0-3", NOTE)
+    failure = await attempt(channel, "p0-1-7-0-3", NOTE)
     assert failure == Failure(FailureReason.TIMEOUT, "no answer within 0.02 s")
     await channel.close()
 
@@ -139,7 +146,7 @@ async def test_waiting_for_a_free_connection_does_not_count_against_the_target()
 
     policy = WebhookPolicy(default_url=OWN, timeout_s=0.2, max_connections=2)
     channel = WebhookChannel(policy, ManualClock(), transport=httpx2.MockTransport(busy))
-    results = await asyncio.gather(*(channel.attempt(f"p2-0-1-0-{i}", NOTE) for i in range(60)))
+    results = await asyncio.gather(*(attempt(channel, f"p2-0-1-0-{i}", NOTE) for i in range(60)))
     assert results == [None] * 60  # sixty at once take three deadlines in all
     assert most == 2
     await channel.close()
@@ -180,8 +187,8 @@ async def test_a_trace_goes_on_at_the_target() -> None:
     channel = WebhookChannel(
         WebhookPolicy(default_url=OWN), ManualClock(), transport=httpx2.MockTransport(target)
     )
-    await channel.attempt("x", msgspec.structs.replace(NOTE, traceparent="00-a-b-01"))
-    await channel.attempt("x", NOTE)
+    await attempt(channel, "x", msgspec.structs.replace(NOTE, traceparent="00-a-b-01"))
+    await attempt(channel, "x", NOTE)
     assert [request.headers.get("traceparent") for request in target.got] == ["00-a-b-01", None]
 
 
@@ -193,7 +200,15 @@ async def test_a_notifications_own_target_comes_before_the_platforms() -> None:
     assert await post(target, "https://public.example/x") is None
     assert await post(target, "https://v6.example/x") is None
     assert await post(target) is None
-    assert [request.url.host for request in target.got] == ["public.example", "v6.example", "10.0.0.5"]
+    assert [request.headers["host"] for request in target.got] == ["public.example", "v6.example", "10.0.0.5"]
+
+
+async def test_the_address_that_was_checked_is_the_one_that_is_called() -> None:
+    target = Target()
+    assert await post(target, "https://public.example:8443/x") is None
+    (request,) = target.got
+    assert (request.url.host, request.headers["host"]) == ("93.184.216.34", "public.example:8443")
+    assert request.extensions["sni_hostname"] == "public.example"
 
 
 async def test_without_a_target_it_is_refused_for_good() -> None:
@@ -254,7 +269,7 @@ async def test_what_is_no_http_url_is_refused_for_good(url: str, allow_private: 
 
     policy = WebhookPolicy(allow_private=allow_private)
     channel = WebhookChannel(policy, ManualClock(), transport=httpx2.MockTransport(strict))
-    failure = await channel.attempt("x", msgspec.structs.replace(NOTE, webhook_url=url))
+    failure = await attempt(channel, "x", msgspec.structs.replace(NOTE, webhook_url=url))
     assert failure is not None
     assert (failure.reason, failure.permanent) == (FailureReason.FORBIDDEN_TARGET, True)
 
@@ -286,3 +301,64 @@ async def test_a_name_that_leads_nowhere_is_tried_again(monkeypatch: pytest.Monk
     failure = await post(Target(), "https://nowhere.example/")
     assert failure is not None
     assert (failure.reason, failure.permanent) == (FailureReason.UNREACHABLE, False)
+
+
+# --------------------------------------------------------------------------- signatures and batches
+
+
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+
+
+async def test_a_call_is_signed_as_standard_webhooks_has_it() -> None:
+    """The example of the specification's own libraries: this secret, id, time and body give this signature."""
+    key = decode_secret(SECRET)
+    signature = sign(key, "msg_p5jXN8AQM9LWM0D4loKWxJek", "1614265330", b'{"test": 2432232314}')
+    assert signature == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
+    target = Target()
+    policy = WebhookPolicy(default_url=OWN, secret=SECRET)
+    channel = WebhookChannel(policy, ManualClock(), transport=httpx2.MockTransport(target))
+    await attempt(channel, "p0-1-7-0-3", NOTE)
+    (request,) = target.got
+    expected = sign(key, "p0-1-7-0-3", str(int(START)), request.content)
+    assert request.headers["webhook-signature"] == expected
+
+
+async def test_without_a_secret_nothing_is_signed() -> None:
+    target = Target()
+    await post(target)
+    assert "webhook-signature" not in target.got[0].headers
+
+
+@pytest.mark.parametrize("secret", ["whsec_!!!", "whsec_c2hvcnQ=", "plain"])
+def test_a_weak_or_malformed_secret_is_refused_without_showing_it(secret: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        WebhookChannel(WebhookPolicy(secret=secret), ManualClock())
+    assert secret not in str(caught.value)
+
+
+async def test_p2_go_in_batches_by_target_and_share_their_fate() -> None:
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        got.append((request.headers["host"], [n["id"] for n in json.loads(request.content)["notifications"]]))
+        return httpx2.Response(503 if request.headers["host"] == "public.example" else 200)
+
+    got: list[tuple[str, list[str]]] = []
+    policy = WebhookPolicy(default_url=OWN, batch_records=2)
+    channel = WebhookChannel(policy, ManualClock(), transport=httpx2.MockTransport(answer))
+    elsewhere = msgspec.structs.replace(NOTE, webhook_url="https://public.example/x")
+    notes = [NOTE, elsewhere, NOTE, NOTE]
+    made = await channel.deliver([Item(f"n{number}", note) for number, note in enumerate(notes)])
+    assert sorted(got) == [("10.0.0.5", ["n0", "n2"]), ("10.0.0.5", ["n3"]), ("public.example", ["n1"])]
+    assert [attempt.ok for attempt in made] == [True, False, True, True]
+    await channel.close()
+
+
+async def test_the_same_batch_carries_the_same_id_on_every_try() -> None:
+    target = Target(503)
+    policy = WebhookPolicy(default_url=OWN, batch_records=10)
+    channel = WebhookChannel(policy, ManualClock(), transport=httpx2.MockTransport(target))
+    for _ in range(2):
+        await channel.deliver([Item("a", NOTE), Item("b", NOTE)])
+    await channel.deliver([Item("a", NOTE)])
+    first, second, other = (request.headers["webhook-id"] for request in target.got)
+    assert first == second != other
+    await channel.close()

@@ -1,0 +1,135 @@
+"""The supervisor: grows and shrinks the pools with what waits in their lanes.
+
+It only decides how many members there are; who owns which partition the members settle among themselves, so a
+supervisor that is down for a while costs nothing but reaction. Where members ask for a place that no node has, Ray's
+own autoscaler adds nodes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+import time
+from concurrent.futures import Future
+from typing import Protocol
+
+from actors.scaling import PoolBounds, PoolLoad, ScalingPolicy, plan
+from tocsin.errors import TocsinError
+from tocsin.lanes import Lane
+from tocsin.schemas import LaneName
+from tocsin.settings import Settings
+from tocsin.storage.connect import WRITE_TIMEOUT_S, connect, resolve_url
+
+log = logging.getLogger(__name__)
+
+SAMPLE_S = 1.0
+
+# Blocks of p0 hold one record each and are worked off at once; a backlog of them is rare and urgent.
+SCALING: dict[LaneName, ScalingPolicy] = {
+    LaneName.P0: ScalingPolicy(blocks_a_member=50, grow_after=1, idle_s=300.0),
+    LaneName.P1: ScalingPolicy(blocks_a_member=40),
+    LaneName.P2: ScalingPolicy(blocks_a_member=100),
+    LaneName.ACTIVITY: ScalingPolicy(blocks_a_member=60),
+}
+
+
+class Pool(Protocol):
+    """Starts and stops members; `actors.pools.RayPool`, or a list in tests."""
+
+    def size(self, lane: LaneName) -> int:
+        """Members there are."""
+        ...
+
+    def grow(self, lane: LaneName) -> None:
+        """Start one more."""
+        ...
+
+    def shrink(self, lane: LaneName) -> None:
+        """Drain the newest and end it."""
+        ...
+
+
+class Supervisor:
+    """Watches all lanes until told to stop.
+
+    Args:
+        settings: Bounds, server, partitions.
+        pool: Where members are started and stopped.
+    """
+
+    def __init__(self, settings: Settings, pool: Pool) -> None:
+        self._settings = settings
+        self._pool = pool
+        self._loads: dict[LaneName, PoolLoad] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stopping: asyncio.Event | None = None
+        self._started: Future[None] = Future()
+        self._thread = threading.Thread(
+            target=lambda: asyncio.run(self._run()), name="supervisor", daemon=True
+        )
+
+    def start(self) -> None:
+        """Begin to watch."""
+        self._thread.start()
+        self._started.result(timeout=10)
+
+    def stop(self, timeout_s: float = 15.0) -> bool:
+        """Stop watching; the pools stay as they are. Returns whether it ended in time."""
+        if self._loop is not None and self._stopping is not None and self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._stopping.set)
+        self._thread.join(timeout=timeout_s)
+        return not self._thread.is_alive()
+
+    def sizes(self) -> dict[str, int]:
+        """Members by lane."""
+        return {str(lane): load.members for lane, load in self._loads.items()}
+
+    async def _run(self) -> None:
+        self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
+        client = connect(resolve_url(self._settings), timeout_s=WRITE_TIMEOUT_S, max_connections=4)
+        lanes = [
+            Lane(
+                client,
+                namespace=self._settings.namespace,
+                name=name,
+                partitions=self._settings.partitions(name),
+                block_records=1,
+            )
+            for name in LaneName
+        ]
+        self._started.set_result(None)
+        try:
+            while not self._stopping.is_set():
+                for lane in lanes:
+                    try:
+                        depth = await lane.depth()
+                    except TocsinError as error:
+                        log.warning("supervisor: %s; the pools stay as they are", error)
+                        break
+                    await asyncio.to_thread(self.look, LaneName(lane.name), depth.blocks, time.monotonic())
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._stopping.wait(), SAMPLE_S)
+        finally:
+            await client.aclose()
+
+    def look(self, lane: LaneName, waiting_blocks: int, now: float) -> None:
+        """One sample of one lane: grow or shrink its pool by one at most."""
+        size = self._pool.size(lane)
+        before = self._loads.get(lane) or PoolLoad(members=size)
+        after = plan(before, waiting_blocks, now, SCALING[lane], self.bounds(lane))
+        self._loads[lane] = after
+        if after.members > size:
+            log.info("%s: %d blocks wait; member %d joins", lane, waiting_blocks, after.members)
+            self._pool.grow(lane)
+        elif after.members < size:
+            log.info("%s: nothing waits; member %d leaves", lane, size)
+            self._pool.shrink(lane)
+
+    def bounds(self, lane: LaneName) -> PoolBounds:
+        """From the configured size up to the configured most, and no more than there are partitions."""
+        least = min(self._settings.pool_size(lane), self._settings.partitions(lane))
+        return PoolBounds(
+            least=least, most=max(least, min(self._settings.pool_max, self._settings.partitions(lane)))
+        )

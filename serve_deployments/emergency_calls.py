@@ -1,0 +1,200 @@
+"""`/v1/emergency-calls`: somebody needs help; tell those who can give it, whatever else is broken."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import httpx2
+import msgspec
+from starlette.requests import Request
+
+from routing.device_status import DEVICE_DEADLINE_S, DeviceStatusClient
+from routing.emergency import (
+    CONTACTS_DEADLINE_S,
+    ContactsClient,
+    EmergencyCallAccepted,
+    EmergencyCallRequest,
+    EmergencyCalls,
+    EmergencyPlan,
+    accepted,
+    compose,
+)
+from routing.intake import Intake
+from routing.known_contacts import KnownContactsStore, settle_plan
+from routing.lookups import Lookup
+from routing.priority import Classifier
+from serve_deployments.http import (
+    Application,
+    Endpoint,
+    UnsupportedMediaError,
+    is_ndjson,
+    read_body,
+    traceparent_of,
+)
+from serve_deployments.lanes import LaneSet
+from serve_deployments.notifications import IDEMPOTENCY_KEY, idempotency_key
+from tocsin.clock import Clock, SystemClock, to_datetime
+from tocsin.errors import InvalidRecordError, OverloadedError, StorageUnavailableError, TocsinError
+from tocsin.keys import EmergencyKeys, digest
+from tocsin.resilience.breakers import Breakers
+from tocsin.schemas import NOTIFICATION_LANES, Durability, LaneName, Receipt
+from tocsin.settings import Settings
+
+MAX_CONNECTIONS = 32
+
+
+class EmergencyCallIntake(Application):
+    """Takes emergency calls.
+
+    Args:
+        settings: Everything that can be set.
+        clock: Time.
+        transport: How the contacts and device services are reached; by default over the network.
+    """
+
+    endpoints: ClassVar[tuple[Endpoint, ...]] = (
+        Endpoint(
+            method="POST",
+            path="/",
+            handler="call",
+            summary="Call for help",
+            description=(
+                "Tells each contact with a P0 notification. The contacts are validated when the service that does "
+                "so answers within 300 ms; else the call goes out all the same, to the last known contacts, those "
+                "given and the local emergency number, and `degraded_reasons` says why. Only storage that refuses "
+                "the call is an error."
+            ),
+            request=EmergencyCallRequest,
+            answer=EmergencyCallAccepted,
+            status=202,
+            parameters=(IDEMPOTENCY_KEY,),
+            problems=(401, 409, 413, 415, 422, 503),
+        ),
+    )
+
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        clock: Clock | None = None,
+        transport: httpx2.AsyncBaseTransport | None = None,
+    ) -> None:
+        super().__init__(settings)
+        settings = self.settings
+        self._clock = clock or SystemClock()
+        self._lanes = LaneSet(settings, NOTIFICATION_LANES)
+        self._keys = EmergencyKeys(settings.namespace)
+        self._intake = Intake(Classifier(), {name: settings.partitions(name) for name in NOTIFICATION_LANES})
+        self._http = httpx2.AsyncClient(
+            limits=httpx2.Limits(max_connections=MAX_CONNECTIONS),
+            follow_redirects=False,
+            trust_env=False,
+            transport=transport,
+        )
+        self.breakers = Breakers(self._lanes.client, settings.namespace, self._clock)
+        contacts = Lookup(
+            settings.contacts_url,
+            self._http,
+            self.breakers.get("emergency_contacts"),
+            deadline_s=CONTACTS_DEADLINE_S,
+        )
+        devices = Lookup(
+            settings.device_status_url,
+            self._http,
+            self.breakers.get("device_status"),
+            deadline_s=DEVICE_DEADLINE_S,
+        )
+        self._calls = EmergencyCalls(
+            ContactsClient(contacts),
+            KnownContactsStore(self._lanes.client, self._keys, self._clock),
+            DeviceStatusClient(devices, self._clock),
+            emergency_number=settings.emergency_number,
+        )
+
+    async def warm(self) -> None:
+        """Share the breakers for as long as the replica runs."""
+        try:
+            await self.breakers.run()
+        finally:
+            await self._http.aclose()
+
+    async def call(self, request: Request) -> EmergencyCallAccepted:
+        """Decide whom to tell, store it, and only then answer 202."""
+        now, key = self._clock.now(), idempotency_key(request)
+        body = await _json_body(request)
+        call = decode_call(body)
+        plan = await self._calls.plan(call)
+        try:
+            if key:
+                plan = await settle_plan(
+                    self._lanes.client, self._keys, plan, idempotency_key=key, fingerprint=_print(body)
+                )
+            receipts = await self._store(call, plan, now, request, key=key, fingerprint=_print(body))
+        except OverloadedError as error:  # storage out of memory: nobody sent too fast
+            raise StorageUnavailableError(error.message, retry_after_s=error.retry_after_s) from error
+        await self._calls.remember(call, plan, now)
+        return accepted(plan, receipts)
+
+    async def _store(
+        self,
+        call: EmergencyCallRequest,
+        plan: EmergencyPlan,
+        now: float,
+        request: Request,
+        *,
+        key: str,
+        fingerprint: str,
+    ) -> list[Receipt]:
+        """All notifications of the call in one step: everybody is told, or the caller knows nobody is."""
+        requests = list(enumerate(compose(call, plan)))
+        admitted = self._intake.admit(requests, now=now, traceparent=traceparent_of(request))
+        placements = await self._lanes.lanes[LaneName.P0].append(
+            [item.record for item in admitted],
+            idempotency_key=f"emergency-call:{key}" if key else "",  # keys of /v1/notifications are others
+            fingerprint=fingerprint if key else "",
+        )
+        durability = await self._durability()
+        return [
+            Receipt(
+                index=item.index,
+                id=placement.id,
+                lane=item.lane,
+                accepted_at=to_datetime(now),
+                durability=durability,
+                duplicate=placement.duplicate,
+            )
+            for item, placement in zip(admitted, placements, strict=True)
+        ]
+
+    async def _durability(self) -> Durability:
+        """What the server promises; the least when it does not say, since the call is stored by now."""
+        try:
+            return await self._lanes.durability()
+        except TocsinError:
+            return Durability.MEMORY
+
+
+def decode_call(body: bytes) -> EmergencyCallRequest:
+    """One call, checked.
+
+    Raises:
+        InvalidRecordError: names the field.
+    """
+    try:
+        return msgspec.json.decode(body, type=EmergencyCallRequest)
+    except msgspec.ValidationError as error:
+        detail, _, path = str(error).partition(" - at `$")
+        raise InvalidRecordError(detail, field=path.strip("`.")) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidRecordError(f"the body is not JSON: {error}", field="body") from None
+
+
+async def _json_body(request: Request) -> bytes:
+    if is_ndjson(request):
+        raise UnsupportedMediaError(
+            "an emergency call is one JSON object", field="content-type", limit="application/json"
+        )
+    return await read_body(request)
+
+
+def _print(body: bytes) -> str:
+    return digest(body.decode("utf-8", "replace"))

@@ -1,0 +1,211 @@
+"""The gate of one replica: facts about the lanes, sampled beside the requests, and the policy applied to them.
+
+    unknown ──await──► fresh ──250 ms──► ageing (answers, one sample under way) ──500 ms──► stale ──await──► fresh
+
+A request waits for a sample only after a pause in traffic. While the server does not answer, everything is let in:
+the append behind the gate will say what is wrong.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+from redis import asyncio as aioredis
+from redis import exceptions as redis_errors
+
+from routing.admission import (
+    ADMITTED,
+    SAMPLE_S,
+    STALE_S,
+    AdmissionPolicy,
+    AdmissionReason,
+    Decision,
+    LaneFacts,
+    Shares,
+)
+from tocsin.clock import Clock
+from tocsin.errors import OverloadedError
+from tocsin.keys import GROUP
+from tocsin.lanes import Lane
+from tocsin.schemas import LaneName
+from tocsin.storage.scripts import FACTS, Script
+
+log = logging.getLogger(__name__)
+
+RATE_WINDOW_S = 1.0  # the drain rate is measured over at least this long
+
+SAYS = {
+    AdmissionReason.MEMORY: "the storage server's memory is nearly used up",
+    AdmissionReason.RECORDS: "too many records wait",
+    AdmissionReason.AGE: "the oldest record has waited too long",
+    AdmissionReason.SHARE: "this source had its share of a lane that is more than half full",
+}
+
+
+class Memory(msgspec.Struct, frozen=True):
+    """What the server said of its memory, in bytes; a limit of 0 is none."""
+
+    used: int
+    limit: int
+
+
+class Sample(msgspec.Struct, frozen=True):
+    """One answer of the server about one lane."""
+
+    memory: Memory
+    now_s: float
+    blocks: int
+    retrying: int
+    oldest_s: float
+    accepted: int
+    finished: int
+
+    @classmethod
+    def read(cls, answer: Sequence[Any]) -> Sample:
+        """What the script FACTS returns."""
+        text, now_ms, blocks, retrying, oldest_ms, accepted, finished = answer
+        return cls(
+            read_memory(text.decode()), now_ms / 1000, blocks, retrying, oldest_ms / 1000, accepted, finished
+        )
+
+    @property
+    def records(self) -> int:
+        """Accepted and not yet out of the lane. Where nothing waits, only retries can be left."""
+        return max(self.accepted - self.finished, 0) if self.blocks else self.retrying
+
+
+def read_memory(text: str) -> Memory:
+    """INFO's section as numbers; what the server leaves out of its own limit is left out here, too."""
+    lines = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+    found = {name: int(lines.get(name, "0")) for name in ("used_memory", "maxmemory")}
+    uncounted = int(lines.get("mem_not_counted_for_evict", "0"))
+    return Memory(found["used_memory"] - uncounted, found["maxmemory"])
+
+
+class Gate:
+    """Decides for one replica.
+
+    Args:
+        lanes: Those it lets in to.
+        client: Their server.
+        policy: The limits.
+        clock: Only its stopwatch is used.
+    """
+
+    def __init__(
+        self, lanes: Mapping[LaneName, Lane], client: aioredis.Redis, policy: AdmissionPolicy, clock: Clock
+    ) -> None:
+        self.policy = policy
+        self.refused: Counter[tuple[LaneName, AdmissionReason]] = Counter()
+        self.samples = self.failures = 0
+        self._lanes = lanes
+        self._client = client
+        self._clock = clock
+        self._script = Script(FACTS)
+        self._sampled_at = -math.inf
+        self._task: asyncio.Task[None] | None = None
+        self._samples: dict[LaneName, Sample] = {}
+        self._drains: dict[
+            LaneName, tuple[Sample, float]
+        ] = {}  # a sample to measure from, the rate before it
+        self._shares: dict[LaneName, Shares] = defaultdict(Shares)
+        self._since: Counter[LaneName] = Counter()  # records let in since the sample
+        self._bytes_since = 0
+
+    async def decide(self, lane: LaneName, sources: Mapping[str, int], *, whole: bool) -> dict[str, Decision]:
+        """A decision for each source's records of one request.
+
+        Args:
+            lane: Where they are bound for.
+            sources: How many records of each.
+            whole: All of them or none, as under an idempotency key: its repeat must find the same records.
+        """
+        facts = await self.facts(lane)
+        decision = ADMITTED if facts is None else self.policy.admit(lane, facts)
+        if facts is None or not decision.admit or not self.policy.is_shared(lane, facts):
+            decisions = dict.fromkeys(sources, decision)
+        else:
+            shares = self._shares[lane]
+            decisions = {source: shares.admit(source, records) for source, records in sources.items()}
+            refusals = [one for one in decisions.values() if not one.admit]
+            if whole and refusals:
+                decisions = dict.fromkeys(sources, refusals[0])
+        for source, records in sources.items():
+            if not decisions[source].admit:
+                self.refused[lane, decisions[source].reason] += records
+        return decisions
+
+    def take(self, lane: LaneName, sources: Mapping[str, int]) -> None:
+        """Count records that go in, before they do: the next request must know, the facts do not yet."""
+        self._since[lane] += sum(sources.values())
+        for source, records in sources.items():
+            self._shares[lane].take(source, records)
+
+    def grow(self, size: int) -> None:
+        """Count the bytes that go in, likewise."""
+        self._bytes_since += size
+
+    async def facts(self, lane: LaneName) -> LaneFacts | None:
+        """What is known of a lane; None when the server does not answer."""
+        age_s = self._clock.monotonic() - self._sampled_at
+        if age_s > SAMPLE_S and self._task is None:
+            self._task = asyncio.create_task(self._renew())
+        if age_s > STALE_S and self._task is not None:
+            await asyncio.shield(self._task)  # shared: a caller that goes away must not end it
+        sample = self._samples.get(lane)
+        if sample is None:
+            return None
+        used = sample.memory.used + self._bytes_since
+        return LaneFacts(
+            records=sample.records + self._since[lane],
+            blocks=sample.blocks,
+            oldest_age_s=max(sample.now_s - sample.oldest_s, 0.0),
+            memory_ratio=used / sample.memory.limit if sample.memory.limit else 0.0,
+            drained_per_s=self._drains[lane][1],
+        )
+
+    async def _renew(self) -> None:
+        try:
+            answers = await asyncio.gather(*(self._ask(lane) for lane in self._lanes.values()))
+        except (redis_errors.RedisError, OSError) as error:
+            self.failures += 1
+            log.warning("admission knows nothing of the lanes: %s", error)
+            self._samples = {}
+        else:
+            self.samples += 1
+            self._samples = dict(zip(self._lanes, map(Sample.read, answers), strict=True))
+            self._since.clear()
+            self._bytes_since = 0
+            for name, sample in self._samples.items():
+                self._shares[name].renew(self.policy.limits(name).records - sample.records)
+                self._measure(name, sample)
+        finally:
+            self._sampled_at = self._clock.monotonic()
+            self._task = None
+
+    async def _ask(self, lane: Lane) -> Any:
+        keys = [lane.keys.counts]
+        for partition in range(lane.partitions):
+            keys += [lane.keys.stream(partition), lane.keys.retries(partition)]
+        return await self._script.run(self._client, keys, [GROUP])
+
+    def _measure(self, lane: LaneName, sample: Sample) -> None:
+        base, rate = self._drains.setdefault(lane, (sample, 0.0))
+        if sample.now_s - base.now_s >= RATE_WINDOW_S:
+            rate = max(sample.finished - base.finished, 0) / (sample.now_s - base.now_s)
+            self._drains[lane] = (sample, rate)
+
+
+def refusal(lane: LaneName, decision: Decision) -> OverloadedError:
+    """A decision as the error a caller gets: names the lane, the reason and when to come back."""
+    return OverloadedError(
+        f"{lane} takes no more records now ({decision.reason}): {SAYS[decision.reason]}",
+        retry_after_s=decision.retry_after_s,
+        hint=f"send them again in {decision.retry_after_s:.0f} s; more urgent lanes may still be open",
+    )

@@ -1,0 +1,144 @@
+"""`/v1/recipients`: who is told, where, and what they do not want to hear."""
+
+from __future__ import annotations
+
+import re
+from typing import ClassVar
+
+from starlette.requests import Request
+
+from routing.recipients import RecipientStore, check_recipient, kept, masked
+from serve_deployments.http import (
+    Application,
+    Endpoint,
+    Parameter,
+    RejectedBatchError,
+    UnsupportedMediaError,
+    is_ndjson,
+    query_int,
+    read_body,
+)
+from tocsin.clock import Clock, SystemClock
+from tocsin.decoding import RecordDecoder
+from tocsin.errors import InvalidRecordError, NotFoundError
+from tocsin.recipients import MAX_ID, Recipient, RecipientPage, RecipientRemoved, RecipientRequest
+from tocsin.settings import Settings
+from tocsin.storage.connect import WRITE_TIMEOUT_S, connect, resolve_url
+
+MAX_PAGE = 500
+
+LIMIT = Parameter(
+    name="limit",
+    where="query",
+    description="How many to return",
+    schema={"type": "integer", "minimum": 1, "maximum": MAX_PAGE, "default": 50},
+)
+AFTER = Parameter(
+    name="after",
+    where="query",
+    description="Only ids after this one: `next` of the page before",
+    schema={"type": "string", "maxLength": MAX_ID},
+)
+
+
+class Recipients(Application):
+    """Keeps and shows how recipients want to be told. What is kept holds from the next delivery on."""
+
+    endpoints: ClassVar[tuple[Endpoint, ...]] = (
+        Endpoint(
+            method="GET",
+            path="/",
+            handler="page",
+            summary="Recipients, in the order of their ids",
+            answer=RecipientPage,
+            parameters=(AFTER, LIMIT),
+            problems=(401, 422, 503),
+        ),
+        Endpoint(
+            method="GET",
+            path="/{recipient_id:path}",
+            handler="show",
+            summary="How one recipient wants to be told",
+            description="Its targets are masked.",
+            answer=Recipient,
+            problems=(401, 404, 422, 503),
+        ),
+        Endpoint(
+            method="PUT",
+            path="/{recipient_id:path}",
+            handler="put",
+            summary="Say how a recipient wants to be told",
+            description=(
+                "Replaces what was kept before. Mutes, quiet hours and the limit an hour hold for p1 and p2; a p0 is "
+                "told at any hour, on the channels chosen for p0."
+            ),
+            request=RecipientRequest,
+            answer=Recipient,
+            problems=(401, 413, 415, 422, 503),
+        ),
+        Endpoint(
+            method="DELETE",
+            path="/{recipient_id:path}",
+            handler="remove",
+            summary="Forget how a recipient wants to be told",
+            description="From then on it is told as each notification says. Harmless when there is none.",
+            answer=RecipientRemoved,
+            problems=(401, 422, 503),
+        ),
+    )
+
+    def __init__(self, settings: Settings | None = None, clock: Clock | None = None) -> None:
+        super().__init__(settings)
+        client = connect(resolve_url(self.settings), timeout_s=WRITE_TIMEOUT_S)
+        self._store = RecipientStore(client, namespace=self.settings.namespace)
+        self._clock = clock or SystemClock()
+        self._decoder = RecordDecoder(RecipientRequest, lambda _request, _now: None)
+
+    async def page(self, request: Request) -> RecipientPage:
+        """In the order of ids, with the id to go on after."""
+        limit = query_int(request, "limit", 50, least=1, most=MAX_PAGE)
+        after = request.query_params.get("after", "")
+        if len(after) > MAX_ID:
+            raise InvalidRecordError("`after` is no id", field="after", limit=f"length <= {MAX_ID}")
+        total, found, following = await self._store.page(after=after, limit=limit)
+        return RecipientPage(total=total, items=[masked(one) for one in found], next=following)
+
+    async def show(self, request: Request) -> Recipient:
+        """One recipient."""
+        recipient_id = request.path_params["recipient_id"]
+        (found,) = await self._store.get_many([recipient_id])
+        if found is None:
+            raise NotFoundError(
+                f"nothing is kept of recipient {recipient_id[:MAX_ID]!r}",
+                hint="it is told as each notification says",
+            )
+        return masked(found)
+
+    async def put(self, request: Request) -> Recipient:
+        """Check, keep, and show what is kept."""
+        recipient_id = request.path_params["recipient_id"]
+        if is_ndjson(request):
+            raise UnsupportedMediaError(
+                "a recipient is one JSON object", field="content-type", limit="application/json"
+            )
+        body, now = await read_body(request), self._clock.now()
+        if _ARRAY.match(body):
+            raise InvalidRecordError("a recipient is one JSON object", field="body", limit="one object")
+        decoded = self._decoder.decode(body, ndjson=False, now=now)
+        if decoded.errors:
+            raise RejectedBatchError(decoded.errors, 1, atomic=False)
+        asked = decoded.records[0][1]
+        check_recipient(recipient_id, asked)
+        (before,) = await self._store.get_many([recipient_id])
+        recipient = kept(recipient_id, asked, before, now=now)
+        await self._store.put(recipient)
+        return masked(recipient)
+
+    async def remove(self, request: Request) -> RecipientRemoved:
+        """Forget one."""
+        recipient_id = request.path_params["recipient_id"]
+        check_recipient(recipient_id, RecipientRequest())
+        return RecipientRemoved(id=recipient_id, removed=await self._store.delete(recipient_id))
+
+
+_ARRAY = re.compile(rb"\s*\[")

@@ -1,0 +1,108 @@
+"""What may be kept and served again, for how long, and what may never be.
+
+    absent ──load──► fresh ──ttl_s──► absent        (or pushed out, oldest use first, when the cache is full)
+
+A value that may be kept says so with `Cacheable`; one that is only true at the moment it is read says `NeverCached`.
+A cache of the latter does not pass the type checker, and refuses such a value when it gets one all the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from typing import Generic, TypeVar
+
+from tocsin.clock import Clock
+
+
+class Cacheable:
+    """Marks a value that is as good a little later."""
+
+    __slots__ = ()
+
+
+class NeverCached:
+    """Marks a value that is only true now: somebody's safety may hang on it."""
+
+    __slots__ = ()
+
+
+T = TypeVar("T", bound=Cacheable)
+
+
+class Cache(Generic[T]):
+    """Values by key: bounded in number and age, and loaded once however many ask at the same time.
+
+    Args:
+        ttl_s: How long a value is served.
+        max_entries: How many are kept; the one not used for longest goes first.
+        clock: Time.
+    """
+
+    def __init__(self, *, ttl_s: float, max_entries: int, clock: Clock) -> None:
+        if ttl_s <= 0 or max_entries < 1:
+            raise ValueError("a cache needs a positive ttl_s and room for one entry")
+        self._ttl_s = ttl_s
+        self._max_entries = max_entries
+        self._clock = clock
+        self._kept: OrderedDict[str, tuple[float, T]] = OrderedDict()
+        self._loading: dict[str, asyncio.Future[T]] = {}
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def put(self, key: str, value: T) -> None:
+        """Keep a value.
+
+        Raises:
+            TypeError: the value must never be cached.
+        """
+        if isinstance(value, NeverCached):
+            raise TypeError(f"{type(value).__name__} is true only when it is read: it is never cached")
+        self._kept[key] = (self._clock.monotonic() + self._ttl_s, value)
+        self._kept.move_to_end(key)
+        while len(self._kept) > self._max_entries:
+            self._kept.popitem(last=False)
+
+    def peek(self, key: str) -> T | None:
+        """The value if it is here and fresh."""
+        found = self._kept.get(key)
+        if found is None:
+            return None
+        until, value = found
+        if self._clock.monotonic() >= until:
+            del self._kept[key]
+            return None
+        self._kept.move_to_end(key)
+        return value
+
+    def drop(self, key: str) -> None:
+        """Forget a value."""
+        self._kept.pop(key, None)
+
+    async def get(self, key: str, load: Callable[[], Awaitable[T]]) -> T:
+        """The fresh value, or what `load()` brings; those who ask meanwhile wait for the same load.
+
+        Raises:
+            TypeError: what was loaded must never be cached.
+            Exception: whatever `load` raises, to all who wait for it; nothing is kept.
+        """
+        found = self.peek(key)
+        if found is not None:
+            return found
+        loading = self._loading.get(key)
+        if loading is None:
+            loading = self._loading[key] = asyncio.ensure_future(self._load(key, load))
+            loading.add_done_callback(lambda done: self._loaded(key, done))
+        return await asyncio.shield(loading)  # one who goes away does not take the others' answer along
+
+    async def _load(self, key: str, load: Callable[[], Awaitable[T]]) -> T:
+        value = await load()
+        self.put(key, value)
+        return value
+
+    def _loaded(self, key: str, done: asyncio.Future[T]) -> None:
+        del self._loading[key]
+        if not done.cancelled():
+            done.exception()  # seen, also when everybody who waited has gone
