@@ -15,7 +15,8 @@ demo: .venv/.synced ## Do the whole job once in front of you, leaving nothing be
 	@$(BIN)/tocsin demo
 
 test: .venv/.synced ## Unit, contract, integration and chaos tests
-	$(BIN)/pytest -q -n 2 --dist loadfile tests/unit tests/contract
+	$(BIN)/pytest -q -n 2 --dist loadfile tests/unit
+	$(BIN)/pytest -q tests/contract
 	$(BIN)/pytest -q tests/training tests/notebooks
 	$(BIN)/pytest -q tests/integration tests/chaos
 
