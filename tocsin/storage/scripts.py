@@ -175,7 +175,7 @@ return 1
 # open (s) if this opens it. Merges what one process saw into the breaker all share, and hands the right to probe to
 # one of them. It writes only where something changes: a healthy breaker costs no write.
 # Returns: state, failures, opened_at, reason, opened, closed, probes, then "1" when the probe is ours.
-BREAKER = """
+BREAKER = """#!lua flags=allow-oom
 local s = redis.call('HMGET', KEYS[1], 'state', 'failures', 'opened_at')
 local state, failures, opened_at = s[1] or 'closed', tonumber(s[2] or '0'), tonumber(s[3] or '0')
 local owner = redis.call('GET', KEYS[2])
