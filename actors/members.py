@@ -56,7 +56,6 @@ class LanePolicy(msgspec.Struct, frozen=True, kw_only=True):
     consumer: ConsumerPolicy
     lease: LeasePolicy
     retry: RetryPolicy
-    block_records: int
 
 
 # A dead p0 router is noticed within two seconds; the others trade speed for fewer heartbeats.
@@ -65,26 +64,22 @@ POLICIES: dict[LaneName, LanePolicy] = {
         consumer=ConsumerPolicy(unit_entries=1, read_entries=32, concurrency=64, heartbeat_s=0.4),
         lease=LeasePolicy(ttl_s=1.8, heartbeat_s=0.4),
         retry=RetryPolicy(max_attempts=6, base_s=0.2, cap_s=5.0),
-        block_records=1,
     ),
     LaneName.P1: LanePolicy(
         consumer=ConsumerPolicy(unit_entries=1, read_entries=8, concurrency=4),
         lease=LeasePolicy(),
         retry=RetryPolicy(max_attempts=6, base_s=1.0, cap_s=60.0),
-        block_records=100,
     ),
     LaneName.P2: LanePolicy(
         consumer=ConsumerPolicy(unit_entries=4, read_entries=8, concurrency=2, promote_every_s=1.0),
         lease=LeasePolicy(),
         retry=RetryPolicy(max_attempts=5, base_s=2.0, cap_s=120.0),
-        block_records=500,
     ),
     LaneName.ACTIVITY: LanePolicy(
         # One unit at a time: a history has one writer.
         consumer=ConsumerPolicy(unit_entries=16, read_entries=16, concurrency=1, promote_every_s=60.0),
         lease=LeasePolicy(),
         retry=RetryPolicy(max_attempts=1, base_s=1.0, cap_s=1.0),
-        block_records=500,
     ),
 }
 
@@ -169,13 +164,7 @@ class PoolMember:
         control = connect(
             resolve_url(self._settings), timeout_s=max(0.5, policy.lease.ttl_s / 3), max_connections=4
         )
-        lane = Lane(
-            client,
-            namespace=self._settings.namespace,
-            name=self._lane,
-            partitions=self._settings.partitions(self._lane),
-            block_records=policy.block_records,
-        )
+        lane = Lane.of(client, self._settings, self._lane)
         leases = Leases(
             control,
             keys=lane.keys,

@@ -89,16 +89,7 @@ class Supervisor:
     async def _run(self) -> None:
         self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
         client = connect(resolve_url(self._settings), timeout_s=WRITE_TIMEOUT_S, max_connections=4)
-        lanes = [
-            Lane(
-                client,
-                namespace=self._settings.namespace,
-                name=name,
-                partitions=self._settings.partitions(name),
-                block_records=1,
-            )
-            for name in LaneName
-        ]
+        lanes = [Lane.of(client, self._settings, name) for name in LaneName]
         self._started.set_result(None)
         try:
             while not self._stopping.is_set():

@@ -26,7 +26,7 @@ from typing import Any, Self, TextIO, TypeVar
 
 import msgspec
 
-from tocsin.cli.platform import free_port
+from tocsin.ports import free_port
 from tocsin.settings import Settings
 
 T = TypeVar("T")

@@ -20,7 +20,6 @@ import msgspec
 import psutil
 from redis import asyncio as aioredis
 
-from actors.members import POLICIES
 from benchmarks import evidence, harness, routing_http, workers
 from benchmarks.harness import Figures, Options, Worker, say
 from benchmarks.payloads import BLOCK_RECORDS, p0_record
@@ -81,7 +80,7 @@ class Bench:
         watched: Mapping[str, int],
     ) -> None:
         self.client = client
-        self.lanes = {name: _lane(client, settings, name) for name in (LaneName.P0, LaneName.P2)}
+        self.lanes = {name: Lane.of(client, settings, name) for name in (LaneName.P0, LaneName.P2)}
         self._load = load
         self._bare = bare
         self._watched = {name: psutil.Process(pid) for name, pid in watched.items()}
@@ -171,16 +170,6 @@ class Bench:
         while True:
             samples.append(sum(process.memory_info().rss for process in routers))
             await asyncio.sleep(RSS_EVERY_S)
-
-
-def _lane(client: aioredis.Redis, settings: Settings, name: LaneName) -> Lane:
-    return Lane(
-        client,
-        namespace=settings.namespace,
-        name=name,
-        partitions=settings.partitions(name),
-        block_records=POLICIES[name].block_records,
-    )
 
 
 async def measure_lanes(

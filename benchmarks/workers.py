@@ -100,13 +100,7 @@ async def _load(pipe: Connection, settings: Settings, seed: int) -> None:
 
 def _onto_lane(client: aioredis.Redis, settings: Settings, seed: int, *, scatter: bool) -> tuple[Put, Depth]:
     partitions = settings.partitions(LaneName.P2)
-    lane = Lane(
-        client,
-        namespace=settings.namespace,
-        name=LaneName.P2,
-        partitions=partitions,
-        block_records=POLICIES[LaneName.P2].block_records,
-    )
+    lane = Lane.of(client, settings, LaneName.P2)
     blocks = [
         [
             Record(partition_of(recipient, partitions) if scatter else number % partitions, body)

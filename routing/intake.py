@@ -9,8 +9,16 @@ import msgspec
 from routing.priority import Classifier
 from tocsin.clock import to_datetime, to_epoch
 from tocsin.errors import InvalidRecordError
-from tocsin.lanes import Record, partition_of
-from tocsin.schemas import MAX_EXPIRY_S, Envelope, LaneName, Notification, NotificationRequest
+from tocsin.lanes import Placement, Record, partition_of
+from tocsin.schemas import (
+    MAX_EXPIRY_S,
+    Durability,
+    Envelope,
+    LaneName,
+    Notification,
+    NotificationRequest,
+    Receipt,
+)
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -79,6 +87,18 @@ class Intake:
         body = _encode(Envelope(to_notification(request, now=now, traceparent=traceparent)))
         partition = partition_of(request.recipient, self._partitions[lane])
         return Accepted(index, lane, Record(partition, body, request.dedup_key or ""))
+
+
+def receipt_of(item: Accepted, placement: Placement, *, now: float, durability: Durability) -> Receipt:
+    """The promise for one record that was stored at `now` (epoch seconds)."""
+    return Receipt(
+        index=item.index,
+        id=placement.id,
+        lane=item.lane,
+        accepted_at=to_datetime(now),
+        durability=durability,
+        duplicate=placement.duplicate,
+    )
 
 
 def to_notification(request: NotificationRequest, *, now: float, traceparent: str) -> Notification:

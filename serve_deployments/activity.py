@@ -8,6 +8,7 @@ import msgspec
 from starlette.requests import Request
 
 from features.identity import derive_event_id
+from features.records import EARLIEST
 from routing.admission import AdmissionPolicy
 from serve_deployments.gate import Gate, refusal
 from serve_deployments.http import Application, Endpoint, RejectedBatchError, is_ndjson, query_flag, read_body
@@ -20,7 +21,6 @@ from tocsin.lanes import Record, partition_of
 from tocsin.schemas import MAX_CLOCK_SKEW_S, Activity, ActivityAccepted, ActivityRequest, LaneName
 from tocsin.settings import Settings
 
-EARLIEST_S = 946_684_800.0  # 2000-01-01
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -35,7 +35,7 @@ def check_activity(request: ActivityRequest, now: float) -> None:
         raise InvalidRecordError(
             "`event_time` is in the future", field="event_time", limit="<= 1 day from now"
         )
-    if at < EARLIEST_S:
+    if at < EARLIEST:
         raise InvalidRecordError(
             "`event_time` is too old", field="event_time", limit=">= 2000-01-01T00:00:00Z"
         )

@@ -19,7 +19,7 @@ from routing.emergency import (
     accepted,
     compose,
 )
-from routing.intake import Intake
+from routing.intake import Intake, receipt_of
 from routing.known_contacts import KnownContactsStore, settle_plan
 from routing.lookups import Lookup
 from routing.priority import Classifier
@@ -32,10 +32,10 @@ from serve_deployments.http import (
     traceparent_of,
 )
 from serve_deployments.lanes import LaneSet
-from serve_deployments.notifications import IDEMPOTENCY_KEY, idempotency_key
-from tocsin.clock import Clock, SystemClock, to_datetime
+from serve_deployments.notifications import IDEMPOTENCY_KEY, fingerprint_of, idempotency_key
+from tocsin.clock import Clock, SystemClock
 from tocsin.errors import InvalidRecordError, OverloadedError, StorageUnavailableError, TocsinError
-from tocsin.keys import EmergencyKeys, digest
+from tocsin.keys import EmergencyKeys
 from tocsin.resilience.breakers import Breakers
 from tocsin.schemas import NOTIFICATION_LANES, Durability, LaneName, Receipt
 from tocsin.settings import Settings
@@ -126,9 +126,13 @@ class EmergencyCallIntake(Application):
         try:
             if key:
                 plan = await settle_plan(
-                    self._lanes.client, self._keys, plan, idempotency_key=key, fingerprint=_print(body)
+                    self._lanes.client,
+                    self._keys,
+                    plan,
+                    idempotency_key=key,
+                    fingerprint=fingerprint_of(body),
                 )
-            receipts = await self._store(call, plan, now, request, key=key, fingerprint=_print(body))
+            receipts = await self._store(call, plan, now, request, key=key, fingerprint=fingerprint_of(body))
         except OverloadedError as error:  # storage out of memory: nobody sent too fast
             raise StorageUnavailableError(error.message, retry_after_s=error.retry_after_s) from error
         await self._calls.remember(call, plan, now)
@@ -154,14 +158,7 @@ class EmergencyCallIntake(Application):
         )
         durability = await self._durability()
         return [
-            Receipt(
-                index=item.index,
-                id=placement.id,
-                lane=item.lane,
-                accepted_at=to_datetime(now),
-                durability=durability,
-                duplicate=placement.duplicate,
-            )
+            receipt_of(item, placement, now=now, durability=durability)
             for item, placement in zip(admitted, placements, strict=True)
         ]
 
@@ -194,7 +191,3 @@ async def _json_body(request: Request) -> bytes:
             "an emergency call is one JSON object", field="content-type", limit="application/json"
         )
     return await read_body(request)
-
-
-def _print(body: bytes) -> str:
-    return digest(body.decode("utf-8", "replace"))

@@ -12,9 +12,6 @@ from tocsin.storage.connect import WRITE_TIMEOUT_S, connect, inspect, resolve_ur
 
 FACTS_TTL_S = 30.0
 
-# A p0 is an entry of its own, handled at once; the others share entries.
-BLOCK_RECORDS = {LaneName.P0: 1, LaneName.P1: 100, LaneName.P2: 500, LaneName.ACTIVITY: 500}
-
 
 class LaneSet:
     """Lanes on one server.
@@ -29,16 +26,7 @@ class LaneSet:
         self, settings: Settings, names: Sequence[LaneName], *, timeout_s: float = WRITE_TIMEOUT_S
     ) -> None:
         self.client = connect(resolve_url(settings), timeout_s=timeout_s)
-        self.lanes = {
-            name: Lane(
-                self.client,
-                namespace=settings.namespace,
-                name=name,
-                partitions=settings.partitions(name),
-                block_records=BLOCK_RECORDS[name],
-            )
-            for name in names
-        }
+        self.lanes = {name: Lane.of(self.client, settings, name) for name in names}
         self._durability: Durability | None = None
         self._asked_at = 0.0
 

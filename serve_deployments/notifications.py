@@ -8,7 +8,7 @@ from typing import ClassVar
 from starlette.requests import Request
 
 from routing.admission import AdmissionPolicy
-from routing.intake import Accepted, Intake, check_notification
+from routing.intake import Accepted, Intake, check_notification, receipt_of
 from routing.ledger import Ledger
 from routing.priority import Classifier
 from serve_deployments.gate import Gate, refusal
@@ -23,7 +23,7 @@ from serve_deployments.http import (
     traceparent_of,
 )
 from serve_deployments.lanes import LaneSet
-from tocsin.clock import Clock, SystemClock, to_datetime
+from tocsin.clock import Clock, SystemClock
 from tocsin.decoding import RecordDecoder
 from tocsin.errors import InvalidRecordError, NotFoundError, OverloadedError
 from tocsin.keys import digest
@@ -114,18 +114,10 @@ class Notifications(Application):
         sources = [one.source for _, one in decoded.records]
         admitted, refused = await self._sift(wanted, sources, keyed=bool(key), atomic=atomic)
         durability = await self._lanes.durability()
-        fingerprint = digest(body.decode("utf-8", "replace")) if key else ""
+        fingerprint = fingerprint_of(body) if key else ""
         placements, full = await self._store(admitted, key, fingerprint, atomic=atomic)
         receipts = [
-            Receipt(
-                index=item.index,
-                id=placement.id,
-                lane=item.lane,
-                accepted_at=to_datetime(now),
-                durability=durability,
-                duplicate=placement.duplicate,
-            )
-            for item, placement in placements
+            receipt_of(item, placement, now=now, durability=durability) for item, placement in placements
         ]
         return _answer(receipts, sorted(decoded.errors + refused + full, key=lambda error: error.index))
 
@@ -204,6 +196,11 @@ def refused_record(item: Accepted, error: OverloadedError) -> RecordError:
     return RecordError(
         index=item.index, detail=error.message, code=error.code, retry_after_s=error.retry_after_s
     )
+
+
+def fingerprint_of(body: bytes) -> str:
+    """What tells a repeat of a request from another one under the same idempotency key."""
+    return digest(body.decode("utf-8", "replace"))
 
 
 def idempotency_key(request: Request) -> str:

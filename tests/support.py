@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import msgspec
 
-from tocsin.cli.platform import free_port
+from tocsin.ports import free_port
 from tocsin.settings import Settings
 
 if TYPE_CHECKING:

@@ -85,20 +85,6 @@ class OverloadedError(TocsinError):
         self.retry_after_s = retry_after_s
 
 
-class DeliveryError(TocsinError):
-    """One attempt on one channel failed; another attempt may succeed."""
-
-    code = "delivery-failed"
-    retryable = True
-
-
-class UndeliverableError(DeliveryError):
-    """The target refuses this notification for good (a 4xx, a forbidden address): do not try again."""
-
-    code = "undeliverable"
-    retryable = False
-
-
 class ModelUnavailableError(TocsinError):
     """No trained model can be loaded from the registry."""
 

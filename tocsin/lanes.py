@@ -27,7 +27,8 @@ from redis.asyncio.client import Pipeline
 
 from tocsin.errors import ConflictError, InvalidRecordError
 from tocsin.keys import DEDUP_TTL_S, GROUP, LaneKeys
-from tocsin.schemas import WIRE_VERSION
+from tocsin.schemas import WIRE_VERSION, LaneName
+from tocsin.settings import Settings
 from tocsin.storage.connect import translate
 from tocsin.storage.limit import create_group, execute_at_limit
 from tocsin.storage.scripts import APPEND, PROMOTE, Script
@@ -35,6 +36,8 @@ from tocsin.storage.scripts import APPEND, PROMOTE, Script
 FIELD_VERSION = b"v"
 FIELD_BLOCK = b"b"
 CLAIM_PAGE = 100
+# The most records in one entry: a p0 is an entry of its own, handled at once; the others share entries.
+BLOCK_RECORDS = {LaneName.P0: 1, LaneName.P1: 100, LaneName.P2: 500, LaneName.ACTIVITY: 500}
 MAX_ENTRY_NUMBER = 2**64 - 1  # of each half of a stream entry's id
 
 
@@ -168,6 +171,17 @@ class Lane:
         self.settled_at_limit = 0  # transactions the server was too full for
         self._append = Script(APPEND)
         self._promote = Script(PROMOTE)
+
+    @classmethod
+    def of(cls, client: aioredis.Redis, settings: Settings, name: LaneName) -> Lane:
+        """A lane of the platform that `settings` describe."""
+        return cls(
+            client,
+            namespace=settings.namespace,
+            name=name,
+            partitions=settings.partitions(name),
+            block_records=BLOCK_RECORDS[name],
+        )
 
     async def append(
         self, records: Sequence[Record], *, idempotency_key: str = "", fingerprint: str = ""

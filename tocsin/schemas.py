@@ -26,7 +26,6 @@ MAX_CLOCK_SKEW_S = 86_400.0  # an event may be dated this far ahead of our clock
 MAX_EXPIRY_S = 366 * 86_400.0
 
 Identifier = Annotated[str, Meta(min_length=1, max_length=128)]
-ShortText = Annotated[str, Meta(max_length=256)]
 AwareDatetime = Annotated[datetime, Meta(tz=True)]
 
 

@@ -21,7 +21,7 @@ from typing import Any, Self
 import msgspec
 
 from benchmarks.harness import Worker, machine, obeying_sigterm, reserved_stdout, say
-from tocsin.cli.platform import free_port
+from tocsin.ports import free_port
 from tocsin.settings import Settings
 from verification import asking
 from verification.checker import check

@@ -9,9 +9,9 @@ import pytest
 from redis import asyncio as aioredis
 
 from tests.fakes import START, ManualClock, wait_until
-from tocsin.cli.platform import free_port
 from tocsin.errors import StorageUnavailableError
 from tocsin.keys import BreakerKeys
+from tocsin.ports import free_port
 from tocsin.resilience.breaker import BreakerPolicy
 from tocsin.resilience.breakers import Breakers, read_breakers
 from tocsin.resilience.shared_breaker import (

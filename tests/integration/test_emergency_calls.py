@@ -16,9 +16,9 @@ import pytest
 from serve_deployments.emergency_calls import EmergencyCallIntake
 from tests.support import eventually, free_settings
 from tocsin import Client
-from tocsin.cli.platform import free_port
 from tocsin.errors import OverloadedError
 from tocsin.keys import BreakerKeys
+from tocsin.ports import free_port
 from tocsin.schemas import LaneName, NotificationState
 from tocsin.settings import Settings
 from tocsin.storage.connect import connect, resolve_url

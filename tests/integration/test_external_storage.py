@@ -16,8 +16,9 @@ import trustme
 from actors.members import PoolMember
 from serve_deployments.notifications import Notifications
 from tests.support import eventually, free_settings
-from tocsin.cli.platform import Platform, free_port
+from tocsin.cli.platform import Platform
 from tocsin.errors import ConfigurationError, StorageUnavailableError
+from tocsin.ports import free_port
 from tocsin.schemas import LaneName
 from tocsin.settings import Settings
 from tocsin.storage.connect import connect, inspect

@@ -16,11 +16,12 @@ from rich.console import Console
 from rich.table import Table
 
 from tocsin.cli.importing import await_lane, client_of, request_of, send_activity, send_notifications
-from tocsin.cli.platform import Platform, free_port, is_free
+from tocsin.cli.platform import Platform
 from tocsin.cli.status import fetch
 from tocsin.cli.training import train
 from tocsin.client import Client
 from tocsin.errors import UnreadableFileError
+from tocsin.ports import free_port, is_free
 from tocsin.schemas import NOTIFICATION_LANES, ChurnAnswer, InsightAnswer, NotificationRequest
 from tocsin.settings import Settings
 from tocsin.telemetry.latency import quantile_ms

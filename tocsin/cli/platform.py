@@ -34,6 +34,7 @@ import psutil
 
 from tocsin.errors import ConfigurationError, StorageUnavailableError, TocsinError
 from tocsin.lanes import Lane
+from tocsin.ports import free_port, is_free
 from tocsin.schemas import LaneName
 from tocsin.settings import Settings
 from tocsin.storage.connect import WRITE_TIMEOUT_S, ServerFacts, connect, inspect, redact, resolve_url
@@ -213,13 +214,7 @@ class Platform:
         try:
             facts = await inspect(client)
             for name in LaneName:
-                await Lane(
-                    client,
-                    namespace=self.settings.namespace,
-                    name=name,
-                    partitions=self.settings.partitions(name),
-                    block_records=1,
-                ).ensure_groups()
+                await Lane.of(client, self.settings, name).ensure_groups()
             return facts
         finally:
             await client.aclose()
@@ -477,18 +472,6 @@ def check_reachable(address: str) -> None:
         ) from None
 
 
-def is_free(host: str, port: int) -> bool:
-    """Whether a server could bind there now."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError:
-            return False
-    return True
-
-
 def port_block(size: int) -> range:
     """A run of loopback ports nobody listens on, below those the system hands out by itself.
 
@@ -504,10 +487,3 @@ def port_block(size: int) -> range:
     raise ConfigurationError(
         f"no {size} free ports in a row between {REPLICA_PORT_SPACE[0]} and {REPLICA_PORT_SPACE[1]}"
     )
-
-
-def free_port() -> int:
-    """A loopback port nobody uses at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -82,7 +82,6 @@ class ServerFacts(msgspec.Struct, frozen=True, kw_only=True):
     flavour: str
     version: str
     durability: Durability
-    maxmemory_policy: str
 
 
 async def inspect(client: aioredis.Redis) -> ServerFacts:
@@ -107,9 +106,7 @@ async def inspect(client: aioredis.Redis) -> ServerFacts:
             f"the server evicts data (maxmemory-policy {policy}): accepted notifications could vanish",
             hint="set maxmemory-policy noeviction on this server",
         )
-    return ServerFacts(
-        flavour=flavour, version=version, durability=_durability(info, config), maxmemory_policy=policy
-    )
+    return ServerFacts(flavour=flavour, version=version, durability=_durability(info, config))
 
 
 async def _config(client: aioredis.Redis) -> dict[str, str]:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import socket
 import subprocess
 import threading
 import time
@@ -26,6 +25,7 @@ import psutil
 import redis
 
 from tocsin.errors import ConfigurationError, StorageUnavailableError
+from tocsin.ports import free_port, is_free
 
 START_DEADLINE_S = 20.0
 STOP_DEADLINE_S = 15.0
@@ -128,7 +128,7 @@ class EmbeddedServer:
 
     def _launch(self, previous: Endpoint | None) -> Endpoint:
         password = previous.password if previous else secrets.token_urlsafe(32)
-        port = previous.port if previous and _is_free(previous.port) else _free_port()
+        port = previous.port if previous and is_free("127.0.0.1", previous.port) else free_port()
         config = self._dir / "valkey.conf"
         _write_private(config, _configuration(self._dir, port, password, self._maxmemory_mib))
         log = (self._dir / "valkey.log").open("ab")
@@ -260,19 +260,3 @@ def _answers(endpoint: Endpoint) -> bool:
         return False
     finally:
         client.close()
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
