@@ -23,6 +23,7 @@ from redis.asyncio.client import Pipeline
 from features.tiles import AdvertiserHistory, Change, apply, decode, encode
 from tocsin.keys import FeatureKeys, LaneKeys
 from tocsin.lanes import Entry, Stage
+from tocsin.quarantine import stage_quarantine
 from tocsin.schemas import WIRE_VERSION, Activity, LaneName
 from tocsin.storage.connect import translate
 
@@ -160,21 +161,10 @@ class Shard:
             for name, number in (
                 ("applied", applied),
                 ("repeated", repeated),
-                ("quarantined", len(unreadable)),
             ):
                 if number:
                     pipe.hincrby(self._lane_keys.counts, name, number)
-            for entry in unreadable:
-                pipe.xadd(
-                    self._lane_keys.quarantine,
-                    {
-                        "partition": entry.partition,
-                        "entry": entry.entry,
-                        "v": entry.version,
-                        "b": entry.block,
-                    },
-                    maxlen=1000,
-                )
+            stage_quarantine(pipe, self._lane_keys, unreadable)
 
         return stage
 

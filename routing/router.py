@@ -15,11 +15,10 @@ from routing.turns import Turns
 from tocsin.clock import Clock
 from tocsin.keys import LaneKeys
 from tocsin.lanes import Entry, Stage
+from tocsin.quarantine import stage_quarantine
 from tocsin.schemas import WIRE_VERSION, Envelope
 
 log = logging.getLogger(__name__)
-
-QUARANTINE_ENTRIES = 1000
 
 
 class Router:
@@ -57,18 +56,7 @@ class Router:
         def stage(pipe: Pipeline) -> None:
             if deliveries:
                 self._ledger.stage(pipe, deliveries)
-            for entry in unreadable:
-                pipe.xadd(
-                    self._keys.quarantine,
-                    {
-                        "partition": entry.partition,
-                        "entry": entry.entry,
-                        "v": entry.version,
-                        "b": entry.block,
-                    },
-                    maxlen=QUARANTINE_ENTRIES,
-                )
-                pipe.hincrby(self._keys.counts, "quarantined", 1)
+            stage_quarantine(pipe, self._keys, unreadable)
 
         return stage
 

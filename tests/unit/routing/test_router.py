@@ -11,12 +11,13 @@ from redis import asyncio as aioredis
 from routing.channels import Failure, FailureReason
 from routing.ledger import Ledger
 from routing.pipeline import Delivery
-from routing.router import QUARANTINE_ENTRIES, Router
+from routing.router import Router
 from routing.stages.deliver import Deliver
 from routing.stages.expire import Expire
 from tests.fakes import START, ManualClock, OneByOne, staged
 from tocsin.errors import StorageUnavailableError
 from tocsin.lanes import Entry, Lane, pack_block
+from tocsin.quarantine import ENTRIES
 from tocsin.resilience.retry import RetryPolicy
 from tocsin.schemas import WIRE_VERSION, Attempt, DeadLetter, Envelope, LaneName, Notification
 
@@ -93,7 +94,7 @@ async def test_a_block_that_cannot_be_read_is_set_aside_and_the_others_are_deliv
     ((key, fields),) = pipe.named("xadd")
     assert key == desk.keys.quarantine
     assert fields == {"partition": 0, "entry": "6-0", "v": version, "b": block}
-    assert {"maxlen": QUARANTINE_ENTRIES} in [options for _, _, options in pipe.calls]
+    assert {"maxlen": ENTRIES} in [options for _, _, options in pipe.calls]
 
 
 async def test_nothing_but_a_broken_block_is_still_settled(desk: Desk) -> None:
