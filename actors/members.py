@@ -21,13 +21,14 @@ import uvloop
 from redis import asyncio as aioredis
 
 from features.store import FeatureStore, Shard
-from routing.channels import Channel
-from routing.channels.log import LogChannel
-from routing.channels.sink import SinkChannel
-from routing.channels.webhook import WebhookChannel, WebhookPolicy
+from routing.channels.configured import configured_channels
+from routing.fallback import Fallback
+from routing.late import LateDeliveries, LatePolicy
 from routing.ledger import Ledger
+from routing.pipeline import DeliveryStage
 from routing.recipients import RecipientStore, RedisWindows
 from routing.router import Router
+from routing.stages.choose import Choose
 from routing.stages.deliver import Deliver
 from routing.stages.expire import Expire
 from routing.stages.preferences import Preferences
@@ -37,6 +38,7 @@ from tocsin.clock import Clock, SystemClock
 from tocsin.consumer import Consumer, ConsumerPolicy, ConsumerState, Handler
 from tocsin.lanes import Lane
 from tocsin.leases import LeasePolicy, Leases
+from tocsin.resilience.breakers import Breakers, ChannelGuard
 from tocsin.resilience.retry import RetryPolicy
 from tocsin.schemas import LaneName
 from tocsin.settings import Settings
@@ -56,6 +58,7 @@ class LanePolicy(msgspec.Struct, frozen=True, kw_only=True):
     consumer: ConsumerPolicy
     lease: LeasePolicy
     retry: RetryPolicy
+    late: LatePolicy = LatePolicy(patience_s=0.1)
 
 
 # A dead p0 router is noticed within two seconds; the others trade speed for fewer heartbeats.
@@ -63,17 +66,18 @@ POLICIES: dict[LaneName, LanePolicy] = {
     LaneName.P0: LanePolicy(
         consumer=ConsumerPolicy(unit_entries=1, read_entries=32, concurrency=64, heartbeat_s=0.4),
         lease=LeasePolicy(ttl_s=1.8, heartbeat_s=0.4),
-        retry=RetryPolicy(max_attempts=6, base_s=0.2, cap_s=5.0),
+        retry=RetryPolicy(max_attempts=6, base_s=0.2, cap_s=5.0, patience_s=600.0),
+        late=LatePolicy(patience_s=0.25, lease_s=6.0),
     ),
     LaneName.P1: LanePolicy(
-        consumer=ConsumerPolicy(unit_entries=1, read_entries=8, concurrency=4),
+        consumer=ConsumerPolicy(unit_entries=1, read_entries=8, concurrency=8),
         lease=LeasePolicy(),
         retry=RetryPolicy(max_attempts=6, base_s=1.0, cap_s=60.0),
     ),
     LaneName.P2: LanePolicy(
-        consumer=ConsumerPolicy(unit_entries=4, read_entries=8, concurrency=2, promote_every_s=1.0),
+        consumer=ConsumerPolicy(unit_entries=4, read_entries=8, concurrency=8, promote_every_s=1.0),
         lease=LeasePolicy(),
-        retry=RetryPolicy(max_attempts=5, base_s=2.0, cap_s=120.0),
+        retry=RetryPolicy(max_attempts=5, base_s=2.0, cap_s=120.0, patience_s=21_600.0),
     ),
     LaneName.ACTIVITY: LanePolicy(
         # One unit at a time: a history has one writer.
@@ -190,37 +194,36 @@ class PoolMember:
         if self._lane is LaneName.ACTIVITY:
             store = FeatureStore(client, namespace=self._settings.namespace)
             return Shard(store, client, lane.keys), _nothing
-        channels = self._channels()
-
-        async def close() -> None:
-            for channel in channels.values():
-                await channel.close()
-
-        ledger = Ledger(lane, client, retention_s=self._settings.outcome_retention_s)
-        namespace = self._settings.namespace
-        stages = (
+        settings, namespace = self._settings, self._settings.namespace
+        breakers = Breakers(client, namespace, self._clock, holder=self._name)
+        sharing = asyncio.create_task(breakers.run())
+        guard = ChannelGuard(breakers, self._lane, self._clock)
+        channels = configured_channels(settings, self._lane, self._name, self._clock, guard)
+        profiles = RecipientStore(client, namespace=namespace)
+        stages: tuple[DeliveryStage, ...] = (
             Expire(self._lane),
-            Preferences(RecipientStore(client, namespace=namespace), self._lane),
+            Preferences(profiles, self._lane),
             QuietHours(self._lane),
             Throttle(RedisWindows(client, namespace=namespace), self._lane),
             Deliver(channels, policy.retry, self._clock),
         )
-        return Router(stages, ledger, lane.keys, self._clock), close
+        if self._lane is LaneName.P0:
+            stages = (
+                Preferences(profiles, self._lane),
+                Choose("webhook" if settings.webhook_url else "log"),
+                Deliver(channels, policy.retry, self._clock, fallback=Fallback(channels, profiles)),
+            )
 
-    def _channels(self) -> dict[str, Channel]:
-        folder = self._settings.data_path / "deliveries"
-        webhook = WebhookPolicy(
-            default_url=self._settings.webhook_url,
-            timeout_s=self._settings.webhook_timeout_s,
-            allow_private=self._settings.webhook_allow_private,
-            secret=self._settings.webhook_secret,
-            batch_records=self._settings.webhook_batch if self._lane is LaneName.P2 else 0,
-        )
-        return {
-            "log": LogChannel(folder / f"{self._name}.jsonl", self._clock),
-            "webhook": WebhookChannel(webhook, self._clock),
-            "sink": SinkChannel(self._clock),
-        }
+        ledger = Ledger(lane, client, retention_s=settings.outcome_retention_s)
+        late = LateDeliveries(ledger, policy.late, self._clock)
+
+        async def close() -> None:
+            await late.drain()
+            sharing.cancel()
+            for channel in channels.values():
+                await channel.close()
+
+        return Router(stages, ledger, lane.keys, self._clock, late=late), close
 
 
 async def _nothing() -> None:

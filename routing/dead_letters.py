@@ -252,6 +252,8 @@ def view_attempts(attempts: Sequence[Attempt]) -> list[AttemptView]:
             reason=a.reason,
             detail=a.detail,
             duration_ms=a.duration_ms,
+            provider=a.provider,
+            recipient=a.recipient,
         )
         for a in attempts
     ]

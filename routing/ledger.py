@@ -33,6 +33,7 @@ from tocsin.schemas import (
     TimelineEvent,
 )
 from tocsin.storage.connect import translate
+from tocsin.storage.limit import execute_in_place
 from tocsin.telemetry.latency import tally
 
 ALL = "*"
@@ -79,14 +80,7 @@ class Ledger:
             pipe.hincrby(self._keys.counts, state.value, number)
         for delivery in deliveries:
             if delivery.state is NotificationState.RETRYING:
-                again = msgspec.structs.replace(
-                    delivery.envelope,
-                    id=delivery.id,
-                    attempts=delivery.attempts,
-                    deferred_s=delivery.envelope.deferred_s + delivery.deferred_s,
-                )
-                partition = Position.parse(delivery.id).partition
-                pipe.zadd(self._keys.retries(partition), {_encode(again): delivery.retry_at})
+                pipe.zadd(self.retries_of(delivery), {retry_body(delivery): delivery.retry_at})
         stage_letters(pipe, self._keys, self._lane.name, deliveries)
         # Records of one request share their times: count first, then take logarithms.
         spans = Counter(
@@ -97,6 +91,40 @@ class Ledger:
         latencies = tally({span * 1000: number for span, number in spans.items()})
         for bucket, number in latencies.items():
             pipe.hincrby(self._keys.latency, str(bucket), number)
+
+    def retries_of(self, delivery: Delivery) -> str:
+        """The key a retry of this one waits in."""
+        return self._keys.retries(Position.parse(delivery.id).partition)
+
+    async def put_off(self, retries: Sequence[Delivery], due: float) -> None:
+        """Let retries that wait come back at `due` (epoch seconds), no earlier; those that do not wait stay away.
+
+        Raises:
+            StorageUnavailableError: the server did not confirm.
+        """
+        try:
+            async with self._client.pipeline(transaction=False) as pipe:
+                for one in retries:
+                    pipe.zadd(self.retries_of(one), {retry_body(one): due}, xx=True, gt=True)
+                await pipe.execute()
+        except (redis_errors.RedisError, OSError) as error:
+            raise translate(error) from error
+
+    async def correct(self, late: Delivery, standin: Delivery) -> bool:
+        """Write what became of a delivery in place of the retry that stands in for it.
+
+        Returns:
+            False when no such retry waits: it was not settled yet, or has come back into the lane.
+
+        Raises:
+            StorageUnavailableError: the server did not confirm.
+        """
+        pipe = self._client.pipeline(transaction=True)
+        self.stage(pipe, [late])
+        try:
+            return await execute_in_place(self._client, pipe, self.retries_of(standin), retry_body(standin))
+        except (redis_errors.RedisError, OSError) as error:
+            raise translate(error) from error
 
     def _stage_outcomes(self, pipe: Pipeline, deliveries: Sequence[Delivery]) -> None:
         blocks: dict[tuple[int, str], list[tuple[int, Delivery]]] = defaultdict(list)
@@ -154,6 +182,19 @@ class Ledger:
         return None, envelopes[position.index] if position.index < len(envelopes) else None
 
 
+def retry_body(delivery: Delivery) -> bytes:
+    """The record that comes back into the lane."""
+    return _encode(
+        msgspec.structs.replace(
+            delivery.envelope,
+            id=delivery.id,
+            attempts=delivery.attempts,
+            deferred_s=delivery.envelope.deferred_s + delivery.deferred_s,
+            parked_at=delivery.parked_at,
+        )
+    )
+
+
 SHARED = frozenset({NotificationState.DELIVERED, NotificationState.SUPPRESSED, NotificationState.EXPIRED})
 
 
@@ -182,6 +223,19 @@ def _fields(members: Sequence[tuple[int, Delivery]]) -> dict[Any, Any]:
     }
 
 
+WAITING = {
+    OutcomeReason.QUIET_HOURS.value: "deferred",
+    OutcomeReason.BREAKER_OPEN.value: "parked",
+    OutcomeReason.IN_FLIGHT.value: "in_flight",
+}
+
+
+def _told(attempt: Attempt) -> str:
+    """Where an attempt went: channel, provider where it has another name, and a fallback contact."""
+    via = f" via {attempt.provider}" if attempt.provider not in {"", attempt.channel} else ""
+    return f"{attempt.channel}{via}" + (f" to {attempt.recipient}" if attempt.recipient else "")
+
+
 def _status(
     notification_id: str, position: Position, outcome: Outcome | None, envelope: Envelope | None
 ) -> NotificationStatus:
@@ -192,7 +246,7 @@ def _status(
         TimelineEvent(
             at=to_datetime(a.at),
             event="delivered" if a.ok else "attempt_failed",
-            detail=a.channel if a.ok else f"{a.channel}: {a.reason}: {a.detail}",
+            detail=_told(a) if a.ok else f"{_told(a)}: {a.reason}: {a.detail}",
         )
         for a in attempts
     ]
@@ -201,7 +255,7 @@ def _status(
         timeline.append(
             TimelineEvent(
                 at=to_datetime(outcome.at),
-                event="deferred" if outcome.reason == OutcomeReason.QUIET_HOURS else "retrying",
+                event=WAITING.get(outcome.reason, "retrying"),
                 detail=f"again at {to_datetime(outcome.retry_at)}",
             )
         )

@@ -1,16 +1,18 @@
 """The delivery pipeline: stages over a batch, each a decision with a named reason.
 
-    DELIVERY = (Expire(), Preferences(store), QuietHours(), Throttle(windows), Deliver(channels, retry))
+    DELIVERY = (Expire(), Preferences(store), QuietHours(), Throttle(windows), Choose(…), Deliver(channels, retry))
 
 A stage gets the deliveries that are still undecided and may decide some. What no stage decides stays pending.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Protocol
 
+from routing.channels import Failure, FailureReason
 from tocsin.clock import Clock
 from tocsin.lanes import Entry, Position
 from tocsin.recipients import Recipient
@@ -25,6 +27,9 @@ class OutcomeReason(StrEnum):
     RETRY_SCHEDULED = "retry_scheduled"
     ATTEMPTS_EXHAUSTED = "attempts_exhausted"
     REFUSED = "refused"  # every open channel said no for good
+    BREAKER_OPEN = "breaker_open"  # no provider could be asked: put off, or given up after too long
+    IN_FLIGHT = "in_flight"  # its provider has not answered yet; what waits is only for the case that we die
+    FALLBACK = "fallback"  # told on another channel, or a fallback contact was
     MUTED = "muted"  # its recipient does not want this type or source
     QUIET_HOURS = "quiet_hours"  # put off until they end
     THROTTLED = "throttled"  # its recipient was told often enough in the last hour
@@ -51,7 +56,13 @@ class Delivery:
     retry_at: float = 0.0
     deferred_s: float = 0.0  # how long it is put off on purpose, now or next
     recipient: Recipient | None = None  # who is told, where that is known
+    unread: bool = False  # it is not known who is told: the store did not answer
     wanted: Notification | None = None  # as the recipient wants it, where that is not as it was sent
+    parked: Mapping[str, float] = MappingProxyType(
+        {}
+    )  # channels with a provider not asked: seconds until it may be
+    parked_at: float = 0.0  # since when none could be asked
+    waits: int = 1  # channels that have not ended their tries
 
     def __init__(self, id: str, envelope: Envelope, entry: Entry | None = None, index: int = 0) -> None:  # noqa: A002 (the field's own word)
         self._id = id
@@ -70,6 +81,17 @@ class Delivery:
     def notification(self) -> Notification:
         """What is to be delivered, and where; `envelope.notification` is as it was sent."""
         return self.wanted or self.envelope.notification
+
+    def target(self, channel: str) -> str | Failure:
+        """The recipient's address for a channel."""
+        found = self.recipient.targets.get(channel) if self.recipient else None
+        if found:
+            return found
+        if self.unread:
+            return Failure(FailureReason.UNREACHABLE, "the recipient's address could not be looked up")
+        return Failure(
+            FailureReason.NO_TARGET, f"the recipient has no address for {channel} (targets.{channel})"
+        )
 
     def home(self) -> tuple[int, str, int]:
         """Partition, entry and index it was accepted at: where its outcome is kept."""

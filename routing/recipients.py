@@ -13,6 +13,8 @@ import msgspec
 from redis import asyncio as aioredis
 from redis import exceptions as redis_errors
 
+from routing.channels import ACCOUNTS
+from routing.channels.addresses import is_one_address
 from routing.intake import check_webhook_url
 from tocsin.clock import to_datetime
 from tocsin.errors import InvalidRecordError
@@ -106,6 +108,13 @@ def check_recipient(recipient_id: str, request: RecipientRequest) -> None:
             field="fallback_contacts",
             limit="distinct ids of others",
         )
+    for name, target in request.targets.items():
+        if name in ACCOUNTS and target != MASK and not is_one_address(target):
+            raise InvalidRecordError(
+                f"the target for {name} is not one address",
+                field=f"targets.{name}",
+                limit="at most 256 characters; no spaces, commas, semicolons, slashes, ?, #, % or &",
+            )
     check_webhook_url(request.webhook_url)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import msgspec
 from redis.asyncio.client import Pipeline
 
+from routing.late import LateDeliveries
 from routing.ledger import Ledger
 from routing.pipeline import Delivery, DeliveryStage, run_stages
 from routing.turns import Turns
@@ -29,9 +30,19 @@ class Router:
         ledger: Where outcomes go.
         keys: The lane's keys.
         clock: Time.
+        late: What goes on behind its block; None: a block waits for its slowest call.
     """
 
-    def __init__(self, stages: Sequence[DeliveryStage], ledger: Ledger, keys: LaneKeys, clock: Clock) -> None:
+    def __init__(
+        self,
+        stages: Sequence[DeliveryStage],
+        ledger: Ledger,
+        keys: LaneKeys,
+        clock: Clock,
+        *,
+        late: LateDeliveries | None = None,
+    ) -> None:
+        self._late = late
         self._stages = tuple(stages)
         self._ledger = ledger
         self._keys = keys
@@ -51,16 +62,16 @@ class Router:
             deliveries += [
                 Delivery(envelope.id, envelope, entry, index) for index, envelope in enumerate(envelopes)
             ]
-        await self._deliver(deliveries)
+        settled = await self._deliver(deliveries)
 
         def stage(pipe: Pipeline) -> None:
-            if deliveries:
-                self._ledger.stage(pipe, deliveries)
+            if settled:
+                self._ledger.stage(pipe, settled)
             stage_quarantine(pipe, self._keys, unreadable)
 
         return stage
 
-    async def _deliver(self, deliveries: Sequence[Delivery]) -> None:
+    async def _deliver(self, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
         """Run the stages: the last one begins in the order in which blocks came, or a recipient's would get mixed up.
 
         Blocks overlap while recipients are looked up, and again while channels wait for their answers.
@@ -73,7 +84,10 @@ class Router:
             await asyncio.sleep(0)  # each channel is asked before the next block's are
         finally:
             turn.passes()
+        if self._late is not None and not last.done():
+            return await self._late.settle_by(last, deliveries)
         await last
+        return deliveries
 
     def _envelopes(self, entry: Entry) -> list[Envelope] | None:
         if entry.version == WIRE_VERSION:

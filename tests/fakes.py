@@ -7,13 +7,13 @@ import contextlib
 import time
 from abc import ABC, abstractmethod
 from collections import defaultdict, deque
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 from redis.asyncio.client import Pipeline
 
-from routing.channels import Deliverable, Failure
+from routing.channels import Deliverable, Failure, FailureReason, LocalChannel, Tries
 from tocsin.clock import Clock
 from tocsin.errors import ConflictError
 from tocsin.keys import DEDUP_TTL_S, LaneKeys
@@ -78,9 +78,9 @@ class RecordingPipeline:
     def counted(self, key: str) -> dict[str, int]:
         """What `HINCRBY` added to each field of a key."""
         totals: dict[str, int] = defaultdict(int)
-        for target, field, number in self.named("hincrby"):
+        for target, name, number in self.named("hincrby"):
             if target == key:
-                totals[field] += number
+                totals[name] += number
         return dict(totals)
 
 
@@ -319,9 +319,13 @@ class Item:
 
     id: str
     notification: Notification
+    targets: Mapping[str, str] = field(default_factory=dict)
+
+    def target(self, channel: str) -> str | Failure:
+        return self.targets.get(channel) or Failure(FailureReason.NO_TARGET, "none")
 
 
-class OneByOne(ABC):
+class OneByOne(LocalChannel, ABC):
     """A channel that answers each of a batch on its own; subclasses say how by `answer`."""
 
     name: str
@@ -330,8 +334,8 @@ class OneByOne(ABC):
     @abstractmethod
     def answer(self, notification_id: str, notification: Notification) -> Failure | None: ...
 
-    async def deliver(self, batch: Sequence[Deliverable]) -> Sequence[Attempt]:
-        return [self._attempt(item) for item in batch]
+    async def deliver(self, batch: Sequence[Deliverable]) -> Sequence[Tries]:
+        return [Tries((self._attempt(item),)) for item in batch]
 
     def _attempt(self, item: Deliverable) -> Attempt:
         at = self.clock.now()

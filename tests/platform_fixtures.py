@@ -34,12 +34,15 @@ def platform(tmp_path_factory: pytest.TempPathFactory, webhook: Webhook) -> Iter
     from tocsin.cli.platform import Platform
 
     before = dict(os.environ)
+    accounts = webhook.url.replace("http:", "json:")  # as Apprise calls a server that takes JSON
     settings = msgspec.structs.replace(
         free_settings(tmp_path_factory.mktemp("platform")),
         as_of="latest",
         webhook_url=webhook.url + "/default",
         webhook_timeout_s=1.0,
         webhook_allow_private=True,
+        sms_providers=f"{accounts}/fail/503 {accounts}/ok/sms/{{target}}",
+        email_providers=f"{accounts}/fail/401",
     )
     lines: list[str] = []
     try:

@@ -8,12 +8,12 @@ masked in answers, and neither they nor the webhook's URL show in a repr.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 from msgspec.structs import fields
 
-from tocsin.schemas import LaneName
+from tocsin.schemas import ChannelName, LaneName
 
 MASK = "***"  # stands for an address in answers; sent back, it means: as it was
 MAX_ID = 256
@@ -23,7 +23,7 @@ MAX_TARGETS = 8
 SECRETS = frozenset({"targets", "webhook_url"})
 
 RecipientId = Annotated[str, Meta(min_length=1, max_length=MAX_ID)]
-Channels = Annotated[tuple[Literal["log", "webhook", "sink"], ...], Meta(max_length=4)]
+Channels = Annotated[tuple[ChannelName, ...], Meta(max_length=8)]
 ClockTime = Annotated[
     str, Meta(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$", max_length=5, examples=["22:00", "07:00"])
 ]

@@ -27,6 +27,8 @@ MAX_EXPIRY_S = 366 * 86_400.0
 
 Identifier = Annotated[str, Meta(min_length=1, max_length=128)]
 AwareDatetime = Annotated[datetime, Meta(tz=True)]
+# The last six reach a recipient's address (`targets`) through the operator's accounts.
+ChannelName = Literal["log", "webhook", "sink", "email", "sms", "voice", "push", "chat", "apprise"]
 
 
 class LaneName(StrEnum):
@@ -90,8 +92,8 @@ class NotificationRequest(Struct, frozen=True, forbid_unknown_fields=True, kw_on
         "default"
     )
     channels: Annotated[
-        tuple[Literal["log", "webhook", "sink"], ...],
-        Meta(min_length=1, max_length=4, description="Where it goes"),
+        tuple[ChannelName, ...],
+        Meta(min_length=1, max_length=8, description="Where it goes; for a P0, all at once"),
     ] = ("log",)
     webhook_url: Annotated[
         Annotated[str, Meta(min_length=8, max_length=2048)] | None,
@@ -169,6 +171,8 @@ class Attempt(Struct, frozen=True, array_like=True, gc=False):
     reason: str = ""  # a bounded label when not ok
     detail: str = ""
     duration_ms: float = 0.0
+    provider: str = ""  # who served the channel; empty where the channel is the platform's own
+    recipient: str = ""  # a fallback contact; empty: the notification's own recipient
 
 
 class Envelope(Struct, frozen=True, array_like=True, gc=False):
@@ -183,6 +187,7 @@ class Envelope(Struct, frozen=True, array_like=True, gc=False):
     replays: int = 0  # how often it was put back from the dead letters
     earlier_attempts: int = 0  # made before the last replay; `attempts` began anew with it
     deferred_s: float = 0.0  # how long it was put off on purpose: no latency of ours
+    parked_at: float = 0.0  # since when no provider could be asked; 0: one was
 
 
 class DeadLetter(Struct, frozen=True, array_like=True):
@@ -211,6 +216,8 @@ class AttemptView(Struct, frozen=True, kw_only=True):
     reason: str
     detail: str
     duration_ms: float
+    provider: str = ""
+    recipient: str = ""  # a fallback contact that was told instead
 
 
 class TimelineEvent(Struct, frozen=True, kw_only=True):

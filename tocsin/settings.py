@@ -20,7 +20,19 @@ from msgspec.structs import fields
 from tocsin.errors import ConfigurationError
 
 PREFIX = "TOCSIN_"
-SECRETS = frozenset({"redis_url", "api_key", "webhook_secret"})
+SECRETS = frozenset(
+    {
+        "redis_url",
+        "api_key",
+        "webhook_secret",
+        "email_providers",
+        "sms_providers",
+        "voice_providers",
+        "push_providers",
+        "chat_providers",
+        "apprise_providers",
+    }
+)
 
 Port = Annotated[int, Meta(ge=1, le=65535)]
 Pool = Annotated[int, Meta(ge=1, le=64)]
@@ -98,7 +110,10 @@ class Settings(Struct, frozen=True, kw_only=True):
     ] = 4
 
     webhook_url: Annotated[
-        str, Meta(description="Target of the webhook channel when a notification names none")
+        str,
+        Meta(
+            description="Targets of the webhook channel when a notification names none, in order of preference"
+        ),
     ] = ""
     webhook_secret: Annotated[
         str, Meta(description="whsec_… key that signs webhook calls (Standard Webhooks); empty: not signed")
@@ -110,6 +125,20 @@ class Settings(Struct, frozen=True, kw_only=True):
     webhook_allow_private: Annotated[
         bool, Meta(description="Let a notification's own webhook_url name a private or loopback address")
     ] = False
+
+    email_providers: Annotated[
+        str,
+        Meta(
+            description="Apprise URLs of the email channel in order of preference, {target} for the address"
+        ),
+    ] = ""
+    sms_providers: Annotated[str, Meta(description="The same for the sms channel")] = ""
+    voice_providers: Annotated[str, Meta(description="The same for the voice channel")] = ""
+    push_providers: Annotated[str, Meta(description="The same for the push channel")] = ""
+    chat_providers: Annotated[str, Meta(description="The same for the chat channel")] = ""
+    apprise_providers: Annotated[
+        str, Meta(description="The same for the apprise channel: whatever else Apprise speaks")
+    ] = ""
 
     contacts_url: Annotated[
         str, Meta(description="Service that validates the contacts of emergency calls; empty: none")
@@ -190,10 +219,7 @@ class Settings(Struct, frozen=True, kw_only=True):
                 aware = False
             if not aware:
                 raise ConfigurationError(f"TOCSIN_AS_OF={self.as_of} is not an RFC 3339 time with an offset")
-        for name in ("contacts_url", "device_status_url"):
-            value = str(getattr(self, name))
-            if value and not value.startswith(("http://", "https://")):
-                raise ConfigurationError(f"{PREFIX}{name.upper()} must start with http:// or https://")
+        self._check_targets()
         if self.p2_memory_ratio > self.p1_memory_ratio:
             raise ConfigurationError(
                 f"TOCSIN_P2_MEMORY_RATIO={self.p2_memory_ratio:g} is above TOCSIN_P1_MEMORY_RATIO="
@@ -202,6 +228,24 @@ class Settings(Struct, frozen=True, kw_only=True):
             )
         if self.redis_url and not self.redis_url.startswith(("redis://", "rediss://", "unix://")):
             raise ConfigurationError("TOCSIN_REDIS_URL must start with redis://, rediss:// or unix://")
+
+    def _check_targets(self) -> None:
+        for name in ("contacts_url", "device_status_url", "webhook_url"):
+            for value in str(getattr(self, name)).split():
+                if not value.startswith(("http://", "https://")):
+                    raise ConfigurationError(f"{PREFIX}{name.upper()} must start with http:// or https://")
+        for channel in ACCOUNT_CHANNELS:
+            found = self.providers(channel)
+            name = f"{PREFIX}{channel.upper()}_PROVIDERS"
+            if len(found) > MAX_PROVIDERS:
+                raise ConfigurationError(f"{name} names {len(found)} providers; {MAX_PROVIDERS} are the most")
+            if not all("://" in one for one in found):
+                raise ConfigurationError(f"{name} must hold Apprise URLs, separated by spaces")
+
+    def providers(self, channel: str) -> list[str]:
+        """What serves a channel, in order of preference. Holds secrets: never log it."""
+        kept = self.webhook_url if channel == "webhook" else str(getattr(self, f"{channel}_providers"))
+        return kept.split()
 
     @property
     def data_path(self) -> Path:
@@ -249,6 +293,8 @@ class Settings(Struct, frozen=True, kw_only=True):
 
 
 MIN_API_KEY = 16
+MAX_PROVIDERS = 4
+ACCOUNT_CHANNELS = ("email", "sms", "voice", "push", "chat", "apprise")
 CLIENT_VARIABLES = frozenset({"TOCSIN_URL"})  # read by the client, not by the platform
 
 

@@ -1,18 +1,20 @@
-"""Where a notification goes: one port, one file a channel.
+"""Where a notification goes: two ports, one file a channel or provider.
 
-A channel makes one try for one notification and says how it went; retries, schedules and dead letters are not
-its business.
+A `Channel` is what a notification asks for (`webhook`, `sms`); a `Provider` is one way to serve it: a target, an
+account. `routing.channels.provided` makes a channel of a list of providers. A channel says how its tries went;
+retries, schedules and dead letters are not its business.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 
 from tocsin.schemas import Attempt, Notification
+from tocsin.settings import ACCOUNT_CHANNELS
 
 
 class FailureReason(StrEnum):
@@ -24,11 +26,26 @@ class FailureReason(StrEnum):
     TARGET_ERROR = "target_error"  # 5xx, 408, 425, 429
     FORBIDDEN_TARGET = "forbidden_target"  # an address we will not call
     NOT_CONFIGURED = "not_configured"
+    NO_TARGET = "no_target"  # the recipient has no address for this channel
+    BREAKER_OPEN = "breaker_open"  # not asked; no attempt is counted
     INTERNAL = "internal"
 
 
-PERMANENT = frozenset({FailureReason.REFUSED, FailureReason.FORBIDDEN_TARGET, FailureReason.NOT_CONFIGURED})
+PERMANENT = frozenset(
+    {
+        FailureReason.REFUSED,
+        FailureReason.FORBIDDEN_TARGET,
+        FailureReason.NOT_CONFIGURED,
+        FailureReason.NO_TARGET,
+    }
+)
 """Reasons for which the same try cannot succeed later."""
+
+ACCOUNTS = frozenset(ACCOUNT_CHANNELS)
+"""Channels that reach a recipient's address through an account of the operator's."""
+
+LOCAL = frozenset({"log", "sink"})
+"""Channels that end in this process: nobody is reached by them."""
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -37,9 +54,17 @@ class Failure(msgspec.Struct, frozen=True):
     reason: FailureReason
     detail: str
 
-    def attempt(self, channel: str, at: float, duration_ms: float) -> Attempt:
+    def attempt(self, channel: str, at: float, duration_ms: float, *, provider: str = "") -> Attempt:
         """The try this ended."""
-        return Attempt(at, channel, ok=False, reason=self.reason, detail=self.detail, duration_ms=duration_ms)
+        return Attempt(
+            at,
+            channel,
+            ok=False,
+            reason=self.reason,
+            detail=self.detail,
+            duration_ms=duration_ms,
+            provider=provider,
+        )
 
     @property
     def permanent(self) -> bool:
@@ -60,19 +85,68 @@ class Deliverable(Protocol):
         """What to deliver."""
         ...
 
+    def target(self, channel: str) -> str | Failure:
+        """The recipient's address for a channel."""
+        ...
+
+
+class Tries(NamedTuple):
+    """What a channel did for one notification: its attempts in order, the last one decides.
+
+    `parked_s` > 0: a provider that might still help was not asked; it is worth asking again in so many seconds.
+    """
+
+    attempts: tuple[Attempt, ...]
+    parked_s: float = 0.0
+
 
 class Channel(Protocol):
     """One way to reach a recipient."""
 
     name: str
 
-    async def deliver(self, batch: Sequence[Deliverable]) -> Sequence[Attempt]:
-        """One try for each of a batch; how each went, in order. Never raises for a failed delivery.
+    def groups(self, batch: Sequence[Deliverable]) -> Sequence[Sequence[int]]:
+        """The places in a batch that share a call, and so their fate. Each group is delivered apart."""
+        ...
 
-        A p0 comes as a batch of one.
+    async def deliver(self, batch: Sequence[Deliverable]) -> Sequence[Tries]:
+        """Try one group now; how it went for each, in order. Never raises for a failed delivery.
+
+        A p0 comes as a group of one.
         """
         ...
 
     async def close(self) -> None:
         """Let go of connections and files."""
+        ...
+
+
+class LocalChannel:
+    """A channel that has no calls to make: all of a batch at once, in this process."""
+
+    def groups(self, batch: Sequence[Deliverable]) -> Sequence[Sequence[int]]:
+        """One group."""
+        return [range(len(batch))]
+
+
+class Provider(Protocol):
+    """One way to serve a channel."""
+
+    name: str  # unique in its lane; a metric label and a breaker's name
+    max_calls: int  # at once
+
+    def calls(self, batch: Sequence[Deliverable]) -> Sequence[Sequence[int]]:
+        """The places in a batch that go together in one call; those it cannot serve are left out."""
+        ...
+
+    def host(self, items: Sequence[Deliverable]) -> str:
+        """Whose health this call depends on, where the sender named the target; else empty."""
+        ...
+
+    async def call(self, items: Sequence[Deliverable]) -> Failure | None:
+        """One call within its deadline; None when it was delivered."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of connections."""
         ...

@@ -1,4 +1,4 @@
-"""Which addresses may be called for a URL that somebody sent us.
+"""Which addresses may be called for what somebody sent us: a URL, or a person's number or name at a service.
 
 Anybody who may send a notification could otherwise make the platform call its own network. The address that was
 checked is the address that is called: a name that resolves differently a moment later (DNS rebinding) gains nothing.
@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import re
 import socket
 from urllib.parse import urlsplit
 
 from routing.channels import Failure, FailureReason
 
+_ONE_ADDRESS = re.compile(r"[^\s,;/?#%&\\\x00-\x1f\x7f]{1,256}")
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
@@ -54,3 +56,8 @@ def is_public(address: str) -> bool:
             carried = ipaddress.IPv4Address(int(ip) & 0xFFFF_FFFF)
         return carried is None or is_public(str(carried))
     return True
+
+
+def is_one_address(text: str) -> bool:
+    """Whether a number, a mail address or an id is one: nothing that parts a list, or a URL it is put into."""
+    return _ONE_ADDRESS.fullmatch(text) is not None

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from routing.channels import Deliverable, Failure, FailureReason
+from routing.channels import Deliverable, Failure, FailureReason, LocalChannel, Tries
 from tocsin.clock import Clock, to_datetime
 from tocsin.schemas import Attempt
 
@@ -15,7 +15,7 @@ MAX_BYTES = 64 * 1024 * 1024
 KEEP = 3
 
 
-class LogChannel:
+class LogChannel(LocalChannel):
     """Appends `{"at", "id", "recipient", "title", …}` to `path`; keeps the last three files of 64 MiB.
 
     One writer a file: each router gets a file of its own.
@@ -32,7 +32,7 @@ class LogChannel:
         self._size = self._file.tell()
         self._encode = msgspec.json.Encoder().encode
 
-    async def deliver(self, batch: Sequence[Deliverable]) -> Sequence[Attempt]:
+    async def deliver(self, batch: Sequence[Deliverable]) -> Sequence[Tries]:
         """Write a line each, in one go; they are in the kernel's hands when this returns."""
         now = self._clock.now()
         at = to_datetime(now)
@@ -57,9 +57,9 @@ class LogChannel:
             self._size += self._file.write(lines) or 0
         except OSError as error:
             failure = Failure(FailureReason.INTERNAL, f"cannot write {self._path.name}: {error.strerror}")
-            return [failure.attempt(self.name, now, 0.0)] * len(batch)
+            return [Tries((failure.attempt(self.name, now, 0.0),))] * len(batch)
         took_ms = round((self._clock.now() - now) * 1000, 3)
-        return [Attempt(now, self.name, ok=True, duration_ms=took_ms)] * len(batch)
+        return [Tries((Attempt(now, self.name, ok=True, duration_ms=took_ms),))] * len(batch)
 
     def _rotate(self) -> None:
         if self._path.exists():  # else the last rotation failed after this

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from routing.channels import Deliverable
+from routing.channels import Deliverable, LocalChannel, Tries
 from tocsin.clock import Clock
 from tocsin.schemas import Attempt
 
 
-class SinkChannel:
+class SinkChannel(LocalChannel):
     """Takes everything at once."""
 
     name = "sink"
@@ -18,10 +18,10 @@ class SinkChannel:
         self.delivered = 0
         self._clock = clock
 
-    async def deliver(self, batch: Sequence[Deliverable]) -> Sequence[Attempt]:
+    async def deliver(self, batch: Sequence[Deliverable]) -> Sequence[Tries]:
         """Every one is delivered."""
         self.delivered += len(batch)
-        return [Attempt(self._clock.now(), self.name, ok=True)] * len(batch)
+        return [Tries((Attempt(self._clock.now(), self.name, ok=True),))] * len(batch)
 
     async def close(self) -> None:
         """Nothing to let go of."""

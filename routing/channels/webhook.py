@@ -11,9 +11,9 @@ import asyncio
 import base64
 import hashlib
 import hmac
-import logging
 from collections.abc import Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx2
 import msgspec
@@ -22,9 +22,7 @@ from routing.channels import Deliverable, Failure, FailureReason
 from routing.channels.addresses import public_address
 from tocsin.clock import Clock, to_datetime
 from tocsin.errors import ConfigurationError
-from tocsin.schemas import Attempt, Notification
-
-log = logging.getLogger(__name__)
+from tocsin.schemas import Notification
 
 RETRYABLE_STATUSES = frozenset({408, 425, 429})
 SECRET_PREFIX = "whsec_"  # noqa: S105 (the prefix, not a secret)
@@ -34,7 +32,8 @@ _encode = msgspec.json.Encoder().encode
 class WebhookPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """Where to send, how, and for how long to wait."""
 
-    default_url: str = ""  # the operator's own target; may be private
+    url: str = ""  # the operator's own target; may be private
+    serves_named: bool = True  # also calls the targets that notifications name
     timeout_s: float = 5.0
     allow_private: bool = False
     max_connections: int = 32
@@ -42,93 +41,81 @@ class WebhookPolicy(msgspec.Struct, frozen=True, kw_only=True):
     batch_records: int = 0  # 0: a call each
 
     def __repr__(self) -> str:
-        return f"WebhookPolicy({self.default_url!r}, {self.timeout_s:g} s, signed={bool(self.secret)})"
+        return f"WebhookPolicy({self.url!r}, {self.timeout_s:g} s, signed={bool(self.secret)})"
 
 
-class WebhookChannel:
-    """Posts notifications with a deadline over pooled connections.
+class WebhookProvider:
+    """Posts notifications with a deadline over pooled connections; any 2xx is a delivery.
+
+    Args:
+        policy: Where and how.
+        clock: For the time in the signature.
+        name: Unique among the providers of a lane.
+        transport: In place of the network, for tests.
 
     Raises:
         ConfigurationError: the secret is not base64.
     """
 
-    name = "webhook"
-
     def __init__(
-        self, policy: WebhookPolicy, clock: Clock, *, transport: httpx2.AsyncBaseTransport | None = None
+        self,
+        policy: WebhookPolicy,
+        clock: Clock,
+        *,
+        name: str = "webhook",
+        transport: httpx2.AsyncBaseTransport | None = None,
     ) -> None:
+        self.name = name
+        self.max_calls = policy.max_connections
         self._policy = policy
         self._clock = clock
         self._key = decode_secret(policy.secret)
-        self._slots = asyncio.Semaphore(policy.max_connections)
         self._client = _client(policy, transport, keep_alive=True)
         # By address, connections of two names would be taken for each other's: these are not kept.
         self._by_address = _client(policy, transport, keep_alive=False)
 
-    async def deliver(self, batch: Sequence[Deliverable]) -> Sequence[Attempt]:
-        """Within the deadline, as many calls at once as there are connections; any 2xx is a delivery."""
-        if self._policy.batch_records:
-            return await self._in_batches(batch)
-        if len(batch) == 1:
-            return [await self._timed(batch)]
-        return await asyncio.gather(*(self._timed([item]) for item in batch))
-
-    async def _in_batches(self, batch: Sequence[Deliverable]) -> Sequence[Attempt]:
-        """One call for those with the same target; they share its fate."""
+    def calls(self, batch: Sequence[Deliverable]) -> Sequence[Sequence[int]]:
+        """One call each, or one for up to `batch_records` with the same target."""
         by_target: dict[str, list[int]] = {}
-        for position, item in enumerate(batch):
-            by_target.setdefault(item.notification.webhook_url, []).append(position)
-        size = self._policy.batch_records
-        calls = [
+        for place, item in enumerate(batch):
+            if self._policy.serves_named or not item.notification.webhook_url:
+                by_target.setdefault(item.notification.webhook_url, []).append(place)
+        size = self._policy.batch_records or 1
+        return [
             places[start : start + size]
             for places in by_target.values()
             for start in range(0, len(places), size)
         ]
-        answers = await asyncio.gather(*(self._timed([batch[at] for at in places]) for places in calls))
-        attempts: dict[int, Attempt] = {}
-        for places, attempt in zip(calls, answers, strict=True):
-            attempts.update(dict.fromkeys(places, attempt))
-        return [attempts[position] for position in range(len(batch))]
 
-    async def _timed(self, items: Sequence[Deliverable]) -> Attempt:
-        at, started = self._clock.now(), self._clock.monotonic()
+    def host(self, items: Sequence[Deliverable]) -> str:
+        """`host:port` of a target that the notification names."""
+        own = items[0].notification.webhook_url
         try:
-            failure = await self._send(items)
-        except Exception as error:  # one call's fault must not make the rest of the batch look failed
-            log.exception("the call for %s failed", items[0].id)
-            failure = Failure(FailureReason.INTERNAL, f"{type(error).__name__} in the channel")
-        took_ms = round((self._clock.monotonic() - started) * 1000, 3)
-        if failure is not None:
-            return failure.attempt(self.name, at, took_ms)
-        return Attempt(at, self.name, ok=True, duration_ms=took_ms)
+            return urlsplit(own).netloc.rpartition("@")[2].casefold() if own else ""
+        except ValueError:  # no URL; the call will say so
+            return ""
 
-    async def _send(self, items: Sequence[Deliverable]) -> Failure | None:
+    async def call(self, items: Sequence[Deliverable]) -> Failure | None:
         """One call; None when it was delivered."""
         own = items[0].notification.webhook_url
-        url = own or self._policy.default_url
+        url = own or self._policy.url
         if not url:
             return Failure(FailureReason.NOT_CONFIGURED, "no webhook_url and no TOCSIN_WEBHOOK_URL")
-        # The deadline begins with the call: waiting for a free connection is not the target's fault.
-        async with self._slots:
-            try:
-                async with asyncio.timeout(self._policy.timeout_s):
-                    address = ""
-                    if own and not self._policy.allow_private:
-                        found = await public_address(url)
-                        if isinstance(found, Failure):
-                            return found
-                        address = found
-                    return await self._post(url, address, items)
-            except (TimeoutError, httpx2.TimeoutException):
-                return Failure(FailureReason.TIMEOUT, f"no answer within {self._policy.timeout_s:g} s")
-            except (
-                httpx2.InvalidURL,
-                httpx2.UnsupportedProtocol,
-                ValueError,
-            ) as error:  # bad port, host, label
-                return Failure(FailureReason.FORBIDDEN_TARGET, f"not a usable URL: {error}")
-            except httpx2.HTTPError as error:
-                return Failure(FailureReason.UNREACHABLE, f"{type(error).__name__}: {error}"[:300])
+        try:
+            async with asyncio.timeout(self._policy.timeout_s):
+                address = ""
+                if own and not self._policy.allow_private:
+                    found = await public_address(url)
+                    if isinstance(found, Failure):
+                        return found
+                    address = found
+                return await self._post(url, address, items)
+        except (TimeoutError, httpx2.TimeoutException):
+            return Failure(FailureReason.TIMEOUT, f"no answer within {self._policy.timeout_s:g} s")
+        except (httpx2.InvalidURL, httpx2.UnsupportedProtocol, ValueError) as error:  # bad port, host, label
+            return Failure(FailureReason.FORBIDDEN_TARGET, f"not a usable URL: {error}")
+        except httpx2.HTTPError as error:
+            return Failure(FailureReason.UNREACHABLE, f"{type(error).__name__}: {error}"[:300])
 
     async def _post(self, url: str, address: str, items: Sequence[Deliverable]) -> Failure | None:
         message_id, body = self._message(items)

@@ -8,7 +8,8 @@ import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
-from routing.channels import PERMANENT, Channel, Failure, FailureReason
+from routing.channels import PERMANENT, Channel, Failure, FailureReason, Tries
+from routing.fallback import Fallback, got_through
 from routing.pipeline import Delivery, OutcomeReason
 from tocsin.clock import Clock
 from tocsin.resilience.retry import RetryPolicy
@@ -20,11 +21,15 @@ log = logging.getLogger(__name__)
 class Deliver:
     """Tries every channel that has not delivered yet, all at once; then delivered, retrying or dead.
 
+    What shares a call is decided as soon as that call has ended, whatever the others still wait for. Where no
+    provider may be asked, the notification is parked: it waits without an attempt being counted.
+
     Args:
         channels: By name.
         retry: How often and when.
         clock: For the times of attempts.
         draw: A number from 0 to 1 for jitter.
+        fallback: Whom to turn to at once when nothing gets through; for p0.
     """
 
     def __init__(
@@ -33,77 +38,153 @@ class Deliver:
         retry: RetryPolicy,
         clock: Clock,
         draw: Callable[[], float] = random.random,
+        *,
+        fallback: Fallback | None = None,
     ) -> None:
         self._channels = channels
         self._retry = retry
         self._clock = clock
         self._draw = draw
+        self._fallback = fallback
 
     async def __call__(self, batch: Sequence[Delivery], now: float) -> None:  # noqa: ARG002 (attempts take their own time)
         """Decide every delivery of the batch."""
         todo: dict[str, list[Delivery]] = {}
         for delivery in batch:
-            for name in open_channels(delivery):
+            names = open_channels(delivery)
+            if len(names) != 1:
+                delivery.waits = len(names)
+                if not names:  # its recipient's wishes changed between two passes
+                    self._decide(delivery, self._clock.now(), tried=True)
+            for name in names:
                 todo.setdefault(name, []).append(delivery)
-        if len(todo) == 1:
-            await self._try(*next(iter(todo.items())))
+        calls = [
+            (name, [waiting[place] for place in places] if len(places) < len(waiting) else waiting)
+            for name, waiting in todo.items()
+            for places in self._groups(name, waiting)
+        ]
+        if len(calls) == 1:
+            await self._try(*calls[0])
         else:
-            await asyncio.gather(*(self._try(name, waiting) for name, waiting in todo.items()))
-        at = self._clock.now()
-        for delivery in batch:
-            attempts = delivery.attempts
-            if len(attempts) == 1 and attempts[0].ok and not delivery.envelope.attempts:  # nearly always
-                delivery.state = NotificationState.DELIVERED
-                delivery.decided_at = at
-            else:
-                self._decide(delivery, at)
+            await asyncio.gather(*(self._try(name, waiting) for name, waiting in calls))
+
+    def _groups(self, name: str, waiting: Sequence[Delivery]) -> Sequence[Sequence[int]]:
+        channel = self._channels.get(name)
+        return [range(len(waiting))] if channel is None else channel.groups(waiting)
 
     async def _try(self, name: str, waiting: Sequence[Delivery]) -> None:
-        """One channel's tries for all that wait for it; each is added to its delivery's attempts."""
+        """One channel's tries for those that share a call; what waits for no other channel is decided."""
+        tries = await self._ask(name, waiting)
+        at = self._clock.now()
+        undelivered: list[Delivery] = []
+        for delivery, (attempts, parked_s) in zip(waiting, tries, strict=True):
+            delivery.attempts = (*delivery.attempts, *attempts) if delivery.attempts else attempts
+            if parked_s:
+                delivery.parked = {**delivery.parked, name: parked_s}
+            if delivery.waits > 1:
+                delivery.waits -= 1
+            elif (
+                len(delivery.attempts) == 1 and attempts and attempts[0].ok and not delivery.envelope.attempts
+            ):
+                delivery.state = NotificationState.DELIVERED  # nearly always
+                delivery.decided_at = at
+            else:
+                undelivered.append(delivery)
+        if undelivered:
+            await asyncio.gather(*(self._end(delivery) for delivery in undelivered))
+
+    async def _ask(self, name: str, waiting: Sequence[Delivery]) -> Sequence[Tries]:
         channel = self._channels.get(name)
         started = self._clock.now()
         if channel is None:
             failure = Failure(FailureReason.NOT_CONFIGURED, f"no channel {name!r} here")
-            attempts: Sequence[Attempt] = [failure.attempt(name, started, 0.0)] * len(waiting)
         else:
             try:
-                attempts = await channel.deliver(waiting)
+                return await channel.deliver(waiting)
             except Exception as error:  # a faulty channel must not hold up the rest of the block
                 log.exception("channel %s failed on %d notifications", name, len(waiting))
                 failure = Failure(FailureReason.INTERNAL, f"{type(error).__name__} in the channel")
-                attempts = [failure.attempt(name, started, 0.0)] * len(waiting)
-        for delivery, attempt in zip(waiting, attempts, strict=True):
-            delivery.attempts = (*delivery.attempts, attempt) if delivery.attempts else (attempt,)
+        return [Tries((failure.attempt(name, started, 0.0),))] * len(waiting)
 
-    def _decide(self, delivery: Delivery, at: float) -> None:
+    async def _end(self, delivery: Delivery) -> None:
+        """Its channels have ended their tries: turn to the fallback where there is one, and decide."""
+        tried = bool(delivery.attempts)
+        if self._fallback is not None:
+            made = (*delivery.envelope.attempts, *delivery.attempts)
+            if not got_through(delivery, made):
+                delivery.attempts += await self._fallback.tell(delivery)
+        self._decide(delivery, self._clock.now(), tried=tried)
+
+    def _decide(self, delivery: Delivery, at: float, *, tried: bool) -> None:
         delivery.attempts = (*delivery.envelope.attempts, *delivery.attempts)
-        wanted = delivery.notification.channels  # what was tried elsewhere decides nothing now
-        last = {attempt.channel: attempt for attempt in delivery.attempts if attempt.channel in wanted}
-        failed = [attempt for attempt in last.values() if not attempt.ok]
+        wanted = (
+            delivery.notification.channels
+        )  # what was tried elsewhere decides only where nothing else can
+        standing = [Standing(name, delivery) for name in wanted]
+        failed = [one for one in standing if not one.delivered]
         if not failed:
             delivery.decide(NotificationState.DELIVERED, OutcomeReason.NONE, at)
             return
-        delivery.error = "; ".join(f"{attempt.channel}: {attempt.detail}" for attempt in failed)
-        still_open = {attempt.channel for attempt in failed if is_open(attempt)}
+        elsewhere = [a for a in delivery.attempts if a.ok and (a.recipient or a.channel not in wanted)]
+        if any(not attempt.recipient for attempt in elsewhere):
+            delivery.decide(NotificationState.DELIVERED, OutcomeReason.FALLBACK, at)
+            return
+        delivery.error = "; ".join(f"{one.name}: {one.detail}" for one in failed)
+        waits_s, reason = self._wait(delivery, [one for one in failed if one.open], at, tried=tried)
+        if waits_s is not None:
+            delivery.retry_at = at + waits_s
+            delivery.decide(NotificationState.RETRYING, reason, at)
+        elif elsewhere:
+            delivery.decide(NotificationState.DELIVERED, OutcomeReason.FALLBACK, at)
+        else:
+            delivery.decide(NotificationState.DEAD, reason, at)
+
+    def _wait(
+        self, delivery: Delivery, still_open: Sequence[Standing], at: float, *, tried: bool
+    ) -> tuple[float | None, OutcomeReason]:
+        """How long to wait before the next pass, None for no more, and why."""
         if not still_open:
-            delivery.decide(NotificationState.DEAD, OutcomeReason.REFUSED, at)
-            return
-        made = Counter(attempt.channel for attempt in delivery.attempts if attempt.channel in still_open)
-        delay_s = self._retry.delay_s(max(made.values()), self._draw())
+            return None, OutcomeReason.REFUSED
+        if not tried:
+            delivery.parked_at = delivery.envelope.parked_at or at
+            if at - delivery.parked_at > self._retry.patience_s:
+                return None, OutcomeReason.BREAKER_OPEN
+            return min(delivery.parked.values()) * (1.0 + 0.1 * self._draw()), OutcomeReason.BREAKER_OPEN
+        delay_s = self._retry.delay_s(max(one.passes for one in still_open) or 1, self._draw())
         if delay_s is None:
-            delivery.decide(NotificationState.DEAD, OutcomeReason.ATTEMPTS_EXHAUSTED, at)
-            return
-        delivery.retry_at = at + delay_s
-        delivery.decide(NotificationState.RETRYING, OutcomeReason.RETRY_SCHEDULED, at)
+            return None, OutcomeReason.ATTEMPTS_EXHAUSTED
+        return delay_s, OutcomeReason.RETRY_SCHEDULED
+
+
+class Standing:
+    """How one wanted channel of a delivery stands after all its tries."""
+
+    def __init__(self, name: str, delivery: Delivery) -> None:
+        tries = [a for a in delivery.attempts if a.channel == name and not a.recipient]
+        last = {attempt.provider: attempt for attempt in tries}
+        self.name = name
+        self.delivered = any(attempt.ok for attempt in tries)
+        self.open = name in delivery.parked or any(is_open(attempt) for attempt in last.values())
+        asked = Counter(a.provider for a in tries if a.reason != FailureReason.BREAKER_OPEN)
+        self.passes = max(asked.values(), default=0)
+        self.detail = tries[-1].detail if tries else "no provider may be asked now (breaker open)"
 
 
 def open_channels(delivery: Delivery) -> Sequence[str]:
     """The channels that have neither delivered nor refused for good, in the order wanted."""
-    channels, attempts = delivery.notification.channels, delivery.envelope.attempts
-    if not attempts:
+    channels = delivery.notification.channels
+    if not delivery.envelope.attempts:
         return channels
-    last = {attempt.channel: attempt for attempt in attempts}
-    return [name for name in channels if name not in last or is_open(last[name])]
+    last: dict[str, dict[str, Attempt]] = {}
+    for attempt in delivery.envelope.attempts:
+        if not attempt.recipient:
+            last.setdefault(attempt.channel, {})[attempt.provider] = attempt
+    return [name for name in channels if name not in last or _still_open(last[name])]
+
+
+def _still_open(by_provider: Mapping[str, Attempt]) -> bool:
+    tries = by_provider.values()
+    return not any(attempt.ok for attempt in tries) and any(is_open(attempt) for attempt in tries)
 
 
 def is_open(attempt: Attempt) -> bool:

@@ -46,7 +46,12 @@ class Preferences:
             StorageUnavailableError: the store does not answer, and this is not p0.
         """
         ids = list({delivery.envelope.notification.recipient for delivery in batch})
-        recipients = {one.id: one for one in await self._look_up(ids) if one is not None}
+        found = await self._look_up(ids)
+        if found is None:
+            for delivery in batch:
+                delivery.unread = True
+            return
+        recipients = {one.id: one for one in found if one is not None}
         if not recipients:  # nearly always
             return
         for delivery in batch:
@@ -59,7 +64,7 @@ class Preferences:
             if self._lane is not LaneName.P0 and is_muted(sent, recipient):
                 delivery.decide(NotificationState.SUPPRESSED, OutcomeReason.MUTED, now)
 
-    async def _look_up(self, ids: Sequence[str]) -> Sequence[Recipient | None]:
+    async def _look_up(self, ids: Sequence[str]) -> Sequence[Recipient | None] | None:
         if self._lane is not LaneName.P0:
             return await self._profiles.get_many(ids)
         try:
@@ -68,7 +73,7 @@ class Preferences:
         except (StorageUnavailableError, TimeoutError) as error:
             self.lookups_failed += 1
             log.warning("recipients cannot be looked up (%s); told as the notification says", error)
-            return ()
+            return None
 
 
 def as_wanted(sent: Notification, recipient: Recipient, lane: LaneName) -> Notification | None:

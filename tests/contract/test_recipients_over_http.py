@@ -16,7 +16,7 @@ from tests.fakes import START, ManualClock
 from tocsin.clock import to_datetime
 from tocsin.settings import Settings
 
-ADDRESS = "+49 151 5550100"
+ADDRESS = "+493012345"
 
 
 @pytest.fixture
@@ -132,6 +132,7 @@ async def test_pages_go_on_after_the_last_id(http: httpx2.AsyncClient) -> None:
         ({"fallback_contacts": list("abcdef")}, "fallback_contacts"),
         ({"targets": {f"t{n}": "x" for n in range(9)}}, "targets"),
         ({"targets": {"No Channel": "x"}}, "targets"),
+        ({"targets": {"email": "a@b.example,c@d.example"}}, "targets.email"),
         ({"nickname": "x"}, "nickname"),
         ({"id": "r"}, "id"),
     ],

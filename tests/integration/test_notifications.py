@@ -210,36 +210,6 @@ def test_what_cannot_be_delivered_is_dead_lettered_and_can_be_replayed(
         client.replay("p0-0-1-0-0")
 
 
-def test_retries_run_out_into_a_dead_letter_with_every_attempt(client: Client, webhook: Webhook) -> None:
-    receipt = client.send(
-        type="emergency",
-        title="Down",
-        recipient="w",
-        channels=["webhook"],
-        webhook_url=webhook.url + "/fail/503",
-    )
-    status = client.wait(receipt.id, timeout_s=40)
-    assert (status.state, status.reason) == (NotificationState.DEAD, "attempts_exhausted")
-    assert len(status.attempts) == 6
-
-
-def test_a_slow_webhook_times_out_and_delays_nobody_else(client: Client, webhook: Webhook) -> None:
-    slow = [
-        client.send(
-            type="emergency",
-            title="Slow",
-            recipient=f"w{i}",
-            channels=["webhook"],
-            webhook_url=f"{webhook.url}/slow/3",
-        )
-        for i in range(5)
-    ]
-    quick = client.send(type="emergency", title="Quick", recipient="q")
-    assert client.wait(quick.id, timeout_s=20).state is NotificationState.DELIVERED
-    attempts = eventually(lambda: client.status(slow[0].id).attempts, what="a timed-out attempt")
-    assert attempts[0].reason == "timeout"
-
-
 def test_a_stale_p2_expires_and_a_stale_p0_is_told_late(client: Client) -> None:
     past = datetime.now(UTC) - timedelta(hours=1)
     p2 = client.send(type="reminder", title="Old", recipient="e", expires_at=past)

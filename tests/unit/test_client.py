@@ -178,7 +178,7 @@ def test_send_takes_one_form_only(platform: Platform) -> None:
         ({"colour": "red"}, "colour", ""),
         ({"severity": "Awful"}, "severity", ""),
         ({"expires_at": datetime(2024, 1, 1)}, "expires_at", ""),  # noqa: DTZ001 - a naive one is the point
-        ({"channels": ["sms"]}, "channels[0]", ""),
+        ({"channels": ["pigeon"]}, "channels[0]", ""),
         ({"title": object()}, "title", ""),
         ({"data": {"k": "v" * 2000}}, "data[...]", "length <= 1024"),
     ],

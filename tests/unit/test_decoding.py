@@ -96,7 +96,7 @@ def test_the_most_records_allowed_are_accepted() -> None:
         ({"source": ""}, "source", ">= 1"),
         ({"severity": "Catastrophic"}, "severity", ""),
         ({"channels": []}, "channels", ">= 1"),
-        ({"channels": ["log"] * 5}, "channels", "<= 4"),
+        ({"channels": ["log"] * 9}, "channels", "<= 8"),
         ({"channels": ["log", "pigeon"]}, "channels[1]", ""),
         ({"channels": "log"}, "channels", ""),
         ({"webhook_url": "ftp://example.org"}, "webhook_url", "http:// or https://"),

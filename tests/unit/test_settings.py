@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from rich.pretty import pretty_repr
 
 from tocsin.errors import ConfigurationError
-from tocsin.settings import SECRETS, Settings, describe, is_loopback
+from tocsin.settings import ACCOUNT_CHANNELS, SECRETS, Settings, describe, is_loopback
 
 KEY = "k" * 16
 
@@ -139,7 +139,30 @@ def test_secrets_never_show() -> None:
         assert "swordfish" not in shown
         assert "api_key=***" in shown.replace("'", "")
     assert "api_key=''" in repr(read())
-    assert {"redis_url", "api_key", "webhook_secret"} == SECRETS
+    accounts = {f"{channel}_providers" for channel in ACCOUNT_CHANNELS}
+    assert {"redis_url", "api_key", "webhook_secret"} | accounts == SECRETS
+
+
+def test_a_channels_providers_are_a_list_in_order_of_preference() -> None:
+    settings = read(
+        sms_providers=" twilio://a/{target}  vonage://b/{target} ", webhook_url="https://a https://b"
+    )
+    assert settings.providers("sms") == ["twilio://a/{target}", "vonage://b/{target}"]
+    assert settings.providers("webhook") == ["https://a", "https://b"]
+    assert settings.providers("email") == []
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"sms_providers": "not-a-url"}, "TOCSIN_SMS_PROVIDERS must hold Apprise URLs"),
+        ({"sms_providers": "a://b " * 5}, "TOCSIN_SMS_PROVIDERS names 5 providers; 4 are the most"),
+        ({"webhook_url": "https://a ftp://b"}, "TOCSIN_WEBHOOK_URL must start with http"),
+    ],
+)
+def test_providers_that_cannot_be_are_refused(given: dict[str, str], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        read(**given)
 
 
 def test_the_table_for_people_names_every_setting_and_shows_no_secret() -> None:

@@ -1,7 +1,8 @@
 """The shared breakers of one process by name, what a delivery stage asks of them, and what all of a pool look like.
 
-A channel's breaker is named `lane:channel` and has the policy of its lane: a target that P2 overwhelms is left alone
-by P2 first, and P0 goes on trying.
+A provider's breaker is named `lane:provider` and has the policy of its lane: a target that P2 overwhelms is left alone
+by P2 first, and P0 goes on trying. Targets that senders name have breakers by host, of this process alone and no more
+than `MAX_HOSTS`: what a caller can make up must not fill anything.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any, Protocol
 from uuid import uuid4
@@ -23,16 +25,21 @@ from tocsin.resilience.breaker import POLICIES, BreakerPolicy
 from tocsin.resilience.shared_breaker import SYNC_EVERY_S, BreakerState, BreakerView, SharedBreaker, make_view
 from tocsin.storage.connect import translate
 
+MAX_HOSTS = 512
+
 
 class BreakerGuard(Protocol):
-    """What stands before the channels: whether to try one now, and how a try went. Neither waits for anything."""
+    """What stands before the providers: whether to call one now, and how a call went. Neither waits for anything."""
 
-    def admit(self, channel: str) -> float | None:
-        """None is go; else the seconds until it is worth trying again."""
+    def admit(self, provider: str, host: str = "") -> float | None:
+        """None is go; else the seconds until it is worth trying again.
+
+        `host` is that of a target which the sender named; it has a breaker of its own then.
+        """
         ...
 
-    def record(self, channel: str, ok: bool, duration_s: float, reason: str) -> None:
-        """How a try that was admitted ended; a refusal by the target is ok: it answered."""
+    def record(self, provider: str, *, ok: bool, duration_s: float, reason: str, host: str = "") -> None:
+        """How a call that was admitted ended; a refusal by the target is ok: it answered."""
         ...
 
 
@@ -78,19 +85,27 @@ class Breakers:
         """
         found = self._breakers.get(name)
         if found is None:
-            thresholds = self._policies.get(policy or name)
-            if thresholds is None:
-                raise ConfigurationError(f"no breaker policy is called {policy or name!r}")
-            found = self._breakers[name] = SharedBreaker(
-                thresholds,
-                name,
-                self._client,
-                self._keys,
-                self._clock,
-                holder=self._holder,
-                changed=self._news.set,
-            )
+            found = self._breakers[name] = self.make(name, policy or name)
         return found
+
+    def make(self, name: str, policy: str) -> SharedBreaker:
+        """A breaker that is not kept here, and so not shared.
+
+        Raises:
+            ConfigurationError: there is no such policy.
+        """
+        thresholds = self._policies.get(policy)
+        if thresholds is None:
+            raise ConfigurationError(f"no breaker policy is called {policy!r}")
+        return SharedBreaker(
+            thresholds,
+            name,
+            self._client,
+            self._keys,
+            self._clock,
+            holder=self._holder,
+            changed=self._news.set,
+        )
 
     def views(self) -> list[BreakerView]:
         """What this process knows of its breakers, by name."""
@@ -114,7 +129,7 @@ class Breakers:
 
 
 class ChannelGuard:
-    """`BreakerGuard` over the shared breakers, for the channels of one lane.
+    """`BreakerGuard` over the shared breakers, for the providers of one lane.
 
     Args:
         breakers: Those of this process; somebody runs `Breakers.run`.
@@ -126,27 +141,40 @@ class ChannelGuard:
         self._breakers = breakers
         self._lane = lane
         self._clock = clock
+        self._alone = Breakers(None, "", clock, holder="alone")
+        self._by_host: OrderedDict[tuple[str, str], SharedBreaker] = OrderedDict()
 
-    def admit(self, channel: str) -> float | None:
+    def admit(self, provider: str, host: str = "") -> float | None:
         """None is go; else the seconds until it is worth trying again."""
-        return self._of(channel).admit(self._clock.now())
+        return self._of(provider, host).admit(self._clock.now())
 
-    def record(self, channel: str, ok: bool, duration_s: float, reason: str) -> None:
-        """How a try that was admitted ended."""
-        self._of(channel).record(ok, duration_s, reason)
+    def record(self, provider: str, *, ok: bool, duration_s: float, reason: str, host: str = "") -> None:
+        """How a call that was admitted ended."""
+        self._of(provider, host).record(ok, duration_s, reason)
 
-    def _of(self, channel: str) -> SharedBreaker:
-        return self._breakers.get(f"{self._lane}:{channel}", f"{self._lane}_channels")
+    def _of(self, provider: str, host: str) -> SharedBreaker:
+        policy = f"{self._lane}_channels"
+        if not host:
+            return self._breakers.get(f"{self._lane}:{provider}", policy)
+        known = self._by_host
+        found = known.pop((provider, host), None)
+        if found is None:
+            found = self._alone.make(f"{self._lane}:{provider}", policy)
+            if len(known) >= MAX_HOSTS:
+                closed = (key for key, one in known.items() if one.state is BreakerState.CLOSED)
+                known.pop(next(closed, next(iter(known))))
+        known[provider, host] = found  # the last used is last
+        return found
 
 
 class OpenDoor:
-    """A `BreakerGuard` that lets everything through: for tests and for channels that cannot fail together."""
+    """A `BreakerGuard` that lets everything through."""
 
-    def admit(self, channel: str) -> float | None:  # noqa: ARG002 (the port's)
+    def admit(self, provider: str, host: str = "") -> float | None:  # noqa: ARG002 (the port's)
         """Always go."""
         return None
 
-    def record(self, channel: str, ok: bool, duration_s: float, reason: str) -> None:
+    def record(self, provider: str, *, ok: bool, duration_s: float, reason: str, host: str = "") -> None:
         """Nothing to learn."""
 
 

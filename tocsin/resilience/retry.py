@@ -6,12 +6,16 @@ import msgspec
 
 
 class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
-    """`max_attempts` tries in all; the wait before the n-th retry is drawn from 0.5 to 1 times its ceiling."""
+    """`max_attempts` tries in all; the wait before the n-th retry is drawn from 0.5 to 1 times its ceiling.
+
+    Without any try it may wait for `patience_s` in all, where nobody can be asked.
+    """
 
     max_attempts: int
     base_s: float
     cap_s: float
     factor: float = 2.0
+    patience_s: float = 3600.0
 
     def ceiling_s(self, attempts_made: int) -> float:
         """The longest wait after `attempts_made` failed tries (1 or more)."""

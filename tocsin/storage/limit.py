@@ -14,9 +14,10 @@ from typing import Any
 from redis import asyncio as aioredis
 from redis.asyncio.client import Pipeline
 
-from tocsin.storage.scripts import CREATE_GROUP, TRANSACTION, Script
+from tocsin.storage.scripts import CREATE_GROUP, IN_PLACE, TRANSACTION, Script
 
 _transaction = Script(TRANSACTION)
+_in_place = Script(IN_PLACE)
 _create_group = Script(CREATE_GROUP)
 
 
@@ -30,12 +31,27 @@ async def execute_at_limit(client: aioredis.Redis, pipe: Pipeline) -> None:
     Raises:
         RedisError: as the driver raises it.
     """
+    keys, args = _queued(pipe)
+    await _transaction.run(client, keys, args)
+
+
+async def execute_in_place(client: aioredis.Redis, pipe: Pipeline, retries: str, body: bytes) -> bool:
+    """The same, in place of a retry that waits. Returns False, with nothing done, when it does not wait.
+
+    Raises:
+        RedisError: as the driver raises it.
+    """
+    keys, args = _queued(pipe)
+    return bool(await _in_place.run(client, [retries, *keys], [body, *args]))
+
+
+def _queued(pipe: Pipeline) -> tuple[list[Any], list[Any]]:
+    """The key of each queued command, and its parts behind their number."""
     commands: list[tuple[Any, ...]] = [args for args, _options in pipe.command_stack]
-    keys = [command[1] for command in commands]
     args: list[Any] = []
     for command in commands:
         args += [len(command), *command]
-    await _transaction.run(client, keys, args)
+    return [command[1] for command in commands], args
 
 
 async def create_group(client: aioredis.Redis, stream: str, group: str) -> None:

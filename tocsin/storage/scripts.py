@@ -97,6 +97,20 @@ end
 return #KEYS
 """
 
+# KEYS: retries, then the key of each command. ARGV: a retry, then as for TRANSACTION. Carries the commands out in place
+# of a retry that waits. Returns 1, or 0 when it does not wait.
+IN_PLACE = """#!lua flags=allow-oom
+if redis.call('ZREM', KEYS[1], ARGV[1]) == 0 then return 0 end
+local a = 2
+for _ = 2, #KEYS do
+  local parts = {}
+  for i = 1, tonumber(ARGV[a]) do parts[i] = ARGV[a + i] end
+  redis.call(unpack(parts))
+  a = a + 1 + #parts
+end
+return 1
+"""
+
 # KEYS: stream. ARGV: group. Makes both, at the memory limit too.
 CREATE_GROUP = """#!lua flags=allow-oom
 return redis.call('XGROUP', 'CREATE', KEYS[1], ARGV[1], '0', 'MKSTREAM')

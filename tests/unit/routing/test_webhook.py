@@ -10,9 +10,11 @@ import msgspec
 import pytest
 
 from routing.channels import Failure, FailureReason
-from routing.channels.webhook import WebhookChannel, WebhookPolicy, decode_secret, sign
+from routing.channels.provided import ProvidedChannel
+from routing.channels.webhook import WebhookPolicy, WebhookProvider, decode_secret, sign
 from tests.fakes import START, Item, ManualClock
 from tocsin.errors import ConfigurationError
+from tocsin.resilience.breakers import OpenDoor
 from tocsin.schemas import Notification
 
 OWN = "http://10.0.0.5/hook"
@@ -55,17 +57,24 @@ class Target:
         return self.answer if isinstance(self.answer, httpx2.Response) else httpx2.Response(self.answer)
 
 
-async def attempt(channel: WebhookChannel, notification_id: str, note: Notification) -> Failure | None:
+def webhook(policy: WebhookPolicy, transport: httpx2.MockTransport) -> ProvidedChannel:
+    clock = ManualClock()
+    return ProvidedChannel(
+        "webhook", [WebhookProvider(policy, clock, transport=transport)], OpenDoor(), clock
+    )
+
+
+async def attempt(channel: ProvidedChannel, notification_id: str, note: Notification) -> Failure | None:
     """One try of one notification."""
-    (made,) = await channel.deliver([Item(notification_id, note)])
+    (((made,), _),) = await channel.deliver([Item(notification_id, note)])
     return None if made.ok else Failure(FailureReason(made.reason), made.detail)
 
 
 async def post(
     target: Target, url: str = "", *, allow_private: bool = False, default_url: str = OWN
 ) -> Failure | None:
-    policy = WebhookPolicy(default_url=default_url, allow_private=allow_private)
-    channel = WebhookChannel(policy, ManualClock(), transport=httpx2.MockTransport(target))
+    policy = WebhookPolicy(url=default_url, allow_private=allow_private)
+    channel = webhook(policy, httpx2.MockTransport(target))
     try:
         return await attempt(channel, "p0-1-7-0-3", msgspec.structs.replace(NOTE, webhook_url=url))
     finally:
@@ -126,8 +135,8 @@ async def test_the_deadline_holds_over_a_target_that_never_answers() -> None:
         await asyncio.Event().wait()
         raise AssertionError
 
-    policy = WebhookPolicy(default_url=OWN, timeout_s=0.02)
-    channel = WebhookChannel(policy, ManualClock(), transport=httpx2.MockTransport(hang))
+    policy = WebhookPolicy(url=OWN, timeout_s=0.02)
+    channel = webhook(policy, httpx2.MockTransport(hang))
     failure = await attempt(channel, "p0-1-7-0-3", NOTE)
     assert failure == Failure(FailureReason.TIMEOUT, "no answer within 0.02 s")
     await channel.close()
@@ -144,8 +153,8 @@ async def test_waiting_for_a_free_connection_does_not_count_against_the_target()
         running -= 1
         return httpx2.Response(200)
 
-    policy = WebhookPolicy(default_url=OWN, timeout_s=0.2, max_connections=2)
-    channel = WebhookChannel(policy, ManualClock(), transport=httpx2.MockTransport(busy))
+    policy = WebhookPolicy(url=OWN, timeout_s=0.2, max_connections=2)
+    channel = webhook(policy, httpx2.MockTransport(busy))
     results = await asyncio.gather(*(attempt(channel, f"p2-0-1-0-{i}", NOTE) for i in range(60)))
     assert results == [None] * 60  # sixty at once take three deadlines in all
     assert most == 2
@@ -184,9 +193,7 @@ async def test_the_body_is_the_notification() -> None:
 
 async def test_a_trace_goes_on_at_the_target() -> None:
     target = Target()
-    channel = WebhookChannel(
-        WebhookPolicy(default_url=OWN), ManualClock(), transport=httpx2.MockTransport(target)
-    )
+    channel = webhook(WebhookPolicy(url=OWN), httpx2.MockTransport(target))
     await attempt(channel, "x", msgspec.structs.replace(NOTE, traceparent="00-a-b-01"))
     await attempt(channel, "x", NOTE)
     assert [request.headers.get("traceparent") for request in target.got] == ["00-a-b-01", None]
@@ -268,7 +275,7 @@ async def test_what_is_no_http_url_is_refused_for_good(url: str, allow_private: 
         return httpx2.Response(200)
 
     policy = WebhookPolicy(allow_private=allow_private)
-    channel = WebhookChannel(policy, ManualClock(), transport=httpx2.MockTransport(strict))
+    channel = webhook(policy, httpx2.MockTransport(strict))
     failure = await attempt(channel, "x", msgspec.structs.replace(NOTE, webhook_url=url))
     assert failure is not None
     assert (failure.reason, failure.permanent) == (FailureReason.FORBIDDEN_TARGET, True)
@@ -315,8 +322,8 @@ async def test_a_call_is_signed_as_standard_webhooks_has_it() -> None:
     signature = sign(key, "msg_p5jXN8AQM9LWM0D4loKWxJek", "1614265330", b'{"test": 2432232314}')
     assert signature == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
     target = Target()
-    policy = WebhookPolicy(default_url=OWN, secret=SECRET)
-    channel = WebhookChannel(policy, ManualClock(), transport=httpx2.MockTransport(target))
+    policy = WebhookPolicy(url=OWN, secret=SECRET)
+    channel = webhook(policy, httpx2.MockTransport(target))
     await attempt(channel, "p0-1-7-0-3", NOTE)
     (request,) = target.got
     expected = sign(key, "p0-1-7-0-3", str(int(START)), request.content)
@@ -332,7 +339,7 @@ async def test_without_a_secret_nothing_is_signed() -> None:
 @pytest.mark.parametrize("secret", ["whsec_!!!", "whsec_c2hvcnQ=", "plain"])
 def test_a_weak_or_malformed_secret_is_refused_without_showing_it(secret: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
-        WebhookChannel(WebhookPolicy(secret=secret), ManualClock())
+        WebhookProvider(WebhookPolicy(secret=secret), ManualClock())
     assert secret not in str(caught.value)
 
 
@@ -342,20 +349,22 @@ async def test_p2_go_in_batches_by_target_and_share_their_fate() -> None:
         return httpx2.Response(503 if request.headers["host"] == "public.example" else 200)
 
     got: list[tuple[str, list[str]]] = []
-    policy = WebhookPolicy(default_url=OWN, batch_records=2)
-    channel = WebhookChannel(policy, ManualClock(), transport=httpx2.MockTransport(answer))
+    policy = WebhookPolicy(url=OWN, batch_records=2)
+    channel = webhook(policy, httpx2.MockTransport(answer))
     elsewhere = msgspec.structs.replace(NOTE, webhook_url="https://public.example/x")
     notes = [NOTE, elsewhere, NOTE, NOTE]
-    made = await channel.deliver([Item(f"n{number}", note) for number, note in enumerate(notes)])
+    items = [Item(f"n{number}", note) for number, note in enumerate(notes)]
+    assert [list(places) for places in channel.groups(items)] == [[0, 2], [3], [1]]
+    made = await channel.deliver(items)
     assert sorted(got) == [("10.0.0.5", ["n0", "n2"]), ("10.0.0.5", ["n3"]), ("public.example", ["n1"])]
-    assert [attempt.ok for attempt in made] == [True, False, True, True]
+    assert [tries.attempts[-1].ok for tries in made] == [True, False, True, True]
     await channel.close()
 
 
 async def test_the_same_batch_carries_the_same_id_on_every_try() -> None:
     target = Target(503)
-    policy = WebhookPolicy(default_url=OWN, batch_records=10)
-    channel = WebhookChannel(policy, ManualClock(), transport=httpx2.MockTransport(target))
+    policy = WebhookPolicy(url=OWN, batch_records=10)
+    channel = webhook(policy, httpx2.MockTransport(target))
     for _ in range(2):
         await channel.deliver([Item("a", NOTE), Item("b", NOTE)])
     await channel.deliver([Item("a", NOTE)])

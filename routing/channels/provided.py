@@ -1,0 +1,128 @@
+"""A channel made of a list of providers: each behind a breaker, the next one asked at once when one fails.
+
+    group ──► provider 1 ──failed──► provider 2 ──failed──► …
+                 └─ its breaker is open: not asked, no attempt; with no attempt at all the group is parked
+
+A call waits for one of its provider's slots first; only then does its deadline begin, and its breaker is asked. So a
+provider that hangs costs the others nothing, and what queues behind it is parked once its breaker opens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+
+from routing.channels import Deliverable, Failure, FailureReason, Provider, Tries
+from tocsin.clock import Clock
+from tocsin.resilience.breakers import BreakerGuard
+from tocsin.schemas import Attempt
+
+log = logging.getLogger(__name__)
+
+SLOT_WAIT_S = 2.0
+BUSY_AGAIN_S = 1.0  # every slot was taken all that time
+MIN_PARKED_S = 0.2
+NOT_ASKED = Failure(FailureReason.BREAKER_OPEN, "not asked: its breaker is open")
+
+
+class ProvidedChannel:
+    """Asks its providers in order until one delivers.
+
+    Args:
+        name: Of the channel.
+        providers: In order of preference; none: nothing can be delivered here.
+        guard: Their breakers.
+        clock: For the times of attempts.
+    """
+
+    def __init__(self, name: str, providers: Sequence[Provider], guard: BreakerGuard, clock: Clock) -> None:
+        self.name = name
+        self._providers = tuple(providers)
+        self._guard = guard
+        self._clock = clock
+        self._slots = {provider.name: asyncio.Semaphore(provider.max_calls) for provider in providers}
+
+    def groups(self, batch: Sequence[Deliverable]) -> Sequence[Sequence[int]]:
+        """As the first provider would call; what it cannot serve goes one by one."""
+        if not self._providers:
+            return [range(len(batch))]
+        calls = list(self._providers[0].calls(batch))
+        served = {place for places in calls for place in places}
+        return [*calls, *([place] for place in range(len(batch)) if place not in served)]
+
+    async def deliver(self, batch: Sequence[Deliverable]) -> Sequence[Tries]:
+        """Ask one provider after the other, each for what is still undelivered."""
+        made: list[tuple[Attempt, ...]] = [()] * len(batch)
+        parked: list[dict[str, float]] = [{} for _ in batch]  # by provider
+        left: Sequence[int] = range(len(batch))
+        for provider in self._providers:
+            calls = [[left[at] for at in places] for places in provider.calls([batch[at] for at in left])]
+            answers = await asyncio.gather(
+                *(self._call(provider, [batch[at] for at in places]) for places in calls)
+            )
+            for places, answer in zip(calls, answers, strict=True):
+                for at in places:
+                    if isinstance(answer, Attempt):
+                        made[at] = (*made[at], answer)
+                    else:
+                        parked[at][provider.name] = answer
+            left = [at for at in left if not made[at] or not made[at][-1].ok]
+            if not left:
+                break
+        return [self._tries(*one) for one in zip(made, parked, strict=True)]
+
+    def _tries(self, made: tuple[Attempt, ...], parked: Mapping[str, float]) -> Tries:
+        if made and made[-1].ok:
+            return Tries(made)
+        if not made and not parked:
+            failure = Failure(FailureReason.NOT_CONFIGURED, f"no provider serves {self.name} here")
+            return Tries((failure.attempt(self.name, self._clock.now(), 0.0),))
+        if made and parked:  # or the refusal of one would hide that another could still be asked
+            at = self._clock.now()
+            made += tuple(NOT_ASKED.attempt(self.name, at, 0.0, provider=provider) for provider in parked)
+        return Tries(made, min(parked.values(), default=0.0))
+
+    async def _call(self, provider: Provider, items: Sequence[Deliverable]) -> Attempt | float:
+        """One call as an attempt, or the seconds until its provider may be asked."""
+        slots = self._slots[provider.name]
+        try:
+            async with asyncio.timeout(SLOT_WAIT_S):
+                await slots.acquire()
+        except TimeoutError:
+            return BUSY_AGAIN_S
+        try:
+            host = provider.host(items)
+            wait_s = self._guard.admit(provider.name, host)
+            if wait_s is not None:
+                return max(wait_s, MIN_PARKED_S)
+            return await self._attempt(provider, items, host)
+        finally:
+            slots.release()
+
+    async def _attempt(self, provider: Provider, items: Sequence[Deliverable], host: str) -> Attempt:
+        at, started = self._clock.now(), self._clock.monotonic()
+        try:
+            failure = await provider.call(items)
+        except Exception as error:  # one call's fault must not make the rest of the batch look failed
+            log.exception("the call for %s failed", items[0].id)
+            failure = Failure(FailureReason.INTERNAL, f"{type(error).__name__} in the channel")
+        took_s = self._clock.monotonic() - started
+        # A refusal is an answer: the provider is well.
+        answered = failure is None or failure.permanent
+        self._guard.record(
+            provider.name,
+            ok=answered,
+            duration_s=took_s,
+            reason=failure.reason if failure else "",
+            host=host,
+        )
+        took_ms = round(took_s * 1000, 3)
+        if failure is not None:
+            return failure.attempt(self.name, at, took_ms, provider=provider.name)
+        return Attempt(at, self.name, ok=True, duration_ms=took_ms, provider=provider.name)
+
+    async def close(self) -> None:
+        """Let the providers go."""
+        for provider in self._providers:
+            await provider.close()
