@@ -41,6 +41,7 @@ from tocsin.resilience.retry import RetryPolicy
 from tocsin.schemas import LaneName
 from tocsin.settings import Settings
 from tocsin.storage.connect import CONSUME_TIMEOUT_S, connect, resolve_url
+from tocsin.storage.servers import Servers
 
 log = logging.getLogger(__name__)
 
@@ -160,11 +161,13 @@ class PoolMember:
 
     async def _consume(self) -> None:
         policy = POLICIES[self._lane]
-        client = connect(resolve_url(self._settings), timeout_s=CONSUME_TIMEOUT_S)
+        servers = Servers(self._settings, timeout_s=CONSUME_TIMEOUT_S)
         control = connect(
-            resolve_url(self._settings), timeout_s=max(0.5, policy.lease.ttl_s / 3), max_connections=4
+            resolve_url(self._settings, self._lane),
+            timeout_s=max(0.5, policy.lease.ttl_s / 3),
+            max_connections=4,
         )
-        lane = Lane.of(client, self._settings, self._lane)
+        lane = Lane.of(servers.of(self._lane), self._settings, self._lane)
         leases = Leases(
             control,
             keys=lane.keys,
@@ -173,7 +176,7 @@ class PoolMember:
             policy=policy.lease,
             clock=self._clock,
         )
-        handler, close = self._handler(lane, client, policy)
+        handler, close = self._handler(lane, servers.main, policy)
         self._consumer = Consumer(lane, leases, handler, policy=policy.consumer, clock=self._clock)
         self._leases, self._loop = leases, asyncio.get_running_loop()
         self._started.set_result(None)
@@ -181,7 +184,7 @@ class PoolMember:
             await self._consumer.run()
         finally:
             await close()
-            await client.aclose()
+            await servers.aclose()
             await control.aclose()
 
     def _handler(

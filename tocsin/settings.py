@@ -20,7 +20,13 @@ from msgspec.structs import fields
 from tocsin.errors import ConfigurationError
 
 PREFIX = "TOCSIN_"
-SECRETS = frozenset({"redis_url", "api_key", "webhook_secret"})
+SECRETS = frozenset({"redis_url", "redis_url_p0", "api_key", "webhook_secret"})
+URLS = {
+    "contacts_url": ("http://", "https://"),
+    "device_status_url": ("http://", "https://"),
+    "redis_url": ("redis://", "rediss://", "unix://"),
+    "redis_url_p0": ("redis://", "rediss://", "unix://"),
+}
 
 Port = Annotated[int, Meta(ge=1, le=65535)]
 Pool = Annotated[int, Meta(ge=1, le=64)]
@@ -49,6 +55,9 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     redis_url: Annotated[
         str, Meta(description="redis:// or rediss:// URL; empty: an embedded Valkey in the data folder")
+    ] = ""
+    redis_url_p0: Annotated[
+        str, Meta(description="A server of its own for the p0 lane; empty: the same as for everything else")
     ] = ""
 
     maxmemory_mib: Annotated[
@@ -174,7 +183,7 @@ class Settings(Struct, frozen=True, kw_only=True):
         """Refuse combinations that would be unsafe.
 
         Raises:
-            ConfigurationError: the address is not loopback and no API key is set, or the Redis URL is malformed.
+            ConfigurationError: the address is not loopback and no API key is set, or a Redis URL is malformed.
         """
         if not self.api_key and not is_loopback(self.host):
             raise ConfigurationError(
@@ -190,18 +199,17 @@ class Settings(Struct, frozen=True, kw_only=True):
                 aware = False
             if not aware:
                 raise ConfigurationError(f"TOCSIN_AS_OF={self.as_of} is not an RFC 3339 time with an offset")
-        for name in ("contacts_url", "device_status_url"):
+        for name, schemes in URLS.items():
             value = str(getattr(self, name))
-            if value and not value.startswith(("http://", "https://")):
-                raise ConfigurationError(f"{PREFIX}{name.upper()} must start with http:// or https://")
+            if value and not value.startswith(schemes):
+                known = f"{', '.join(schemes[:-1])} or {schemes[-1]}"
+                raise ConfigurationError(f"{PREFIX}{name.upper()} must start with {known}")
         if self.p2_memory_ratio > self.p1_memory_ratio:
             raise ConfigurationError(
                 f"TOCSIN_P2_MEMORY_RATIO={self.p2_memory_ratio:g} is above TOCSIN_P1_MEMORY_RATIO="
                 f"{self.p1_memory_ratio:g}",
                 hint="p2 gives way first",
             )
-        if self.redis_url and not self.redis_url.startswith(("redis://", "rediss://", "unix://")):
-            raise ConfigurationError("TOCSIN_REDIS_URL must start with redis://, rediss:// or unix://")
 
     @property
     def data_path(self) -> Path:

@@ -139,7 +139,7 @@ def test_secrets_never_show() -> None:
         assert "swordfish" not in shown
         assert "api_key=***" in shown.replace("'", "")
     assert "api_key=''" in repr(read())
-    assert {"redis_url", "api_key", "webhook_secret"} == SECRETS
+    assert {"redis_url", "redis_url_p0", "api_key", "webhook_secret"} == SECRETS
 
 
 def test_the_table_for_people_names_every_setting_and_shows_no_secret() -> None:
