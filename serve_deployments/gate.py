@@ -90,7 +90,7 @@ def read_memory(text: str) -> Memory:
 
 
 class Sampled:
-    """The lanes of one storage server, and how the sampling of it stands."""
+    """The lanes of one storage server, and where the sampling of it stands."""
 
     def __init__(self, lanes: Mapping[LaneName, Lane]) -> None:
         self.lanes = lanes

@@ -84,6 +84,10 @@ class LaneSet:
             self._confirming -= 1
         return stored, Durability.FSYNCED if synced else facts.durability
 
+    def others(self, name: LaneName) -> set[LaneName]:
+        """The lanes that are on another server than this one."""
+        return {one for one, lane in self.lanes.items() if lane.client is not self.lanes[name].client}
+
     async def aclose(self) -> None:
         """Close all connections."""
         await self.servers.aclose()

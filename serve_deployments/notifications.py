@@ -69,9 +69,9 @@ class Notifications(Application):
                 "stored durably and will end delivered, suppressed, expired or dead. Invalid records are reported "
                 "by index; the valid ones are accepted unless `atomic` is set. While a lane is overloaded its records "
                 "are refused: with 429 when none or not all of an atomic request can be accepted, else by index with "
-                "the code `overloaded` and a `retry_after_s`. Records of a lane whose storage went away after another "
-                "lane's were stored come back with the code `storage-unavailable`. `durability` says what the storage "
-                "had done when it answered; a P0 waits up to 1.2 s to be on disk where storage syncs once a second."
+                "the code `overloaded` and a `retry_after_s`; with `storage-unavailable` when only the storage of "
+                "their lane is away. `durability` says what storage had done with a record when it answered; a P0 waits "
+                "up to 1.2 s for the disk where storage syncs once a second."
             ),
             request=NotificationRequest,
             many=True,
@@ -158,8 +158,8 @@ class Notifications(Application):
     ) -> tuple[list[Receipt], list[RecordError]]:
         """Append lane by lane, the most urgent first, and write the receipts.
 
-        A server that is full or away after one lane was stored is no failure of the whole: those stored keep their
-        receipts, the others come back as errors. Else the caller is told to send all again.
+        A server that is full after one lane was stored, or away when that was on another, is no failure of the whole:
+        those stored keep their receipts, the others come back as errors. Else the caller is told to send all again.
         """
         by_lane: dict[LaneName, list[Accepted]] = defaultdict(list)
         for item in admitted:
@@ -173,7 +173,9 @@ class Notifications(Application):
                     lane, [item.record for item in members], idempotency_key=key, fingerprint=fingerprint
                 )
             except (OverloadedError, StorageUnavailableError) as error:
-                if atomic or not receipts:
+                elsewhere = self._lanes.others(lane) & {receipt.lane for receipt in receipts}
+                kept = receipts if isinstance(error, OverloadedError) else elsewhere
+                if atomic or not kept:
                     raise
                 errors += [refused_record(item, error) for item in members]
             else:

@@ -149,6 +149,8 @@ async def test_p0_is_accepted_and_delivered_without_the_main_server(
                 eventually(lambda one=one: delivered(settings, "router-p0-0", one["id"]), what="the call")  # type: ignore[misc]
 
             assert (await http.post("/", json=P1)).status_code == 503
+            atomic = await http.post("/", json=[P1, P0], params={"atomic": "true"})
+            assert atomic.status_code == 503
             mixed = (await http.post("/", json=[P1, P0, P2])).json()
             assert [one["index"] for one in mixed["receipts"]] == [1]
             assert [(one["index"], one["code"]) for one in mixed["errors"]] == [
@@ -166,6 +168,19 @@ async def test_p0_is_accepted_and_delivered_without_the_main_server(
         if how == "paused":
             main.process.send_signal(signal.SIGCONT)
         assert router.stop()
+
+
+async def test_one_server_that_goes_away_between_its_lanes_fails_the_request_as_a_whole(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = Notifications(msgspec.structs.replace(settings, redis_url_p0=""))
+
+    async def away(*_: Any, **__: Any) -> None:
+        raise StorageUnavailableError("storage is unavailable")
+
+    monkeypatch.setattr(app._lanes.lanes[LaneName.P1], "append", away)
+    async with serving(app) as http:  # what was stored is found by the repeat
+        assert (await http.post("/", json=[P0, P1])).status_code == 503
 
 
 async def test_the_other_lanes_go_on_and_stay_guarded_without_p0s_server(
