@@ -18,7 +18,6 @@ from concurrent.futures import Future
 
 import msgspec
 import uvloop
-from redis import asyncio as aioredis
 
 from features.store import FeatureStore, Shard
 from routing.channels.configured import configured_channels
@@ -43,6 +42,7 @@ from tocsin.resilience.retry import RetryPolicy
 from tocsin.schemas import LaneName
 from tocsin.settings import Settings
 from tocsin.storage.connect import CONSUME_TIMEOUT_S, connect, resolve_url
+from tocsin.storage.servers import Servers
 
 log = logging.getLogger(__name__)
 
@@ -164,11 +164,13 @@ class PoolMember:
 
     async def _consume(self) -> None:
         policy = POLICIES[self._lane]
-        client = connect(resolve_url(self._settings), timeout_s=CONSUME_TIMEOUT_S)
+        servers = Servers(self._settings, timeout_s=CONSUME_TIMEOUT_S)
         control = connect(
-            resolve_url(self._settings), timeout_s=max(0.5, policy.lease.ttl_s / 3), max_connections=4
+            resolve_url(self._settings, self._lane),
+            timeout_s=max(0.5, policy.lease.ttl_s / 3),
+            max_connections=4,
         )
-        lane = Lane.of(client, self._settings, self._lane)
+        lane = Lane.of(servers.of(self._lane), self._settings, self._lane)
         leases = Leases(
             control,
             keys=lane.keys,
@@ -177,7 +179,7 @@ class PoolMember:
             policy=policy.lease,
             clock=self._clock,
         )
-        handler, close = self._handler(lane, client, policy)
+        handler, close = self._handler(lane, servers, policy)
         self._consumer = Consumer(lane, leases, handler, policy=policy.consumer, clock=self._clock)
         self._leases, self._loop = leases, asyncio.get_running_loop()
         self._started.set_result(None)
@@ -185,12 +187,13 @@ class PoolMember:
             await self._consumer.run()
         finally:
             await close()
-            await client.aclose()
+            await servers.aclose()
             await control.aclose()
 
     def _handler(
-        self, lane: Lane, client: aioredis.Redis, policy: LanePolicy
+        self, lane: Lane, servers: Servers, policy: LanePolicy
     ) -> tuple[Handler, Callable[[], Awaitable[None]]]:
+        client = servers.main
         if self._lane is LaneName.ACTIVITY:
             store = FeatureStore(client, namespace=self._settings.namespace)
             return Shard(store, client, lane.keys), _nothing
@@ -214,7 +217,7 @@ class PoolMember:
                 Deliver(channels, policy.retry, self._clock, fallback=Fallback(channels, profiles)),
             )
 
-        ledger = Ledger(lane, client, retention_s=settings.outcome_retention_s)
+        ledger = Ledger(lane, servers.of(self._lane), retention_s=settings.outcome_retention_s)
         late = LateDeliveries(ledger, policy.late, self._clock)
 
         async def close() -> None:

@@ -20,7 +20,8 @@ from tocsin.errors import TocsinError
 from tocsin.lanes import Lane
 from tocsin.schemas import LaneName
 from tocsin.settings import Settings
-from tocsin.storage.connect import WRITE_TIMEOUT_S, connect, resolve_url
+from tocsin.storage.connect import WRITE_TIMEOUT_S
+from tocsin.storage.servers import Server, Servers
 
 log = logging.getLogger(__name__)
 
@@ -87,23 +88,27 @@ class Supervisor:
         return {str(lane): load.members for lane, load in self._loads.items()}
 
     async def _run(self) -> None:
-        self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
-        client = connect(resolve_url(self._settings), timeout_s=WRITE_TIMEOUT_S, max_connections=4)
-        lanes = [Lane.of(client, self._settings, name) for name in LaneName]
+        self._loop, self._stopping = asyncio.get_running_loop(), (stopping := asyncio.Event())
+        servers = Servers(self._settings, timeout_s=WRITE_TIMEOUT_S, max_connections=4)
         self._started.set_result(None)
         try:
-            while not self._stopping.is_set():
-                for lane in lanes:
-                    try:
-                        depth = await lane.depth()
-                    except TocsinError as error:
-                        log.warning("supervisor: %s; the pools stay as they are", error)
-                        break
-                    await asyncio.to_thread(self.look, LaneName(lane.name), depth.blocks, time.monotonic())
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._stopping.wait(), SAMPLE_S)
+            await asyncio.gather(*(self._watch(server, stopping) for server in servers.all))
         finally:
-            await client.aclose()
+            await servers.aclose()
+
+    async def _watch(self, server: Server, stopping: asyncio.Event) -> None:
+        """The lanes of one storage server; another that does not answer does not hold them up."""
+        lanes = [Lane.of(server.client, self._settings, name) for name in server.lanes]
+        while not stopping.is_set():
+            for lane in lanes:
+                try:
+                    depth = await lane.depth()
+                except TocsinError as error:
+                    log.warning("supervisor: %s; the pools stay as they are", error)
+                    break
+                await asyncio.to_thread(self.look, LaneName(lane.name), depth.blocks, time.monotonic())
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stopping.wait(), SAMPLE_S)
 
     def look(self, lane: LaneName, waiting_blocks: int, now: float) -> None:
         """One sample of one lane: grow or shrink its pool by one at most."""

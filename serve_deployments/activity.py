@@ -75,10 +75,10 @@ class ActivityIntake(Application):
         settings = self.settings
         self._clock = clock or SystemClock()
         self._lanes = LaneSet(settings, (LaneName.ACTIVITY,))
-        self._lane = self._lanes.lanes[LaneName.ACTIVITY]
+        self._partitions = settings.partitions(LaneName.ACTIVITY)
         self._decoder = RecordDecoder(ActivityRequest, check_activity)
         policy = AdmissionPolicy.of(settings)
-        self._gate = Gate(self._lanes.lanes, self._lanes.client, policy, self._clock)
+        self._gate = Gate(self._lanes.lanes, policy, self._clock)
 
     async def record(self, request: Request) -> ActivityAccepted:
         """Validate, store, and only then answer 202."""
@@ -90,14 +90,13 @@ class ActivityIntake(Application):
         decision = (await self._gate.decide(LaneName.ACTIVITY, {"": len(decoded.records)}, whole=True))[""]
         if not decision.admit:
             raise refusal(LaneName.ACTIVITY, decision)
-        durability = await self._lanes.durability()
         records = [
-            Record(partition_of(item.advertiser_id, self._lane.partitions), _encode(to_activity(item)))
+            Record(partition_of(item.advertiser_id, self._partitions), _encode(to_activity(item)))
             for _, item in decoded.records
         ]
         self._gate.take(LaneName.ACTIVITY, {"": len(records)})
-        self._gate.grow(sum([len(record.body) for record in records]))
-        await self._lane.append(records)
+        self._gate.grow(LaneName.ACTIVITY, sum([len(record.body) for record in records]))
+        _, durability = await self._lanes.append(LaneName.ACTIVITY, records)
         return ActivityAccepted(
             accepted=len(records), rejected=len(decoded.errors), durability=durability, errors=decoded.errors
         )

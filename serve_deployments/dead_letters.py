@@ -134,7 +134,7 @@ class DeadLetters(Application):
     def __init__(self, settings: Settings | None = None) -> None:
         super().__init__(settings)
         self._lanes = LaneSet(self.settings, NOTIFICATION_LANES)
-        letters = {name: LaneLetters(lane, self._lanes.client) for name, lane in self._lanes.lanes.items()}
+        letters = {name: LaneLetters(lane, lane.client) for name, lane in self._lanes.lanes.items()}
         self._office = DeadLetterOffice(letters, SystemClock())
 
     async def page(self, request: Request) -> DeadLetterPage:

@@ -34,10 +34,10 @@ from serve_deployments.http import (
 from serve_deployments.lanes import LaneSet
 from serve_deployments.notifications import IDEMPOTENCY_KEY, fingerprint_of, idempotency_key
 from tocsin.clock import Clock, SystemClock
-from tocsin.errors import InvalidRecordError, OverloadedError, StorageUnavailableError, TocsinError
+from tocsin.errors import InvalidRecordError, OverloadedError, StorageUnavailableError
 from tocsin.keys import EmergencyKeys
 from tocsin.resilience.breakers import Breakers
-from tocsin.schemas import NOTIFICATION_LANES, Durability, LaneName, Receipt
+from tocsin.schemas import NOTIFICATION_LANES, LaneName, Receipt
 from tocsin.settings import Settings
 
 MAX_CONNECTIONS = 32
@@ -90,6 +90,7 @@ class EmergencyCallIntake(Application):
             trust_env=False,
             transport=transport,
         )
+        self._server = self._lanes.servers.of(LaneName.P0)  # also of what a call keeps: it needs no other
         self.breakers = Breakers(self._lanes.client, settings.namespace, self._clock)
         contacts = Lookup(
             settings.contacts_url,
@@ -105,7 +106,7 @@ class EmergencyCallIntake(Application):
         )
         self._calls = EmergencyCalls(
             ContactsClient(contacts),
-            KnownContactsStore(self._lanes.client, self._keys, self._clock),
+            KnownContactsStore(self._server, self._keys, self._clock),
             DeviceStatusClient(devices, self._clock),
             emergency_number=settings.emergency_number,
         )
@@ -126,7 +127,7 @@ class EmergencyCallIntake(Application):
         try:
             if key:
                 plan = await settle_plan(
-                    self._lanes.client,
+                    self._server,
                     self._keys,
                     plan,
                     idempotency_key=key,
@@ -151,23 +152,16 @@ class EmergencyCallIntake(Application):
         """All notifications of the call in one step: everybody is told, or the caller knows nobody is."""
         requests = list(enumerate(compose(call, plan)))
         admitted = self._intake.admit(requests, now=now, traceparent=traceparent_of(request))
-        placements = await self._lanes.lanes[LaneName.P0].append(
+        placements, durability = await self._lanes.append(
+            LaneName.P0,
             [item.record for item in admitted],
             idempotency_key=f"emergency-call:{key}" if key else "",  # keys of /v1/notifications are others
             fingerprint=fingerprint if key else "",
         )
-        durability = await self._durability()
         return [
             receipt_of(item, placement, now=now, durability=durability)
             for item, placement in zip(admitted, placements, strict=True)
         ]
-
-    async def _durability(self) -> Durability:
-        """What the server promises; the least when it does not say, since the call is stored by now."""
-        try:
-            return await self._lanes.durability()
-        except TocsinError:
-            return Durability.MEMORY
 
 
 def decode_call(body: bytes) -> EmergencyCallRequest:

@@ -2,8 +2,9 @@
 
     unknown ──await──► fresh ──250 ms──► ageing (answers, one sample under way) ──500 ms──► stale ──await──► fresh
 
-A request waits for a sample only after a pause in traffic. While the server does not answer, everything is let in:
-the append behind the gate will say what is wrong.
+A request waits for a sample only after a pause in traffic. While a server does not answer, everything bound for it is
+let in: the append behind the gate will say what is wrong. Each server is sampled by itself, so that one that is away
+neither holds up nor blinds the lanes of another.
 """
 
 from __future__ import annotations
@@ -88,35 +89,46 @@ def read_memory(text: str) -> Memory:
     return Memory(found["used_memory"] - uncounted, found["maxmemory"])
 
 
+class Sampled:
+    """The lanes of one storage server, and where the sampling of it stands."""
+
+    def __init__(self, lanes: Mapping[LaneName, Lane]) -> None:
+        self.lanes = lanes
+        self.at = -math.inf
+        self.task: asyncio.Task[None] | None = None
+        self.bytes_since = 0  # let in since the sample
+
+
+def by_server(lanes: Mapping[LaneName, Lane]) -> dict[LaneName, Sampled]:
+    """For each lane its server; lanes that share a client share it."""
+    grouped: dict[aioredis.Redis, dict[LaneName, Lane]] = defaultdict(dict)
+    for name, lane in lanes.items():
+        grouped[lane.client][name] = lane
+    return {name: sampled for sampled in map(Sampled, grouped.values()) for name in sampled.lanes}
+
+
 class Gate:
     """Decides for one replica.
 
     Args:
         lanes: Those it lets in to.
-        client: Their server.
         policy: The limits.
         clock: Only its stopwatch is used.
     """
 
-    def __init__(
-        self, lanes: Mapping[LaneName, Lane], client: aioredis.Redis, policy: AdmissionPolicy, clock: Clock
-    ) -> None:
+    def __init__(self, lanes: Mapping[LaneName, Lane], policy: AdmissionPolicy, clock: Clock) -> None:
         self.policy = policy
         self.refused: Counter[tuple[LaneName, AdmissionReason]] = Counter()
         self.samples = self.failures = 0
-        self._lanes = lanes
-        self._client = client
+        self._servers = by_server(lanes)
         self._clock = clock
         self._script = Script(FACTS)
-        self._sampled_at = -math.inf
-        self._task: asyncio.Task[None] | None = None
         self._samples: dict[LaneName, Sample] = {}
         self._drains: dict[
             LaneName, tuple[Sample, float]
         ] = {}  # a sample to measure from, the rate before it
         self._shares: dict[LaneName, Shares] = defaultdict(Shares)
         self._since: Counter[LaneName] = Counter()  # records let in since the sample
-        self._bytes_since = 0
 
     async def decide(self, lane: LaneName, sources: Mapping[str, int], *, whole: bool) -> dict[str, Decision]:
         """A decision for each source's records of one request.
@@ -147,21 +159,22 @@ class Gate:
         for source, records in sources.items():
             self._shares[lane].take(source, records)
 
-    def grow(self, size: int) -> None:
+    def grow(self, lane: LaneName, size: int) -> None:
         """Count the bytes that go in, likewise."""
-        self._bytes_since += size
+        self._servers[lane].bytes_since += size
 
     async def facts(self, lane: LaneName) -> LaneFacts | None:
         """What is known of a lane; None when the server does not answer."""
-        age_s = self._clock.monotonic() - self._sampled_at
-        if age_s > SAMPLE_S and self._task is None:
-            self._task = asyncio.create_task(self._renew())
-        if age_s > STALE_S and self._task is not None:
-            await asyncio.shield(self._task)  # shared: a caller that goes away must not end it
+        server = self._servers[lane]
+        age_s = self._clock.monotonic() - server.at
+        if age_s > SAMPLE_S and server.task is None:
+            server.task = asyncio.create_task(self._renew(server))
+        if age_s > STALE_S and server.task is not None:
+            await asyncio.shield(server.task)  # shared: a caller that goes away must not end it
         sample = self._samples.get(lane)
         if sample is None:
             return None
-        used = sample.memory.used + self._bytes_since
+        used = sample.memory.used + server.bytes_since
         return LaneFacts(
             records=sample.records + self._since[lane],
             blocks=sample.blocks,
@@ -170,30 +183,31 @@ class Gate:
             drained_per_s=self._drains[lane][1],
         )
 
-    async def _renew(self) -> None:
+    async def _renew(self, server: Sampled) -> None:
         try:
-            answers = await asyncio.gather(*(self._ask(lane) for lane in self._lanes.values()))
+            answers = await asyncio.gather(*(self._ask(lane) for lane in server.lanes.values()))
         except (redis_errors.RedisError, OSError) as error:
             self.failures += 1
-            log.warning("admission knows nothing of the lanes: %s", error)
-            self._samples = {}
+            log.warning("admission knows nothing of %s: %s", ", ".join(server.lanes), error)
+            for name in server.lanes:
+                self._samples.pop(name, None)
         else:
             self.samples += 1
-            self._samples = dict(zip(self._lanes, map(Sample.read, answers), strict=True))
-            self._since.clear()
-            self._bytes_since = 0
-            for name, sample in self._samples.items():
+            server.bytes_since = 0
+            for name, sample in zip(server.lanes, map(Sample.read, answers), strict=True):
+                self._samples[name] = sample
+                self._since[name] = 0
                 self._shares[name].renew(self.policy.limits(name).records - sample.records)
                 self._measure(name, sample)
         finally:
-            self._sampled_at = self._clock.monotonic()
-            self._task = None
+            server.at = self._clock.monotonic()
+            server.task = None
 
     async def _ask(self, lane: Lane) -> Any:
         keys = [lane.keys.counts]
         for partition in range(lane.partitions):
             keys += [lane.keys.stream(partition), lane.keys.retries(partition)]
-        return await self._script.run(self._client, keys, [GROUP])
+        return await self._script.run(lane.client, keys, [GROUP])
 
     def _measure(self, lane: LaneName, sample: Sample) -> None:
         base, rate = self._drains.setdefault(lane, (sample, 0.0))

@@ -25,9 +25,9 @@ from serve_deployments.http import (
 from serve_deployments.lanes import LaneSet
 from tocsin.clock import Clock, SystemClock
 from tocsin.decoding import RecordDecoder
-from tocsin.errors import InvalidRecordError, NotFoundError, OverloadedError
+from tocsin.errors import InvalidRecordError, NotFoundError, OverloadedError, StorageUnavailableError
 from tocsin.keys import digest
-from tocsin.lanes import Placement, Position
+from tocsin.lanes import Position
 from tocsin.schemas import (
     NOTIFICATION_LANES,
     LaneName,
@@ -69,7 +69,9 @@ class Notifications(Application):
                 "stored durably and will end delivered, suppressed, expired or dead. Invalid records are reported "
                 "by index; the valid ones are accepted unless `atomic` is set. While a lane is overloaded its records "
                 "are refused: with 429 when none or not all of an atomic request can be accepted, else by index with "
-                "the code `overloaded` and a `retry_after_s`."
+                "the code `overloaded` and a `retry_after_s`; with `storage-unavailable` when only the storage of "
+                "their lane is away. `durability` says what storage had done with a record when it answered; a P0 "
+                "waits up to 1.2 s for the disk where storage syncs once a second."
             ),
             request=NotificationRequest,
             many=True,
@@ -94,13 +96,13 @@ class Notifications(Application):
         self._clock = clock or SystemClock()
         self._lanes = LaneSet(settings, NOTIFICATION_LANES)
         self._ledgers = {
-            name: Ledger(lane, self._lanes.client, retention_s=settings.outcome_retention_s)
+            name: Ledger(lane, lane.client, retention_s=settings.outcome_retention_s)
             for name, lane in self._lanes.lanes.items()
         }
         self._intake = Intake(Classifier(), {name: settings.partitions(name) for name in NOTIFICATION_LANES})
         self._decoder = RecordDecoder(NotificationRequest, check_notification)
         policy = AdmissionPolicy.of(settings)
-        self._gate = Gate(self._lanes.lanes, self._lanes.client, policy, self._clock)
+        self._gate = Gate(self._lanes.lanes, policy, self._clock)
 
     async def send(self, request: Request) -> NotificationsAccepted:
         """Validate, classify, store, and only then answer 202."""
@@ -113,13 +115,9 @@ class Notifications(Application):
         wanted = self._intake.admit(decoded.records, now=now, traceparent=traceparent_of(request))
         sources = [one.source for _, one in decoded.records]
         admitted, refused = await self._sift(wanted, sources, keyed=bool(key), atomic=atomic)
-        durability = await self._lanes.durability()
         fingerprint = fingerprint_of(body) if key else ""
-        placements, full = await self._store(admitted, key, fingerprint, atomic=atomic)
-        receipts = [
-            receipt_of(item, placement, now=now, durability=durability) for item, placement in placements
-        ]
-        return _answer(receipts, sorted(decoded.errors + refused + full, key=lambda error: error.index))
+        receipts, failed = await self._store(admitted, key, fingerprint, now=now, atomic=atomic)
+        return _answer(receipts, sorted(decoded.errors + refused + failed, key=lambda error: error.index))
 
     async def _sift(
         self, wanted: list[Accepted], sources: list[str], *, keyed: bool, atomic: bool
@@ -151,34 +149,41 @@ class Notifications(Application):
         for lane, each in counted.items():
             let_in = {source: number for source, number in each.items() if decisions[lane][source].admit}
             self._gate.take(lane, let_in)
-        self._gate.grow(sum([len(item.record.body) for item in admitted]))
+        for lane in counted:
+            self._gate.grow(lane, sum([len(item.record.body) for item in admitted if item.lane is lane]))
         return admitted, errors
 
     async def _store(
-        self, admitted: list[Accepted], key: str, fingerprint: str, *, atomic: bool
-    ) -> tuple[list[tuple[Accepted, Placement]], list[RecordError]]:
-        """Append lane by lane, the most urgent first; a failure tells the caller to send all again.
+        self, admitted: list[Accepted], key: str, fingerprint: str, *, now: float, atomic: bool
+    ) -> tuple[list[Receipt], list[RecordError]]:
+        """Append lane by lane, the most urgent first, and write the receipts.
 
-        A server that is full after one lane was stored is no failure of the whole: those stored keep their receipts.
+        A server that is full after one lane was stored, or away when that was on another, is no failure of the whole:
+        those stored keep their receipts, the others come back as errors. Else the caller is told to send all again.
         """
         by_lane: dict[LaneName, list[Accepted]] = defaultdict(list)
         for item in admitted:
             by_lane[item.lane].append(item)
-        placed: list[tuple[Accepted, Placement]] = []
+        receipts: list[Receipt] = []
         errors: list[RecordError] = []
         for lane in sorted(by_lane):
             members = by_lane[lane]
             try:
-                placements = await self._lanes.lanes[lane].append(
-                    [item.record for item in members], idempotency_key=key, fingerprint=fingerprint
+                placements, durability = await self._lanes.append(
+                    lane, [item.record for item in members], idempotency_key=key, fingerprint=fingerprint
                 )
-            except OverloadedError as error:
-                if atomic or not placed:
+            except (OverloadedError, StorageUnavailableError) as error:
+                elsewhere = self._lanes.others(lane) & {receipt.lane for receipt in receipts}
+                kept = receipts if isinstance(error, OverloadedError) else elsewhere
+                if atomic or not kept:
                     raise
                 errors += [refused_record(item, error) for item in members]
             else:
-                placed += zip(members, placements, strict=True)
-        return sorted(placed, key=lambda pair: pair[0].index), errors
+                receipts += [
+                    receipt_of(item, placement, now=now, durability=durability)
+                    for item, placement in zip(members, placements, strict=True)
+                ]
+        return sorted(receipts, key=lambda receipt: receipt.index), errors
 
     async def status(self, request: Request) -> NotificationStatus:
         """What became of one notification."""
@@ -191,8 +196,8 @@ class Notifications(Application):
         return found
 
 
-def refused_record(item: Accepted, error: OverloadedError) -> RecordError:
-    """A record that was not let in, though nothing is wrong with it."""
+def refused_record(item: Accepted, error: OverloadedError | StorageUnavailableError) -> RecordError:
+    """A record that was not stored, though nothing is wrong with it."""
     return RecordError(
         index=item.index, detail=error.message, code=error.code, retry_after_s=error.retry_after_s
     )

@@ -25,6 +25,7 @@ from tocsin.resilience.shared_breaker import BreakerView
 from tocsin.schemas import LaneName
 from tocsin.settings import Settings
 from tocsin.storage.connect import SERVE_TIMEOUT_S, translate
+from tocsin.storage.servers import MAIN, Server
 from tocsin.telemetry.latency import quantile_ms
 
 COUNTED = (
@@ -71,6 +72,7 @@ class LaneStatus(msgspec.Struct, frozen=True, kw_only=True):
     """One lane: totals since the beginning, what waits now, and who consumes it."""
 
     lane: LaneName
+    durability: str  # of its server
     counts: dict[str, int]
     blocks_waiting: int
     blocks_pending: int
@@ -153,26 +155,33 @@ class Operations(Application):
 
     async def readyz(self, _request: Request) -> Response:
         """Storage answers, and somebody consumes each lane."""
-        checks: list[Check] = []
-        try:
-            async with asyncio.timeout(SERVE_TIMEOUT_S * 2):
-                consumers = await asyncio.gather(*(self._consumers(name) for name in LaneName))
-            checks.append(Check(name="storage", ok=True))
-            checks += [
-                Check(name=f"lane {name}", ok=bool(found), detail=f"{len(found)} consumers")
-                for name, found in zip(LaneName, consumers, strict=True)
-            ]
-        except (TocsinError, TimeoutError) as error:
-            checks.append(Check(name="storage", ok=False, detail=str(error) or "no answer"))
+        servers = self._lanes.servers.all
+        checks = [one for each in await asyncio.gather(*map(self._check, servers)) for one in each]
         ready = all(check.ok for check in checks)
         response = json_response(Readiness(ready=ready, checks=checks), 200 if ready else 503)
         if not ready:
             response.headers["retry-after"] = "1"
         return response
 
+    async def _check(self, server: Server) -> list[Check]:
+        """Whether one storage server answers, and who consumes its lanes."""
+        name = "storage" if server.name == MAIN else f"storage {server.name}"
+        try:
+            async with asyncio.timeout(SERVE_TIMEOUT_S * 2):
+                consumers = await asyncio.gather(*(self._consumers(lane) for lane in server.lanes))
+        except (TocsinError, TimeoutError) as error:
+            return [Check(name=name, ok=False, detail=str(error) or "no answer")]
+        return [
+            Check(name=name, ok=True),
+            *(
+                Check(name=f"lane {lane}", ok=bool(found), detail=f"{len(found)} consumers")
+                for lane, found in zip(server.lanes, consumers, strict=True)
+            ),
+        ]
+
     async def status(self, _request: Request) -> PlatformStatus:
         """Everything at a glance."""
-        durability = await self._lanes.durability()
+        durability = await self._lanes.durability(LaneName.P2)
         champion = await asyncio.to_thread(self._registry.champion)
         versions = await asyncio.to_thread(self._registry.versions)
         return PlatformStatus(
@@ -189,13 +198,14 @@ class Operations(Application):
         lane = self._lanes.lanes[name]
         depth = await lane.depth()
         try:
-            counts: Any = await self._lanes.client.hgetall(lane.keys.counts)
-            latency: Any = await self._lanes.client.hgetall(lane.keys.latency)
+            counts: Any = await lane.client.hgetall(lane.keys.counts)
+            latency: Any = await lane.client.hgetall(lane.keys.latency)
         except (redis_errors.RedisError, OSError) as error:
             raise translate(error) from error
         buckets = {int(bucket): int(number) for bucket, number in latency.items()}
         return LaneStatus(
             lane=name,
+            durability=await self._lanes.durability(name),
             counts={key: int(counts[key.encode()]) for key in COUNTED if key.encode() in counts},
             blocks_waiting=depth.blocks - depth.pending,
             blocks_pending=depth.pending,
@@ -209,7 +219,8 @@ class Operations(Application):
     async def _consumers(self, name: LaneName) -> list[str]:
         """Who reported lately. A dead member lingers for one lease at the most."""
         try:
-            members: Any = await self._lanes.client.zrange(self._lanes.lanes[name].keys.members, 0, -1)
+            lane = self._lanes.lanes[name]
+            members: Any = await lane.client.zrange(lane.keys.members, 0, -1)
         except (redis_errors.RedisError, OSError) as error:
             raise translate(error) from error
         return sorted(member.decode() for member in members)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
@@ -27,6 +29,36 @@ def free_settings(folder: Path) -> Settings:
     return msgspec.structs.replace(
         Settings.from_env({}), data_dir=str(folder), port=free_port(), dashboard_port=free_port()
     )
+
+
+@contextmanager
+def foreign_server(binary: str, folder: Path, **options: str) -> Iterator[Foreign]:
+    """A Redis or Valkey of somebody else's, on a port of its own; `appendfsync="no"` and the like set it up."""
+    import redis
+
+    port = free_port()
+    given = {"port": str(port), "bind": "127.0.0.1", "save": "", "dir": str(folder)} | options
+    arguments = [part for name, value in given.items() for part in (f"--{name.replace('_', '-')}", value)]
+    process = subprocess.Popen([binary, *arguments], stdout=subprocess.DEVNULL)
+    try:
+        with redis.Redis(port=port) as probe:
+            eventually(probe.ping, what=binary)
+        yield Foreign(f"redis://127.0.0.1:{port}/0", process)
+    finally:
+        process.kill()
+        process.wait(timeout=10)
+
+
+class Foreign(msgspec.Struct, frozen=True):
+    """Such a server while it runs."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+
+    def kill(self) -> None:
+        """As a crash would end it."""
+        self.process.kill()
+        self.process.wait(timeout=10)
 
 
 def eventually(probe: Callable[[], T | None], *, timeout_s: float = 30.0, what: str = "it") -> T:

@@ -22,9 +22,40 @@ import msgspec
 
 from tocsin.clock import Clock
 from tocsin.errors import TocsinError
-from tocsin.lanes import Entry, Queue, Stage
+from tocsin.lanes import Entry, Placement, Record, Stage
 
 log = logging.getLogger(__name__)
+
+
+class Queue(Protocol):
+    """What a consumer needs of a lane; the contract that every implementation keeps."""
+
+    name: str
+    partitions: int
+
+    async def append(
+        self, records: Sequence[Record], *, idempotency_key: str = "", fingerprint: str = ""
+    ) -> list[Placement]:
+        """Store records durably, all or none."""
+        ...
+
+    async def read(
+        self, consumer: str, partitions: Sequence[int], *, count: int, block_ms: int
+    ) -> list[Entry]:
+        """Take new blocks."""
+        ...
+
+    async def claim(self, consumer: str, partition: int, *, min_idle_ms: int) -> list[Entry]:
+        """Take over blocks another consumer left."""
+        ...
+
+    async def settle(self, entries: Sequence[Entry], stage: Stage, *, again: bool = False) -> None:
+        """Acknowledge and trim, with what `stage` writes; with `again`, unless that was done already."""
+        ...
+
+    async def promote(self, partition: int, now: float, *, limit: int) -> int:
+        """Bring retries that are due back."""
+        ...
 
 
 class Ownership(Protocol):

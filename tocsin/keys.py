@@ -1,7 +1,8 @@
 """Every Redis key: its pattern, type, TTL and hash tag, in one place.
 
 The lane is the unit of placement: all keys of a lane share the hash tag `{lane}`, so that accepting, settling
-and replaying are single atomic steps, and a lane can be given a server of its own.
+and replaying are single atomic steps, and a lane can be given a server of its own. Where p0 has one, the keys of
+`{p0}` and `{emergency}` are there and all others on the main server (`tocsin.storage.servers`).
 
 | key                                    | type   | TTL                | holds |
 |----------------------------------------|--------|--------------------|-------|

@@ -18,7 +18,7 @@ from __future__ import annotations
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 from redis import asyncio as aioredis
@@ -108,37 +108,6 @@ class LaneDepth(msgspec.Struct, frozen=True, kw_only=True):
 Stage = Callable[[Pipeline], None]
 
 
-class Queue(Protocol):
-    """What a consumer needs of a lane; the contract that every implementation keeps."""
-
-    name: str
-    partitions: int
-
-    async def append(
-        self, records: Sequence[Record], *, idempotency_key: str = "", fingerprint: str = ""
-    ) -> list[Placement]:
-        """Store records durably, all or none."""
-        ...
-
-    async def read(
-        self, consumer: str, partitions: Sequence[int], *, count: int, block_ms: int
-    ) -> list[Entry]:
-        """Take new blocks."""
-        ...
-
-    async def claim(self, consumer: str, partition: int, *, min_idle_ms: int) -> list[Entry]:
-        """Take over blocks another consumer left."""
-        ...
-
-    async def settle(self, entries: Sequence[Entry], stage: Stage, *, again: bool = False) -> None:
-        """Acknowledge and trim, with what `stage` writes; with `again`, unless that was done already."""
-        ...
-
-    async def promote(self, partition: int, now: float, *, limit: int) -> int:
-        """Bring retries that are due back."""
-        ...
-
-
 def partition_of(key: str, partitions: int) -> int:
     """The partition of a recipient or advertiser: stable over processes and restarts."""
     return zlib.crc32(key.encode()) % partitions
@@ -153,7 +122,7 @@ class Lane:
     """A lane on Redis.
 
     Args:
-        client: An asyncio client; its timeout must exceed the `block_ms` of reads.
+        client: The lane's server; its timeout must exceed the `block_ms` of reads.
         namespace: The prefix of the lane's keys.
         name: `p0`, `p1`, `p2` or `activity`.
         partitions: How many streams the lane has.
@@ -166,7 +135,7 @@ class Lane:
         self.name = name
         self.partitions = partitions
         self.keys = LaneKeys(namespace, name)
-        self._client = client
+        self.client = client
         self._block_records = block_records
         self.settled_at_limit = 0  # transactions the server was too full for
         self._append = Script(APPEND)
@@ -198,12 +167,34 @@ class Lane:
             StorageUnavailableError: the server did not confirm; it may or may not have stored them.
             OverloadedError: the server is out of memory; nothing was stored.
         """
+        placements, _ = await self._put(records, idempotency_key, fingerprint, wait_ms=0)
+        return placements
+
+    async def append_synced(
+        self, records: Sequence[Record], *, wait_ms: int, idempotency_key: str = "", fingerprint: str = ""
+    ) -> tuple[list[Placement], bool]:
+        """As `append`; then wait up to `wait_ms` until they are on the server's disk, and say whether they are.
+
+        Readers have the records meanwhile. A repeat waits for what the first request wrote. A connection that breaks
+        while waiting is an error, as it is before.
+        """
+        return await self._put(records, idempotency_key, fingerprint, wait_ms=wait_ms)
+
+    async def _put(
+        self, records: Sequence[Record], idempotency_key: str, fingerprint: str, *, wait_ms: int
+    ) -> tuple[list[Placement], bool]:
         units = self._units(records)
         keys = [
             self.keys.counts,
             self.keys.idempotency(idempotency_key) if idempotency_key else self.keys.counts,
         ]
-        args: list[Any] = [1 if idempotency_key else 0, fingerprint, DEDUP_TTL_S, WIRE_VERSION]
+        args: list[Any] = [
+            int(bool(idempotency_key)),
+            fingerprint,
+            DEDUP_TTL_S,
+            WIRE_VERSION,
+            int(wait_ms > 0),
+        ]
         for partition, dedup_key, members in units:
             keys += [
                 self.keys.stream(partition),
@@ -211,14 +202,17 @@ class Lane:
             ]
             args += [len(members), 1 if dedup_key else 0, pack_block([records[i].body for i in members])]
         try:
-            answer = await self._append.run(self._client, keys, args)
+            if wait_ms:
+                answer, synced = await self._append.run_synced(self.client, keys, args, wait_ms=wait_ms)
+            else:
+                answer, synced = await self._append.run(self.client, keys, args), False
         except (redis_errors.RedisError, OSError) as error:
             raise translate(error) from error
         if answer[0] == b"conflict":
             raise ConflictError(
                 "this Idempotency-Key was used for a different request", hint="use a new key for each request"
             )
-        return self._placements(len(records), units, answer)
+        return self._placements(len(records), units, answer), synced
 
     def _units(self, records: Sequence[Record]) -> list[tuple[int, str, list[int]]]:
         """Group record indexes into entries; a record with a dedup key gets an entry of its own."""
@@ -258,7 +252,7 @@ class Lane:
         """
         for partition in range(self.partitions):
             try:
-                await create_group(self._client, self.keys.stream(partition), GROUP)
+                await create_group(self.client, self.keys.stream(partition), GROUP)
             except redis_errors.ResponseError as error:
                 if "BUSYGROUP" not in str(error):
                     raise translate(error) from error
@@ -276,7 +270,7 @@ class Lane:
         streams: dict[Any, Any] = {self.keys.stream(partition): ">" for partition in partitions}
         by_key = {self.keys.stream(partition).encode(): partition for partition in partitions}
         try:
-            answer: Any = await self._client.xreadgroup(
+            answer: Any = await self.client.xreadgroup(
                 GROUP,
                 consumer,
                 streams,
@@ -306,7 +300,7 @@ class Lane:
         cursor: Any = "0-0"
         while True:
             try:
-                answer: Any = await self._client.xautoclaim(
+                answer: Any = await self.client.xautoclaim(
                     self.keys.stream(partition),
                     GROUP,
                     consumer,
@@ -349,7 +343,7 @@ class Lane:
         for entry in entries:
             by_partition[entry.partition].append(entry.entry)
         try:
-            async with self._client.pipeline(transaction=True) as pipe:
+            async with self.client.pipeline(transaction=True) as pipe:
                 stage(pipe)
                 self._stage_settled(pipe, by_partition)
                 await pipe.execute()
@@ -365,11 +359,11 @@ class Lane:
 
     async def _settle_at_limit(self, by_partition: Mapping[int, Sequence[str]], stage: Stage) -> None:
         self.settled_at_limit += 1
-        pipe = self._client.pipeline(transaction=True)
+        pipe = self.client.pipeline(transaction=True)
         self._stage_settled(pipe, by_partition)
         stage(pipe)
         try:
-            await execute_at_limit(self._client, pipe)
+            await execute_at_limit(self.client, pipe)
         except (redis_errors.RedisError, OSError) as error:
             raise translate(error) from error
 
@@ -377,7 +371,7 @@ class Lane:
         """Whether a block is unsettled. A transaction is whole, so one block speaks for those settled with it."""
         try:
             key = self.keys.stream(entry.partition)
-            return bool(await self._client.xrange(key, min=entry.entry, max=entry.entry, count=1))
+            return bool(await self.client.xrange(key, min=entry.entry, max=entry.entry, count=1))
         except (redis_errors.RedisError, OSError) as error:
             raise translate(error) from error
 
@@ -389,7 +383,7 @@ class Lane:
         """
         keys = [self.keys.retries(partition), self.keys.stream(partition)]
         try:
-            moved: int = await self._promote.run(self._client, keys, [now, limit, WIRE_VERSION])
+            moved: int = await self._promote.run(self.client, keys, [now, limit, WIRE_VERSION])
         except (redis_errors.RedisError, OSError) as error:
             raise translate(error) from error
         return moved
@@ -401,7 +395,7 @@ class Lane:
             StorageUnavailableError: the server does not answer.
         """
         try:
-            async with self._client.pipeline(transaction=False) as pipe:
+            async with self.client.pipeline(transaction=False) as pipe:
                 for partition in range(self.partitions):
                     pipe.xlen(self.keys.stream(partition))
                     pipe.xpending(self.keys.stream(partition), GROUP)

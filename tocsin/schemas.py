@@ -48,7 +48,7 @@ class Durability(StrEnum):
 
     FSYNCED = "fsynced"  # on disk
     EVERYSEC = "everysec"  # on disk within about a second
-    MEMORY = "memory"  # no append-only file
+    MEMORY = "memory"  # no append-only file, or nobody knows when it is synced
 
 
 class NotificationState(StrEnum):
@@ -127,7 +127,9 @@ class RecordError(Struct, frozen=True, kw_only=True):
     detail: str
     field: str = ""
     limit: str = ""
-    code: str = "invalid-record"  # or `overloaded`: nothing is wrong with it, send it again
+    code: str = (
+        "invalid-record"  # `overloaded`, `storage-unavailable`: nothing is wrong with it, send it again
+    )
     retry_after_s: float = 0.0  # when to
 
 

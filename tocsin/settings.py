@@ -23,6 +23,7 @@ PREFIX = "TOCSIN_"
 SECRETS = frozenset(
     {
         "redis_url",
+        "redis_url_p0",
         "api_key",
         "webhook_secret",
         "email_providers",
@@ -33,6 +34,13 @@ SECRETS = frozenset(
         "apprise_providers",
     }
 )
+URLS = {
+    "contacts_url": ("http://", "https://"),
+    "device_status_url": ("http://", "https://"),
+    "webhook_url": ("http://", "https://"),
+    "redis_url": ("redis://", "rediss://", "unix://"),
+    "redis_url_p0": ("redis://", "rediss://", "unix://"),
+}
 
 Port = Annotated[int, Meta(ge=1, le=65535)]
 Pool = Annotated[int, Meta(ge=1, le=64)]
@@ -61,6 +69,9 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     redis_url: Annotated[
         str, Meta(description="redis:// or rediss:// URL; empty: an embedded Valkey in the data folder")
+    ] = ""
+    redis_url_p0: Annotated[
+        str, Meta(description="A server of its own for the p0 lane; empty: the same as for everything else")
     ] = ""
 
     maxmemory_mib: Annotated[
@@ -203,7 +214,7 @@ class Settings(Struct, frozen=True, kw_only=True):
         """Refuse combinations that would be unsafe.
 
         Raises:
-            ConfigurationError: the address is not loopback and no API key is set, or the Redis URL is malformed.
+            ConfigurationError: the address is not loopback and no API key is set, or a Redis URL is malformed.
         """
         if not self.api_key and not is_loopback(self.host):
             raise ConfigurationError(
@@ -226,14 +237,13 @@ class Settings(Struct, frozen=True, kw_only=True):
                 f"{self.p1_memory_ratio:g}",
                 hint="p2 gives way first",
             )
-        if self.redis_url and not self.redis_url.startswith(("redis://", "rediss://", "unix://")):
-            raise ConfigurationError("TOCSIN_REDIS_URL must start with redis://, rediss:// or unix://")
 
     def _check_targets(self) -> None:
-        for name in ("contacts_url", "device_status_url", "webhook_url"):
+        for name, schemes in URLS.items():
             for value in str(getattr(self, name)).split():
-                if not value.startswith(("http://", "https://")):
-                    raise ConfigurationError(f"{PREFIX}{name.upper()} must start with http:// or https://")
+                if not value.startswith(schemes):
+                    known = f"{', '.join(schemes[:-1])} or {schemes[-1]}"
+                    raise ConfigurationError(f"{PREFIX}{name.upper()} must start with {known}")
         for channel in ACCOUNT_CHANNELS:
             found = self.providers(channel)
             name = f"{PREFIX}{channel.upper()}_PROVIDERS"

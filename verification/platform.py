@@ -148,7 +148,7 @@ class Platform:
                 say(f"{name} still holds {depth}")
             return False
         finally:
-            await lanes.client.aclose()
+            await lanes.aclose()
 
 
 def kill(pid: int) -> None:

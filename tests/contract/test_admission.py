@@ -291,7 +291,7 @@ class Post:
         self.clock = ManualClock()
         self.lane = Lane(client, namespace="tocsin", name="p2", partitions=PARTITIONS, block_records=10)
         policy = AdmissionPolicy.of(msgspec.structs.replace(Settings.from_env({}), **limits))
-        self.gate = Gate({LaneName.P2: self.lane}, client, policy, self.clock)
+        self.gate = Gate({LaneName.P2: self.lane}, policy, self.clock)
 
     async def send(self, number: int, source: str = "s") -> None:
         note = Notification("reminder", "t", "r", "", "", "", source, ("log",), "", 0.0, "", {}, NOW)

@@ -17,6 +17,7 @@ from actors.members import PoolMember
 from serve_deployments.notifications import Notifications
 from tests.support import eventually, free_settings
 from tocsin.cli.platform import Platform
+from tocsin.cli.storage import prepare
 from tocsin.errors import ConfigurationError, StorageUnavailableError
 from tocsin.ports import free_port
 from tocsin.schemas import LaneName
@@ -86,7 +87,7 @@ async def test_a_server_that_hides_its_configuration_is_not_believed_to_sync_eac
 
 
 async def test_a_notification_goes_through_tls_and_acl_to_its_end(settings: Settings) -> None:
-    await Platform(settings, lambda _part, _line: None)._prepare(settings.redis_url)
+    await prepare(settings)
     router = PoolMember("router-p0-0", LaneName.P0, settings)
     try:
         app = Notifications(settings).__serve_build_asgi_app__()

@@ -123,8 +123,11 @@ def test_a_short_key_is_refused_and_not_shown() -> None:
 
 @pytest.mark.parametrize("url", ["http://h:6379", "h:6379", "REDIS://h"])
 def test_a_redis_url_has_a_redis_scheme(url: str) -> None:
-    with pytest.raises(ConfigurationError, match=r"^TOCSIN_REDIS_URL must start with"):
+    must = r"must start with redis://, rediss:// or unix://$"
+    with pytest.raises(ConfigurationError, match=rf"^TOCSIN_REDIS_URL {must}"):
         read(redis_url=url)
+    with pytest.raises(ConfigurationError, match=rf"^TOCSIN_REDIS_URL_P0 {must}"):
+        read(redis_url_p0=url)
 
 
 @pytest.mark.parametrize("url", ["redis://h", "rediss://u:p@h:1/0", "unix:///run/redis.sock"])
@@ -133,14 +136,15 @@ def test_redis_urls_of_every_kind_are_taken(url: str) -> None:
 
 
 def test_secrets_never_show() -> None:
-    settings = read(redis_url="redis://u:hunter2hunter2@h", api_key="swordfish-swordfish")
+    url = "redis://u:hunter2hunter2@h"
+    settings = read(redis_url=url, redis_url_p0=url, api_key="swordfish-swordfish")
     for shown in (repr(settings), str(settings), f"{settings}", f"{[settings]}", pretty_repr(settings)):
         assert "hunter2" not in shown
         assert "swordfish" not in shown
         assert "api_key=***" in shown.replace("'", "")
     assert "api_key=''" in repr(read())
     accounts = {f"{channel}_providers" for channel in ACCOUNT_CHANNELS}
-    assert {"redis_url", "api_key", "webhook_secret"} | accounts == SECRETS
+    assert {"redis_url", "redis_url_p0", "api_key", "webhook_secret"} | accounts == SECRETS
 
 
 def test_a_channels_providers_are_a_list_in_order_of_preference() -> None:

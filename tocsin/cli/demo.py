@@ -87,6 +87,7 @@ def _own_folder() -> Iterator[Settings]:
         base,
         data_dir=str(folder),
         redis_url="",
+        redis_url_p0="",
         as_of="latest",  # the demo's data is history: "now" is the end of it
         port=base.port if is_free(base.host, base.port) else free_port(),
         dashboard_port=base.dashboard_port if is_free("127.0.0.1", base.dashboard_port) else free_port(),

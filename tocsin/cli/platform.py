@@ -32,13 +32,13 @@ from typing import IO, Any, Self
 import msgspec
 import psutil
 
+from tocsin.cli.storage import prepare
 from tocsin.errors import ConfigurationError, StorageUnavailableError, TocsinError
-from tocsin.lanes import Lane
 from tocsin.ports import free_port, is_free
 from tocsin.schemas import LaneName
 from tocsin.settings import Settings
-from tocsin.storage.connect import WRITE_TIMEOUT_S, ServerFacts, connect, inspect, redact, resolve_url
 from tocsin.storage.embedded import EmbeddedServer
+from tocsin.storage.servers import MAIN
 
 READY_DEADLINE_S = 60.0
 LOGICAL_CPUS = 8  # declared to Ray: what runs here waits more than it computes
@@ -146,14 +146,14 @@ class Platform:
         self._take_lock()
         self._scratch = scratch = Path(tempfile.mkdtemp(prefix="tocsin-"))
         self._check_ports()
-        facts = self._start_storage()
-        self._record(facts, ready=False)
+        storage = self._start_storage()
+        self._record(storage, ready=False)
         self._start_ray(scratch)
         handles = self._start_pools()
         self._start_serve()
         self._await_pools(handles)
         self._await_ready()
-        self._record(facts, ready=True)
+        self._record(storage, ready=True)
         self.ready_s = round(time.monotonic() - began, 1)
 
     def _take_lock(self) -> None:
@@ -180,7 +180,8 @@ class Platform:
                     f"port {port} on {host} is taken by another program", hint=f"set {name} to a free port"
                 )
 
-    def _start_storage(self) -> ServerFacts:
+    def _start_storage(self) -> str:
+        """Returns a line about it for the record."""
         if self._address and not self.settings.redis_url:
             raise ConfigurationError(
                 "a Ray cluster needs storage that all its nodes can reach, and TOCSIN_REDIS_URL is empty",
@@ -193,31 +194,17 @@ class Platform:
                 maxmemory_mib=self.settings.maxmemory_mib,
             )
             self._server.start()
-        url = resolve_url(self.settings)
-        try:
-            facts = asyncio.run(self._prepare(url))
-        except StorageUnavailableError as error:
-            raise StorageUnavailableError(
-                f"cannot use the storage at {redact(url)}: {error.message}",
-                hint="check that the server runs there and that TOCSIN_REDIS_URL names it with its credentials",
-            ) from None
-        kind = "embedded" if self._server else "external"
-        self._report(
-            "storage",
-            f"{kind} {facts.flavour} {facts.version} at {redact(url)}, durability {facts.durability.value}",
+        found = asyncio.run(prepare(self.settings))
+        for server, facts in found:
+            name = "storage" if server.name == MAIN else f"storage {server.name}"
+            kind = "embedded" if self._server and server.name == MAIN else "external"
+            says = f"{kind} {facts.flavour} {facts.version} at {server.address}"
+            self._report(name, f"{says}, durability {facts.durability.value}")
+        return ", ".join(
+            ("" if server.name == MAIN else f"{server.name}: ")
+            + f"{facts.flavour} {facts.version} ({facts.durability.value})"
+            for server, facts in found
         )
-        return facts
-
-    async def _prepare(self, url: str) -> ServerFacts:
-        """Check the server and make streams and groups, so that nothing can be sent to a lane nobody sees."""
-        client = connect(url, timeout_s=WRITE_TIMEOUT_S)
-        try:
-            facts = await inspect(client)
-            for name in LaneName:
-                await Lane.of(client, self.settings, name).ensure_groups()
-            return facts
-        finally:
-            await client.aclose()
 
     def _start_ray(self, scratch: Path) -> None:
         if "ray" in sys.modules and os.environ.get("RAY_AUTH_MODE") != "token":
@@ -373,14 +360,14 @@ class Platform:
         """The file with the token that the dashboard asks for."""
         return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or self.settings.data_path / "ray-token")
 
-    def _record(self, facts: ServerFacts, *, ready: bool) -> None:
+    def _record(self, storage: str, *, ready: bool) -> None:
         record = RunRecord(
             pid=os.getpid(),
             started_at=psutil.Process().create_time(),
             base_url=self.settings.base_url,
             dashboard_url=self.dashboard_url,
             token_path=str(self.token_path),
-            storage=f"{facts.flavour} {facts.version} ({facts.durability.value})",
+            storage=storage,
             scratch=str(self._scratch),
             ready=ready,
         )

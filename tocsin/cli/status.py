@@ -54,7 +54,8 @@ def show(settings: Settings, console: Console, *, json: bool, emit: Callable[[ob
     """
     record = read_run(settings)
     readiness = fetch(settings, "/readyz")
-    status = fetch(settings) if all(c["ok"] for c in readiness["checks"] if c["name"] == "storage") else {}
+    answering = all(c["ok"] for c in readiness["checks"] if c["name"].startswith("storage"))
+    status = fetch(settings) if answering else {}
     if json:
         emit({"run": record, "readiness": readiness, "status": status})
         return

@@ -15,7 +15,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from tocsin.errors import ConfigurationError, OverloadedError, StorageUnavailableError, TocsinError
-from tocsin.schemas import Durability
+from tocsin.schemas import Durability, LaneName
 from tocsin.settings import Settings
 from tocsin.storage.embedded import read_endpoint
 
@@ -25,12 +25,14 @@ WRITE_TIMEOUT_S = 3.0  # `appendfsync always` on a busy disk
 CONSUME_TIMEOUT_S = 6.0  # blocking reads wait up to two seconds on purpose
 
 
-def resolve_url(settings: Settings) -> str:
-    """The URL of the server to use: the configured one, or the embedded server of the data folder.
+def resolve_url(settings: Settings, lane: LaneName | None = None) -> str:
+    """The URL of the server of a lane, or of everything else: a configured one, or the data folder's embedded server.
 
     Raises:
         ConfigurationError: no URL is set and no embedded server was ever started in the data folder.
     """
+    if lane is LaneName.P0 and settings.redis_url_p0:
+        return settings.redis_url_p0
     if settings.redis_url:
         return settings.redis_url
     endpoint = read_endpoint(settings.data_path)
@@ -82,6 +84,7 @@ class ServerFacts(msgspec.Struct, frozen=True, kw_only=True):
     flavour: str
     version: str
     durability: Durability
+    confirms: bool = False  # WAITAOF is there, and says 1 only once the write is on disk
 
 
 async def inspect(client: aioredis.Redis) -> ServerFacts:
@@ -106,13 +109,15 @@ async def inspect(client: aioredis.Redis) -> ServerFacts:
             f"the server evicts data (maxmemory-policy {policy}): accepted notifications could vanish",
             hint="set maxmemory-policy noeviction on this server",
         )
-    return ServerFacts(flavour=flavour, version=version, durability=_durability(info, config))
+    durability = _durability(info, config)
+    confirms = durability is Durability.EVERYSEC and _confirms(flavour, version)
+    return ServerFacts(flavour=flavour, version=version, durability=durability, confirms=confirms)
 
 
 async def _config(client: aioredis.Redis) -> dict[str, str]:
     """The settings that matter here; empty where an ACL or a hosted server forbids CONFIG."""
     try:
-        answer = await client.config_get("appendonly", "appendfsync", "maxmemory-policy")
+        answer = await client.config_get("appendfsync", "no-appendfsync-on-rewrite", "maxmemory-policy")
     except redis_errors.ResponseError:
         return {}
     return {_text(key): _text(value) for key, value in answer.items()}
@@ -120,9 +125,25 @@ async def _config(client: aioredis.Redis) -> dict[str, str]:
 
 def _durability(info: dict[str, Any], config: dict[str, str]) -> Durability:
     """Claim no more than is known: an unreadable `appendfsync` counts as everysec, its default."""
-    if not int(info.get("aof_enabled", 0)):
+    if not int(info.get("aof_enabled", 0)) or config.get("appendfsync") == "no":
         return Durability.MEMORY
-    return Durability.FSYNCED if config.get("appendfsync") == "always" else Durability.EVERYSEC
+    always = config.get("appendfsync") == "always" and config.get("no-appendfsync-on-rewrite") != "yes"
+    return Durability.FSYNCED if always else Durability.EVERYSEC
+
+
+# Under `everysec`, Redis 7.4 and Valkey from 8.0 on (seen on 9.1.2) say 1 before the write is on disk: redis/redis
+# #13793, mended in Redis 8.0. What is not listed here is not believed.
+CONFIRMING: dict[str, tuple[tuple[tuple[int, int], tuple[int, int]], ...]] = {
+    "redis": (((7, 2), (7, 4)), ((8, 0), (1000, 0))),
+    "valkey": (((7, 2), (8, 0)),),
+}
+
+
+def _confirms(flavour: str, version: str) -> bool:
+    """Whether WAITAOF is there and can be believed, from the server's name and version."""
+    numbers = [int(part) if part.isdigit() else 0 for part in f"{version}.0".split(".")]
+    known = (numbers[0], numbers[1])
+    return any(first <= known < end for first, end in CONFIRMING.get(flavour, ()))
 
 
 def _text(value: Any) -> str:

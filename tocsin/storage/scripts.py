@@ -14,14 +14,20 @@ from redis import asyncio as aioredis
 from redis import exceptions as redis_errors
 
 # KEYS: counts, idempotency key (or counts again), then for each unit: stream, dedup key (or counts again).
-# ARGV: idempotent?, fingerprint, ttl, wire version, then for each unit: records, deduplicated?, block.
+# ARGV: idempotent?, fingerprint, ttl, wire version, write?, then for each unit: records, deduplicated?, block.
+# With `write?` a repeat, which stores nothing, sets a key's expiry to what it is: WAITAOF speaks only for what its own
+# connection wrote, and on one that only read it would say yes at once.
 # Returns: "stored" | "repeat" | "conflict", then for each unit its position `partition-entry`, marked with a
 # leading "=" where a dedup key had been seen before.
 APPEND = """
+local function write(key)
+  if ARGV[5] == '1' then redis.call('PEXPIREAT', key, redis.call('PEXPIRETIME', key)) end
+end
 if ARGV[1] == '1' then
   local first = redis.call('HMGET', KEYS[2], 'fingerprint', 'result')
   if first[2] then
     if first[1] ~= ARGV[2] then return {'conflict'} end
+    write(KEYS[2])
     local answer = {'repeat'}
     for mark in string.gmatch(first[2], '[^,]+') do answer[#answer + 1] = mark end
     return answer
@@ -31,11 +37,12 @@ local answer = {'stored'}
 local accepted = 0
 local u = 0
 for k = 3, #KEYS, 2 do
-  local a = 5 + u * 3
+  local a = 6 + u * 3
   u = u + 1
   local dedup = ARGV[a + 1] == '1'
   local seen = dedup and redis.call('GET', KEYS[k + 1])
   if seen then
+    write(KEYS[k + 1])
     answer[u + 1] = '=' .. seen
   else
     local entry = redis.call('XADD', KEYS[k], '*', 'v', ARGV[4], 'b', ARGV[a + 2])
@@ -285,3 +292,37 @@ class Script:
             return await execute("EVALSHA", self._digest, len(keys), *keys, *args)
         except redis_errors.NoScriptError:
             return await execute("EVAL", self._source, len(keys), *keys, *args)
+
+    async def run_synced(
+        self, client: aioredis.Redis, keys: Sequence[str], args: Sequence[Any], *, wait_ms: int
+    ) -> tuple[Any, bool]:
+        """Run it once, then wait until what it wrote is on the server's disk. Returns its answer and whether it is.
+
+        Both go out together on one connection: WAITAOF speaks for no other. A server that does not know the command,
+        has no append-only file or is not done in time leaves the second answer false.
+
+        Raises:
+            RedisError: as the driver raises it; also when the connection breaks while waiting.
+        """
+        try:
+            return await self._then_wait(client, "EVALSHA", self._digest, keys, args, wait_ms)
+        except redis_errors.NoScriptError:
+            return await self._then_wait(client, "EVAL", self._source, keys, args, wait_ms)
+
+    async def _then_wait(
+        self,
+        client: aioredis.Redis,
+        command: str,
+        script: str,
+        keys: Sequence[str],
+        args: Sequence[Any],
+        wait_ms: int,
+    ) -> tuple[Any, bool]:
+        async with client.pipeline(transaction=False) as pipe:
+            queue: Any = pipe.execute_command  # untyped upstream
+            queue(command, script, len(keys), *keys, *args)
+            queue("WAITAOF", 1, 0, wait_ms)
+            answer, counts = await pipe.execute(raise_on_error=False)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer, isinstance(counts, list) and int(counts[0]) >= 1
