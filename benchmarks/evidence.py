@@ -13,7 +13,7 @@ import msgspec
 from redis import asyncio as aioredis
 
 from benchmarks.payloads import BLOCK_RECORDS
-from routing.ledger import ALL, Outcome
+from routing.outcomes import field, unpack
 from tocsin.lanes import Lane, Position
 from tocsin.schemas import NotificationState
 
@@ -28,7 +28,6 @@ class Line(msgspec.Struct, frozen=True):
 
 
 _line = msgspec.json.Decoder(Line)
-_outcome = msgspec.msgpack.Decoder(Outcome)
 
 
 class Deliveries:
@@ -89,13 +88,13 @@ async def latencies_ms(
         async with client.pipeline(transaction=False) as pipe:
             for notification_id in ids:
                 position = Position.parse(notification_id)
-                key = lane.keys.outcome(position.partition, position.entry)
-                pipe.hmget(key, [str(position.index), ALL])
+                key, entry = lane.keys.outcomes(position.partition, position.entry), position.entry
+                pipe.hmget(key, [field(entry, position.index), field(entry)])
             answers: list[Any] = await pipe.execute()
         for notification_id, (own, shared) in zip(ids, answers, strict=True):
             if not (own or shared):
                 continue
-            outcome = _outcome.decode(own or shared)
+            outcome = unpack(own or shared, Position.parse(notification_id).entry)
             if outcome.state == NotificationState.DELIVERED:
                 found[notification_id] = (outcome.at - accepted_at[notification_id]) * 1000
     return found

@@ -26,19 +26,29 @@ from benchmarks.payloads import BLOCK_RECORDS, p0_record
 from tocsin.lanes import Lane
 from tocsin.schemas import LaneName
 from tocsin.settings import Settings
-from tocsin.storage.connect import WRITE_TIMEOUT_S, connect, resolve_url
+from tocsin.storage.connect import connect, resolve_url
 from tocsin.storage.embedded import EmbeddedServer
 
 P0_PER_S = 50.0
-MAX_RECORDS = 12_000_000  # of one flood
+MAX_RECORDS = 400_000_000  # of one flood
+MOST_PART_S = 15.0  # idle, floor and scattered flood, however long the flood lasts
+MOST_HTTP_S = 60.0
 MAX_BACKLOG_RECORDS = 50_000
 START_S = 60.0
 WARM_UP_S = 2.0
 DRAIN_S = 120.0
+PATIENCE_S = 20.0  # a P0 that waits so long is a figure, not an error
 POLL_S = 0.02
 RSS_EVERY_S = 0.2
 MIB = 1024 * 1024
 P2_ROUTER = "router-p2-0"
+
+
+class Rss(msgspec.Struct, frozen=True):
+    """Memory of processes at one moment, in bytes."""
+
+    routers: int
+    server: int
 
 
 class Flow(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,7 +57,8 @@ class Flow(msgspec.Struct, frozen=True, kw_only=True):
     sent: workers.Flooded
     took_s: float
     cpu_s: dict[str, float]  # processor time by process
-    rss_bytes: list[int]  # of the routers together, over time
+    rss: list[Rss]  # over time
+    server_bytes: int = 0  # what the server holds at the end beyond what it held at the beginning
     p0_accepted_at: dict[str, float] = {}
 
     @property
@@ -93,13 +104,12 @@ class Bench:
         read = await asyncio.to_thread(self._bare.hear, workers.Read, timeout_s=DRAIN_S)
         if read.records != sent.records:
             raise RuntimeError(f"the bare loop read {read.records:,} of {sent.records:,} records")
-        return Flow(
-            sent=sent, took_s=read.last_at - sent.first_at, cpu_s=self._cpu_since(before), rss_bytes=[]
-        )
+        return Flow(sent=sent, took_s=read.last_at - sent.first_at, cpu_s=self._cpu_since(before), rss=[])
 
     async def flood(self, seconds: float, target: workers.Target, *, p0: bool = False) -> Flow:
         """P2 as fast as the lane takes it, P0 beside it if wanted, until all of it is delivered."""
-        rss: list[int] = []
+        rss: list[Rss] = []
+        held = await self._server_bytes()
         watching = asyncio.create_task(self._watch_rss(rss))
         sent_all = asyncio.Event()
         beside = asyncio.create_task(self.send_p0(seconds if p0 else 0.0, sent_all))
@@ -115,7 +125,8 @@ class Bench:
             sent=sent,
             took_s=drained_at - sent.first_at,
             cpu_s=cpu_s,
-            rss_bytes=rss,
+            rss=rss,
+            server_bytes=await self._server_bytes() - held,
             p0_accepted_at=accepted_at,
         )
 
@@ -165,10 +176,15 @@ class Bench:
     def _cpu_since(self, before: Mapping[str, float]) -> dict[str, float]:
         return {name: used - before[name] for name, used in self._cpu_s().items()}
 
-    async def _watch_rss(self, samples: list[int]) -> None:
+    async def _server_bytes(self) -> int:
+        return int((await self.client.info("memory"))["used_memory_dataset"])
+
+    async def _watch_rss(self, samples: list[Rss]) -> None:
         routers = [process for name, process in self._watched.items() if name.startswith("router-")]
+        server = self._watched["server"]
         while True:
-            samples.append(sum(process.memory_info().rss for process in routers))
+            together = sum(process.memory_info().rss for process in routers)
+            samples.append(Rss(together, server.memory_info().rss))
             await asyncio.sleep(RSS_EVERY_S)
 
 
@@ -176,10 +192,12 @@ async def measure_lanes(
     settings: Settings, options: Options, load: Worker, bare: Worker, watched: Mapping[str, int]
 ) -> Figures:
     """Everything, in order: idle, floor, floods, floor; then the evidence."""
-    client = connect(resolve_url(settings), timeout_s=WRITE_TIMEOUT_S)
+    client = connect(
+        resolve_url(settings), timeout_s=PATIENCE_S, max_connections=round(PATIENCE_S * P0_PER_S) + 10
+    )
     try:
         bench = Bench(client, settings, load, bare, watched)
-        part_s = options.seconds / 4
+        part_s = min(options.seconds / 4, MOST_PART_S)
         warm_up = await bench.send_p0(WARM_UP_S)  # the routers share out their partitions meanwhile
         say(f"routing: P0 alone for {part_s:.1f} s")
         idle = await bench.send_p0(part_s)
@@ -201,6 +219,7 @@ async def measure_lanes(
 def speeds(flow: Flow, scattered: Flow, floors: Sequence[Flow]) -> Figures:
     """Rates, and their ratios to the floor."""
     sent = flow.sent
+    settled, ended = flow.rss[len(flow.rss) // 4], flow.rss[-1]
     bare_per_s = sum(floor.per_s for floor in floors) / len(floors)
     bare_cpu_us = sum(floor.cpu_us("bare-reader") for floor in floors) / len(floors)
     return {
@@ -217,7 +236,9 @@ def speeds(flow: Flow, scattered: Flow, floors: Sequence[Flow]) -> Figures:
             "bare_loop": round(bare_cpu_us, 2),
         },
         "cores_used": {name: round(used / flow.took_s, 2) for name, used in flow.cpu_s.items()},
-        "rss_growth_mib": round((flow.rss_bytes[-1] - flow.rss_bytes[len(flow.rss_bytes) // 4]) / MIB, 1),
+        "rss_growth_mib": round((ended.routers - settled.routers) / MIB, 1),
+        "server_rss_growth_mib": round((ended.server - settled.server) / MIB, 1),
+        "server_bytes_per_record": round(flow.server_bytes / sent.records, 3),
     }
 
 
@@ -276,7 +297,8 @@ def measure_all(settings: Settings, options: Options) -> Figures:
     """The lanes first, alone on the machine; then the same over HTTP with the whole platform up."""
     figures = measure(settings, options)
     with harness.workspace() as other:
-        over_http = routing_http.measure(other, options)
+        shorter = msgspec.structs.replace(options, seconds=min(options.seconds, MOST_HTTP_S))
+        over_http = routing_http.measure(other, shorter)
     return figures | over_http | {"lost": figures["lost"] + over_http["http_lost"]}
 
 

@@ -21,6 +21,7 @@ from redis import exceptions as redis_errors
 from redis.asyncio.client import Pipeline
 
 from features.tiles import AdvertiserHistory, Change, apply, decode, encode
+from tocsin.consumer import Hold
 from tocsin.keys import FeatureKeys, LaneKeys
 from tocsin.lanes import Entry, Stage
 from tocsin.quarantine import stage_quarantine
@@ -130,12 +131,13 @@ class Shard:
         self._client = client
         self._lane_keys = lane_keys
 
-    async def handle(self, entries: Sequence[Entry]) -> Stage:
+    async def handle(self, entries: Sequence[Entry], hold: Hold | None = None) -> Stage:
         """Work out what the blocks change; what to write is settled together with their acknowledgement.
 
         Raises:
             StorageUnavailableError: the server does not answer.
         """
+        entries = hold.begin() if hold else entries
         incoming, unreadable = _by_advertiser(entries)
         known = await self._known(incoming)
         writes: list[tuple[str, dict[Any, Any], bytes, float]] = []

@@ -1,9 +1,9 @@
 """What became of every accepted notification.
 
 Written in the same transaction as the acknowledgement, so that at any moment
-`accepted = waiting + retrying + delivered + suppressed + expired + dead + purged`. A block whose records all had
-the same end is one field (`*`); exceptions are a field each. There is no key per event. The dead letters
-themselves are `routing.dead_letters`'.
+`accepted = waiting + retrying + delivered + suppressed + expired + dead + purged`. What most of a block became is
+one field of a hash that it shares with the blocks of the same seconds; exceptions are a field each
+(`routing.outcomes`). There is no key per event. The dead letters themselves are `routing.dead_letters`'.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from redis.asyncio.client import Pipeline
 
 from routing.dead_letters import stage_letters, view_attempts
 from routing.intake import to_request
+from routing.outcomes import Outcome, field, fields, unpack
 from routing.pipeline import Delivery, OutcomeReason
 from tocsin.clock import to_datetime
 from tocsin.errors import NotFoundError
@@ -36,22 +37,7 @@ from tocsin.storage.connect import translate
 from tocsin.storage.limit import execute_in_place
 from tocsin.telemetry.latency import tally
 
-ALL = "*"
 _encode = msgspec.msgpack.Encoder().encode
-
-
-class Outcome(msgspec.Struct, frozen=True, array_like=True):
-    """What became of one record, or (`records` > 0) of every record of a block."""
-
-    state: str
-    reason: str
-    at: float
-    attempts: tuple[Attempt, ...]
-    records: int = 0
-    retry_at: float = 0.0
-
-
-_outcome = msgspec.msgpack.Decoder(Outcome)
 _block = msgspec.msgpack.Decoder(list[Envelope])
 
 
@@ -119,6 +105,8 @@ class Ledger:
         Raises:
             StorageUnavailableError: the server did not confirm.
         """
+        # With its id, as a retry would have it: what its block became stands already.
+        late.envelope = msgspec.structs.replace(late.envelope, id=late.id)
         pipe = self._client.pipeline(transaction=True)
         self.stage(pipe, [late])
         try:
@@ -131,12 +119,18 @@ class Ledger:
         for delivery in deliveries:
             partition, entry, index = delivery.home()
             blocks[partition, entry].append((index, delivery))
+        hashes: dict[str, dict[Any, Any]] = defaultdict(dict)
+        waits_s: dict[str, float] = defaultdict(float)
         for (partition, entry), members in blocks.items():
-            key = self._keys.outcome(partition, entry)
-            pipe.hset(key, mapping=_fields(members))
-            again_at = max(d.retry_at for _, d in members)  # what is put off stays known until it is told
-            waits_s = math.ceil(max(again_at - members[0][1].decided_at, 0.0))
-            pipe.expire(key, self._retention_s + waits_s)
+            key = self._keys.outcomes(partition, entry)
+            hashes[key] |= fields(entry, members)
+            # What is put off stays known until it is told.
+            waits_s[key] = max(waits_s[key], *(d.retry_at - d.decided_at for _, d in members))
+        for key, found in hashes.items():
+            pipe.hset(key, mapping=found)
+            ttl_s = self._retention_s + math.ceil(waits_s[key])
+            pipe.expire(key, ttl_s, nx=True)  # where there is none yet; then, only ever longer
+            pipe.expire(key, ttl_s, gt=True)
 
     # ------------------------------------------------------------------ reading
 
@@ -163,15 +157,15 @@ class Ledger:
         """What became of a record, or the record itself while it waits; one step, so that it is never in between."""
         try:
             async with self._client.pipeline(transaction=True) as pipe:
-                key = self._keys.outcome(position.partition, position.entry)
-                pipe.hmget(key, [str(position.index), ALL])
+                key = self._keys.outcomes(position.partition, position.entry)
+                pipe.hmget(key, [field(position.entry, position.index), field(position.entry)])
                 self._lane.stage_peek(pipe, position)
                 (own, shared), waiting = await pipe.execute()
         except (redis_errors.RedisError, OSError) as error:
             raise translate(error) from error
         if own:
-            return _outcome.decode(own), None
-        outcome = _outcome.decode(shared) if shared else None
+            return unpack(own, position.entry), None
+        outcome = unpack(shared, position.entry) if shared else None
         if outcome is not None:
             return (outcome if position.index < outcome.records else None), None
         entry = self._lane.peeked(waiting, position)
@@ -193,34 +187,6 @@ def retry_body(delivery: Delivery) -> bytes:
             parked_at=delivery.parked_at,
         )
     )
-
-
-SHARED = frozenset({NotificationState.DELIVERED, NotificationState.SUPPRESSED, NotificationState.EXPIRED})
-
-
-def _alike(one: Delivery, other: Delivery) -> bool:
-    """Whether two records of a block had the same end on their first pass, times aside."""
-    if one.envelope.id or one.state is not other.state or one.reason is not other.reason:
-        return False
-    return one.attempts == other.attempts or (
-        [(a.channel, a.ok) for a in one.attempts] == [(a.channel, a.ok) for a in other.attempts]
-    )
-
-
-def _fields(members: Sequence[tuple[int, Delivery]]) -> dict[Any, Any]:
-    """One shared field where a whole block ended alike on its first pass, else a field a record."""
-    first = members[0][1]
-    if len(members) > 1 and first.state in SHARED and all(_alike(d, first) for _, d in members):
-        last = max(members, key=lambda member: member[1].decided_at)[1]
-        return {
-            ALL: _encode(
-                Outcome(last.state, last.reason, last.decided_at, last.attempts, records=len(members))
-            )
-        }
-    return {
-        str(index): _encode(Outcome(d.state, d.reason, d.decided_at, d.attempts, retry_at=d.retry_at))
-        for index, d in members
-    }
 
 
 WAITING = {
@@ -250,7 +216,7 @@ def _status(
         )
         for a in attempts
     ]
-    state = NotificationState(outcome.state) if outcome else NotificationState.ACCEPTED
+    state = outcome.state if outcome else NotificationState.ACCEPTED
     if outcome and state is NotificationState.RETRYING:
         timeline.append(
             TimelineEvent(

@@ -66,15 +66,15 @@ class Delivery:
 
     def __init__(self, id: str, envelope: Envelope, entry: Entry | None = None, index: int = 0) -> None:  # noqa: A002 (the field's own word)
         self._id = id
-        self._entry = entry
+        self.entry = entry
         self.index = index
         self.envelope = envelope
 
     @property
     def id(self) -> str:
         """The notification's id."""
-        if not self._id and self._entry is not None:
-            self._id = self._entry.record_id(self.index)
+        if not self._id and self.entry is not None:
+            self._id = self.entry.record_id(self.index)
         return self._id
 
     @property
@@ -95,8 +95,8 @@ class Delivery:
 
     def home(self) -> tuple[int, str, int]:
         """Partition, entry and index it was accepted at: where its outcome is kept."""
-        if self._entry is not None and not self.envelope.id:
-            return self._entry.partition, self._entry.entry, self.index
+        if self.entry is not None and not self.envelope.id:
+            return self.entry.partition, self.entry.entry, self.index
         position = Position.parse(self.id)
         return position.partition, position.entry, position.index
 

@@ -14,12 +14,40 @@ from routing.ledger import Ledger
 from routing.pipeline import Delivery, DeliveryStage, run_stages
 from routing.turns import Turns
 from tocsin.clock import Clock
+from tocsin.consumer import Hold, Kept
+from tocsin.errors import StorageUnavailableError
 from tocsin.keys import LaneKeys
 from tocsin.lanes import Entry, Stage
 from tocsin.quarantine import stage_quarantine
 from tocsin.schemas import WIRE_VERSION, Envelope
 
 log = logging.getLogger(__name__)
+
+
+FRESH_S = 5.0
+"""A block that waited longer for its turn is looked at again: quiet hours may have begun, or somebody muted it."""
+
+
+class Work:
+    """Blocks, and what they hold.
+
+    Args:
+        entries: The blocks.
+    """
+
+    def __init__(self, entries: Sequence[Entry]) -> None:
+        self.entries = entries
+        self.deliveries: list[Delivery] = []
+        self.unreadable: list[Entry] = []
+
+    def only(self, entries: Sequence[Entry]) -> Work:
+        """The part of it that these blocks hold."""
+        if len(entries) == len(self.entries):
+            return self
+        part = Work(entries)
+        part.deliveries = [delivery for delivery in self.deliveries if delivery.entry in entries]
+        part.unreadable = [entry for entry in self.unreadable if entry in entries]
+        return part
 
 
 class Router:
@@ -50,44 +78,73 @@ class Router:
         self._turns = Turns()
         self._decode = msgspec.msgpack.Decoder(list[Envelope]).decode
 
-    async def handle(self, entries: Sequence[Entry]) -> Stage:
-        """Deliver what the blocks hold; what to write is settled together with their acknowledgement."""
-        deliveries: list[Delivery] = []
-        unreadable: list[Entry] = []
-        for entry in entries:
-            envelopes = self._envelopes(entry)
-            if envelopes is None:
-                unreadable.append(entry)
-                continue
-            deliveries += [
-                Delivery(envelope.id, envelope, entry, index) for index, envelope in enumerate(envelopes)
-            ]
-        settled = await self._deliver(deliveries)
+    async def handle(self, entries: Sequence[Entry], hold: Hold | None = None) -> Stage:
+        """Deliver what the blocks hold; what to write is settled together with their acknowledgement.
+
+        The last stage begins in the order in which blocks came, or a recipient's would get mixed up. Blocks overlap
+        while recipients are looked up, and again while channels wait for their answers. Where the store does not
+        answer, the block keeps its turn and looks again, and those after it wait with it.
+
+        Args:
+            entries: The blocks.
+            hold: Which of them are still ours, asked again after each wait. Without one all are, and there is one try.
+
+        Raises:
+            StorageUnavailableError: the store did not answer in time; nothing was told to anybody.
+        """
+        hold = hold or Kept(entries)
+        turn = self._turns.take()
+        try:
+            work = await self._prepare(entries, hold)
+            looked_at = self._clock.monotonic()
+            await turn.comes()
+            if self._clock.monotonic() - looked_at > FRESH_S:
+                work = await self._prepare(work.entries, hold)
+            work = work.only(hold.begin())
+            last = asyncio.ensure_future(run_stages(self._stages[-1:], work.deliveries, self._clock))
+            await asyncio.sleep(0)  # each channel is asked before the next block's are
+        finally:
+            turn.passes()
+        settled: Sequence[Delivery] = work.deliveries
+        if self._late is not None and not last.done():
+            settled = await self._late.settle_by(last, work.deliveries)
+        else:
+            await last
 
         def stage(pipe: Pipeline) -> None:
             if settled:
                 self._ledger.stage(pipe, settled)
-            stage_quarantine(pipe, self._keys, unreadable)
+            stage_quarantine(pipe, self._keys, work.unreadable)
 
         return stage
 
-    async def _deliver(self, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
-        """Run the stages: the last one begins in the order in which blocks came, or a recipient's would get mixed up.
+    async def _prepare(self, entries: Sequence[Entry], hold: Hold) -> Work:
+        """Every stage but the last; as often as it takes. What a try that failed had decided is forgotten."""
+        while True:
+            work = self._read(entries)
+            try:
+                await run_stages(self._stages[:-1], work.deliveries, self._clock)
+            except StorageUnavailableError as error:
+                log.warning(
+                    "%d blocks wait for the store (%s), and so does what comes after", len(entries), error
+                )
+                entries = await hold.again()
+                if not entries:
+                    raise
+            else:
+                return work
 
-        Blocks overlap while recipients are looked up, and again while channels wait for their answers.
-        """
-        turn = self._turns.take()
-        try:
-            await run_stages(self._stages[:-1], deliveries, self._clock)
-            await turn.comes()
-            last = asyncio.ensure_future(run_stages(self._stages[-1:], deliveries, self._clock))
-            await asyncio.sleep(0)  # each channel is asked before the next block's are
-        finally:
-            turn.passes()
-        if self._late is not None and not last.done():
-            return await self._late.settle_by(last, deliveries)
-        await last
-        return deliveries
+    def _read(self, entries: Sequence[Entry]) -> Work:
+        work = Work(entries)
+        for entry in entries:
+            envelopes = self._envelopes(entry)
+            if envelopes is None:
+                work.unreadable.append(entry)
+                continue
+            work.deliveries += [
+                Delivery(envelope.id, envelope, entry, index) for index, envelope in enumerate(envelopes)
+            ]
+        return work
 
     def _envelopes(self, entry: Entry) -> list[Envelope] | None:
         if entry.version == WIRE_VERSION:

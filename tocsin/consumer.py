@@ -7,6 +7,10 @@
 
 Work is acknowledged after it is done, in the same transaction as its results, so a consumer that dies leaves
 its blocks pending; whoever gets its partitions claims them first. The process outlives every storage failure.
+
+    a unit:  waiting ──begin──► begun ──settled──► gone
+                │ its partition is lost, or it is given up at the stop
+                └──► left to the partition's next owner, with all that waits behind it in that partition
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Container, Sequence
 from enum import StrEnum
 from typing import Protocol
 
@@ -76,16 +80,49 @@ class Ownership(Protocol):
         ...
 
 
+class Hold(Protocol):
+    """What a handler may ask about its blocks while it works on them."""
+
+    def begin(self) -> Sequence[Entry]:
+        """The blocks that are still ours; from here on they are brought to an end, whoever owns their partitions."""
+        ...
+
+    async def again(self) -> Sequence[Entry]:
+        """Wait a little before another try; then the blocks that are still ours. None: give up."""
+        ...
+
+
 class Handler(Protocol):
     """The work: look at blocks, act, and return what to write together with their acknowledgement.
 
-    It must not raise for a bad record (dead-letter it instead); when it does raise, the blocks stay pending
-    and are tried again after `ConsumerPolicy.requeue_s`.
+    Before it does what cannot be taken back it calls `Hold.begin`, and works on what that returns and no more. It
+    must not raise for a bad record (dead-letter it instead); when it does raise, the blocks stay pending and are
+    tried again after `ConsumerPolicy.requeue_s`, while later ones go ahead. Where these must wait, it tries again
+    by itself, with `Hold.again`.
     """
 
-    async def handle(self, entries: Sequence[Entry]) -> Stage:
+    async def handle(self, entries: Sequence[Entry], hold: Hold) -> Stage:
         """Do the work of these blocks; returns the writes to make with their acknowledgement."""
         ...
+
+
+class Kept:
+    """The hold on blocks that nobody else can claim: all are ours, and there is no other try.
+
+    Args:
+        entries: The blocks.
+    """
+
+    def __init__(self, entries: Sequence[Entry]) -> None:
+        self._entries = entries
+
+    def begin(self) -> Sequence[Entry]:
+        """All of them."""
+        return self._entries
+
+    async def again(self) -> Sequence[Entry]:
+        """None."""
+        return ()
 
 
 class ConsumerPolicy(msgspec.Struct, frozen=True, kw_only=True):
@@ -112,6 +149,46 @@ class ConsumerState(StrEnum):
     STOPPED = "stopped"
 
 
+class Unit:
+    """Blocks that are handled together; the consumer's `Hold`.
+
+    Args:
+        entries: The blocks.
+        check: Takes what was lost out of every unit that has not begun.
+        pause: Waits after a number of tries, then does the same.
+    """
+
+    def __init__(
+        self,
+        entries: tuple[Entry, ...],
+        check: Callable[[], None],
+        pause: Callable[[Unit, int], Awaitable[None]],
+    ) -> None:
+        self.entries = entries  # those that were not lost
+        self.begun = False
+        self._check = check
+        self._pause = pause
+        self._tries = 0
+
+    def begin(self) -> Sequence[Entry]:
+        """The blocks that are still ours."""
+        if not self.begun:
+            self._check()
+            self.begun = True
+        return self.entries
+
+    async def again(self) -> Sequence[Entry]:
+        """Wait, then the blocks that are still ours."""
+        self._tries += 1
+        await self._pause(self, self._tries)
+        return self.entries
+
+    def leave(self, partitions: Container[int]) -> None:
+        """Take out what is of these partitions, unless work on it has begun."""
+        if not self.begun:
+            self.entries = tuple(entry for entry in self.entries if entry.partition not in partitions)
+
+
 class Consumer:
     """Runs one handler over the partitions this member owns.
 
@@ -136,9 +213,9 @@ class Consumer:
         self._clock = clock
         self._stopping = asyncio.Event()
         self._drained = asyncio.Event()  # heartbeats go on until then
-        self._claimed: set[int] = set()
+        self._claimed: set[int] = set()  # and not lost since
         self._surplus: set[int] = set()  # owned, but due to another member: drained, then given up
-        self._in_flight: dict[asyncio.Task[None], tuple[Entry, ...]] = {}
+        self._in_flight: dict[asyncio.Task[None], Unit] = {}
         self._slots = asyncio.Semaphore(policy.concurrency)
 
     async def run(self) -> None:
@@ -186,6 +263,7 @@ class Consumer:
 
     async def _turn(self) -> None:
         await self._give_up_surplus()
+        self._note_lost()
         held = [partition for partition in self._ownership.held() if partition not in self._surplus]
         self._claimed &= set(held)
         if not held:
@@ -196,9 +274,13 @@ class Consumer:
                 await self._claim(partition)
         await self._slots.acquire()
         self._slots.release()
+        self._note_lost()
+        ours = [partition for partition in held if partition in self._claimed]
+        if not ours:
+            return
         entries = await self._queue.read(
             self._ownership.name,
-            held,
+            ours,
             count=self._policy.read_entries,
             block_ms=self._policy.block_ms,
         )
@@ -207,7 +289,7 @@ class Consumer:
 
     async def _claim(self, partition: int) -> None:
         """What the last owner (or we, before a restart) left unsettled comes first."""
-        busy = {(e.partition, e.entry) for work in self._in_flight.values() for e in work}
+        busy = {(e.partition, e.entry) for unit in self._in_flight.values() for e in unit.entries}
         self._claimed.add(partition)
         try:
             entries = await self._queue.claim(self._ownership.name, partition, min_idle_ms=0)
@@ -220,7 +302,12 @@ class Consumer:
         size = self._policy.unit_entries
         for start in range(0, len(entries), size):
             await self._slots.acquire()
-            unit = tuple(entries[start : start + size])
+            self._note_lost()
+            ours = tuple(e for e in entries[start : start + size] if e.partition in self._claimed)
+            if not ours:  # lost while this waited for a slot: claimed afresh should the partition come back
+                self._slots.release()
+                continue
+            unit = Unit(ours, self._note_lost, self._wait_with)
             task = asyncio.create_task(self._work(unit))
             self._in_flight[task] = unit
             task.add_done_callback(self._done)
@@ -233,19 +320,29 @@ class Consumer:
                 "%s: a unit of work ended with an error", self._ownership.name, exc_info=task.exception()
             )
 
-    async def _work(self, unit: tuple[Entry, ...]) -> None:
+    async def _work(self, unit: Unit) -> None:
         """Handle, then settle until the server confirms. What is no longer ours is left to its new owner."""
-        while unit := self._still_ours(unit):
+        while True:
+            self._note_lost()
+            if not unit.entries:
+                return
             try:
-                stage = await self._handler.handle(unit)
+                stage = await self._handler.handle(unit.entries, unit)
                 break
             except Exception:
-                log.exception("%s: handling %d blocks failed; trying again", self._ownership.name, len(unit))
+                unit.begun = False
+                if not unit.entries:
+                    return
+                log.exception(
+                    "%s: handling %d blocks failed; trying again", self._ownership.name, len(unit.entries)
+                )
                 await self._pause(self._policy.requeue_s)
                 if self._stopping.is_set():
                     return  # still pending: the next owner claims them
-        else:
-            return
+        if unit.entries:
+            await self._settle(unit.entries, stage)
+
+    async def _settle(self, unit: Sequence[Entry], stage: Stage) -> None:
         attempt = 0
         while True:
             try:
@@ -267,21 +364,37 @@ class Consumer:
                 self.handled_blocks += len(unit)
                 return
 
-    def _still_ours(self, unit: tuple[Entry, ...]) -> tuple[Entry, ...]:
-        """What is left of a unit. A partition that lost some is claimed afresh should it come back at once."""
+    async def _wait_with(self, unit: Unit, tries: int) -> None:
+        """The pause of a unit that could not begin. At the stop it is given up, and what waits behind it as well."""
+        self.failures += 1
+        backoff = self._policy.heal_backoff_s
+        await self._pause(backoff[min(tries, len(backoff)) - 1])
+        self._note_lost()
+        if self._stopping.is_set():
+            self._leave({entry.partition for entry in unit.entries})
+
+    def _note_lost(self) -> None:
+        """Leave what is not ours any more. Before every heartbeat too: that may bring a lost partition back."""
         held = set(self._ownership.held())
-        self._claimed.difference_update(entry.partition for entry in unit if entry.partition not in held)
-        kept = tuple(entry for entry in unit if entry.partition in held)
-        if (task := asyncio.current_task()) in self._in_flight:
-            self._in_flight[task] = kept
-        return kept
+        known = {entry.partition for unit in self._in_flight.values() for entry in unit.entries}
+        self._leave((known | self._claimed) - held)
+
+    def _leave(self, partitions: set[int]) -> None:
+        """Leave blocks of these partitions to whoever owns them next: of each all that wait, or their order is lost.
+
+        Should a partition come back at once, it is claimed afresh.
+        """
+        self._claimed -= partitions
+        for unit in self._in_flight.values():
+            unit.leave(partitions)
 
     async def _beat(self) -> None:
+        self._note_lost()
         self._surplus = set(await self._ownership.beat())
 
     async def _give_up_surplus(self) -> None:
         """Between reads, so that nothing read from a partition can arrive after it was given up."""
-        busy = {entry.partition for unit in self._in_flight.values() for entry in unit}
+        busy = {entry.partition for unit in self._in_flight.values() for entry in unit.entries}
         idle = [partition for partition in self._surplus if partition not in busy]
         if idle:
             await self._ownership.release(idle)

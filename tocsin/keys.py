@@ -8,7 +8,7 @@ and replaying are single atomic steps, and a lane can be given a server of its o
 |----------------------------------------|--------|--------------------|-------|
 | `{ns}:{lane}:stream:{partition}`       | stream | none: trimmed on ack | blocks waiting or pending |
 | `{ns}:{lane}:retries:{partition}`      | zset   | none               | envelopes by due time (s) |
-| `{ns}:{lane}:outcome:{partition}:{entry}` | hash | outcome retention | what became of one block |
+| `{ns}:{lane}:outcomes:{partition}:{span}` | hash | outcome retention | what became of the blocks of five seconds |
 | `{ns}:{lane}:dead`                     | hash   | none: until replayed | dead letters by id |
 | `{ns}:{lane}:dead-index`               | zset   | none: as `dead`    | dead letter ids by time (s) |
 | `{ns}:{lane}:quarantine`               | stream | none: 1,000 entries | blocks that could not be decoded |
@@ -38,6 +38,7 @@ from __future__ import annotations
 from hashlib import blake2b
 
 DEDUP_TTL_S = 86_400
+SPAN_MS = 5_000  # blocks of a partition whose outcomes share a hash: see `routing.outcomes`
 GROUP = "tocsin"  # the one consumer group of every stream
 
 
@@ -66,9 +67,9 @@ class LaneKeys:
         """Envelopes to try again, by due time."""
         return f"{self.prefix}:retries:{partition}"
 
-    def outcome(self, partition: int, entry: str) -> str:
-        """What became of the block written as `entry`."""
-        return f"{self.prefix}:outcome:{partition}:{entry}"
+    def outcomes(self, partition: int, entry: str) -> str:
+        """What became of the block written as `entry`, and of those of the same five seconds."""
+        return f"{self.prefix}:outcomes:{partition}:{int(entry.partition('-')[0]) // SPAN_MS}"
 
     def dedup(self, dedup_key: str) -> str:
         """The first receipt of a dedup key."""

@@ -13,16 +13,13 @@ fault fell between the two arrivals: the first was made, its acknowledgement was
 the arrivals that this router made, and in the webhook's case, which does not tell routers apart, those of its lane.
 
 The order is that of first arrivals at the `log` channel, a recipient and lane. One that was overtaken is a violation,
-unless a fault fell between its acceptance and its first arrival: then it is counted apart. POSTs of the webhook channel
-go over several connections at once, so their order of arrival is a figure and no promise.
+and no fault excuses it. POSTs of the webhook channel go over several connections at once: their order is a figure.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-
-import msgspec
 
 from tocsin.errors import InvalidRecordError
 from tocsin.lanes import Position
@@ -77,7 +74,7 @@ def check(evidence: Evidence) -> Verdict:
         if final is not None:
             _explain(promise, final, found, windows, tally)
     _check_letters(evidence, states["dead"], tally)
-    overtaken, excused = _split(_overtaken(promised, tracks, LOG), promised, tracks, windows)
+    overtaken = _overtaken(promised, tracks, LOG)
     for name in overtaken:
         tally.add("order_violations", f"{name} came after one accepted later")
     return Verdict(
@@ -91,7 +88,6 @@ def check(evidence: Evidence) -> Verdict:
         unexplained_duplicates=tally.counts["unexplained_duplicates"],
         order_violations=len(overtaken),
         order_violations_by_lane=dict(sorted(Counter(promised[name].lane for name in overtaken).items())),
-        overtaken_under_fault=len(excused),
         webhook_overtaken=len(_overtaken(promised, tracks, WEBHOOK)),
         unaccounted=tally.counts["unaccounted"],
         forged=tally.counts["forged"],
@@ -220,21 +216,6 @@ def _overtaken(promised: Mapping[str, Promise], tracks: Tracks, channel: str) ->
                 overtaken.append(name)
             furthest = max(furthest, here)
     return overtaken
-
-
-def _split(
-    overtaken: Iterable[str], promised: Mapping[str, Promise], tracks: Tracks, windows: Sequence[Window]
-) -> tuple[list[str], list[str]]:
-    """Those overtaken for no reason, and those for which a fault fell between acceptance and the first arrival."""
-    bare: list[str] = []
-    excused: list[str] = []
-    for name in overtaken:
-        first = tracks[name][LOG][0]
-        # Any member's fault counts: until it was tried, the notification may have been with another one.
-        waiting = msgspec.structs.replace(first, at=place(name)[0] / 1000, source="")
-        felt = any(_covers(window, promised[name], waiting, first.at) for window in windows)
-        (excused if felt else bare).append(name)
-    return bare, excused
 
 
 def place(notification_id: str) -> Place:

@@ -104,7 +104,6 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     unexplained_duplicates: int
     order_violations: int
     order_violations_by_lane: dict[str, int]
-    overtaken_under_fault: int  # a figure: a fault fell between acceptance and first arrival
     webhook_overtaken: int  # a figure: POSTs in flight together arrive in any order
     unaccounted: int  # arrivals of what nobody was promised
     forged: int  # receipts that cannot be the platform's, or contradict each other

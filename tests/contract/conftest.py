@@ -24,7 +24,7 @@ HOLES = {
     r"\{lane\}": r"\{(p0|p1|p2|activity)\}",
     r"\{activity\}": r"\{activity\}",
     r"\{partition\}": r"\d+",
-    r"\{entry\}": r"\d+-\d+",
+    r"\{span\}": r"\d+",
     r"\{digest\}": "[0-9a-f]{32}",
     r"\{advertiser\}": ".+",
     r"\{recipients\}": r"\{recipients\}",

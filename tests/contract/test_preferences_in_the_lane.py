@@ -12,6 +12,7 @@ from redis import asyncio as aioredis
 from routing.channels import Failure, FailureReason
 from routing.intake import Intake
 from routing.ledger import Ledger
+from routing.outcomes import field
 from routing.priority import Classifier
 from routing.recipients import RecipientStore, RedisWindows
 from routing.router import Router
@@ -23,7 +24,7 @@ from routing.stages.throttle import Throttle
 from tests.fakes import ManualClock, OneByOne
 from tests.recipient_fakes import recipient
 from tocsin.clock import to_datetime
-from tocsin.lanes import Lane
+from tocsin.lanes import Lane, Position
 from tocsin.recipients import ChannelChoice, QuietSpan, RecipientRequest
 from tocsin.resilience.retry import RetryPolicy
 from tocsin.schemas import LaneName, Notification, NotificationRequest, NotificationState
@@ -156,8 +157,8 @@ async def test_a_block_that_was_suppressed_whole_is_one_field(post: Post, client
     ids = await post.send(*[note()] * 4)
     await post.deliver()
     assert {await post.state(one) for one in ids} == {(NotificationState.SUPPRESSED, "muted", 0)}
-    entry = ids[0].split("-", 2)[2].rsplit("-", 1)[0]
-    assert list(await fields_of(client, post.lane.keys.outcome(0, entry))) == ["*"]
+    entry = Position.parse(ids[0]).entry
+    assert list(await fields_of(client, post.lane.keys.outcomes(0, entry))) == [field(entry)]
 
 
 async def test_what_was_put_off_returns_when_it_is_due_with_all_its_tries(post: Post) -> None:
@@ -182,8 +183,8 @@ async def test_while_it_waits_it_can_be_asked_for_longer_than_outcomes_are_kept(
     await post.want(quiet_hours=NIGHT)
     (one,) = await post.send(note())
     await post.deliver()
-    entry = one.split("-", 2)[2].rsplit("-", 1)[0]
-    assert 8 * 3600 < await client.ttl(post.lane.keys.outcome(0, entry)) <= 8 * 3600 + RETENTION_S
+    key = post.lane.keys.outcomes(0, Position.parse(one).entry)
+    assert 8 * 3600 < await client.ttl(key) <= 8 * 3600 + RETENTION_S
     timeline = (await post.ledger.status(one)).timeline
     assert [event.event for event in timeline] == ["accepted", "deferred"]
     assert timeline[-1].detail == f"again at {to_datetime(EVENING + 8 * 3600)}"

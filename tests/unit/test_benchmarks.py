@@ -140,9 +140,7 @@ async def test_a_loader_stops_at_the_records_it_may_send() -> None:
 
 def test_a_flow_is_timed_from_the_first_block_to_the_last_delivery() -> None:
     sent = Flooded(records=1000, first_at=10.0, last_at=11.0, burst_records=500, burst_s=0.5)
-    flow = routing.Flow(
-        sent=sent, took_s=2.0, cpu_s={"router-p2-0": 0.01, "bare-reader": 0.001}, rss_bytes=[]
-    )
+    flow = routing.Flow(sent=sent, took_s=2.0, cpu_s={"router-p2-0": 0.01, "bare-reader": 0.001}, rss=[])
     assert flow.per_s == 500.0
     assert flow.cpu_us("router-p2-0") == 10.0
 

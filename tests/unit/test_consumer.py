@@ -9,7 +9,7 @@ import pytest
 from redis.asyncio.client import Pipeline
 
 from tests.fakes import FixedOwnership, ManualClock, MemoryLane, wait_until
-from tocsin.consumer import Consumer, ConsumerPolicy, ConsumerState
+from tocsin.consumer import Consumer, ConsumerPolicy, ConsumerState, Hold
 from tocsin.errors import StorageUnavailableError
 from tocsin.lanes import Entry, LaneDepth, Record, Stage
 
@@ -44,8 +44,8 @@ class Worker:
         self.gate = asyncio.Event()
         self.gate.set()
 
-    async def handle(self, entries: Sequence[Entry]) -> Stage:
-        names = [text(entry) for entry in entries]
+    async def handle(self, entries: Sequence[Entry], hold: Hold) -> Stage:  # noqa: ARG002 (those still held)
+        names = [text(entry) for entry in hold.begin()]
         self.handled += names
         self.sizes.append(len(names))
         self.at_once += 1

@@ -127,16 +127,20 @@ async def test_each_end_has_its_own_writes(desk: Desk, clock: ManualClock) -> No
     assert due == clock.now() + 10.0
 
 
-async def test_an_outcome_has_a_ttl_and_is_one_key_a_block(desk: Desk) -> None:
-    pipe = staged(
-        await desk.router.handle(
-            [entry(*[Envelope(NOTE)] * 3), entry(Envelope(NOTE), id_="8-0", partition=0)]
-        )
-    )
-    assert pipe.named("expire") == [
-        (desk.keys.outcome(1, "7-0"), 60),
-        (desk.keys.outcome(0, "8-0"), 60),
+async def test_outcomes_have_a_ttl_that_only_grows_and_one_key_for_the_blocks_of_five_seconds(
+    desk: Desk,
+) -> None:
+    blocks = [
+        entry(*[Envelope(NOTE)] * 3),
+        entry(Envelope(NOTE), id_="8-0"),
+        entry(Envelope(NOTE), id_="5007-0"),
     ]
+    pipe = staged(await desk.router.handle([*blocks, entry(Envelope(NOTE), partition=0)]))
+    keys = [desk.keys.outcomes(1, "7-0"), desk.keys.outcomes(1, "5007-0"), desk.keys.outcomes(0, "7-0")]
+    expiries = [call for call in pipe.calls if call[0] == "expire"]
+    assert expiries == [("expire", (key, 60), only) for key in keys for only in ({"nx": True}, {"gt": True})]
+    written = {call[1][0]: set(call[2]["mapping"]) for call in pipe.calls if call[0] == "hset"}
+    assert written == {keys[0]: {"7-0", "8-0"}, keys[1]: {"7-0"}, keys[2]: {"7-0"}}
 
 
 class SlowLookup:
