@@ -70,8 +70,8 @@ class Notifications(Application):
                 "by index; the valid ones are accepted unless `atomic` is set. While a lane is overloaded its records "
                 "are refused: with 429 when none or not all of an atomic request can be accepted, else by index with "
                 "the code `overloaded` and a `retry_after_s`; with `storage-unavailable` when only the storage of "
-                "their lane is away. `durability` says what storage had done with a record when it answered; a P0 waits "
-                "up to 1.2 s for the disk where storage syncs once a second."
+                "their lane is away. `durability` says what storage had done with a record when it answered; a P0 "
+                "waits up to 1.2 s for the disk where storage syncs once a second."
             ),
             request=NotificationRequest,
             many=True,
