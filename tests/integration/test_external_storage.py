@@ -15,7 +15,7 @@ import trustme
 
 from actors.members import PoolMember
 from serve_deployments.notifications import Notifications
-from tests.support import eventually, free_settings
+from tests.support import eventually, foreign_server, free_settings
 from tocsin.cli.platform import Platform
 from tocsin.cli.storage import prepare
 from tocsin.errors import ConfigurationError, StorageUnavailableError
@@ -127,18 +127,8 @@ def evicting(tmp_path: Path) -> Iterator[str]:
     binary = shutil.which("redis-server")
     if binary is None:
         pytest.skip("redis-server is not installed (Debian package redis-server)")
-    port = free_port()
-    arguments = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(tmp_path)]
-    process = subprocess.Popen(
-        [binary, *arguments, "--maxmemory-policy", "allkeys-lru"], stdout=subprocess.DEVNULL
-    )
-    try:
-        with redis.Redis(port=port) as probe:
-            eventually(probe.ping, what="redis-server")
-        yield f"redis://127.0.0.1:{port}/0"
-    finally:
-        process.terminate()
-        process.wait(timeout=10)
+    with foreign_server(binary, tmp_path, maxmemory_policy="allkeys-lru") as server:
+        yield server.url
 
 
 async def test_a_server_that_evicts_is_refused(evicting: str) -> None:
