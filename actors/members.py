@@ -217,7 +217,7 @@ class PoolMember:
                 Deliver(channels, policy.retry, self._clock, fallback=Fallback(channels, profiles)),
             )
 
-        ledger = Ledger(lane, servers.of(self._lane), retention_s=settings.outcome_retention_s)
+        ledger = Ledger(lane, lane.client, retention_s=settings.outcome_retention_s)
         late = LateDeliveries(ledger, policy.late, self._clock)
 
         async def close() -> None:
