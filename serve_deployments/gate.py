@@ -13,6 +13,7 @@ import logging
 import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -35,6 +36,7 @@ from tocsin.keys import GROUP
 from tocsin.lanes import Lane
 from tocsin.schemas import LaneName
 from tocsin.storage.scripts import FACTS, Script
+from tocsin.telemetry.reports import REFUSED, Fault, Reports
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +82,21 @@ class Sample(msgspec.Struct, frozen=True):
         return max(self.accepted - self.finished, 0) if self.blocks else self.retrying
 
 
+_facts = Script(FACTS)
+
+
+async def take_sample(lane: Lane, client: aioredis.Redis) -> Sample:
+    """Ask the server about one lane.
+
+    Raises:
+        RedisError: as the driver raises it.
+    """
+    keys = [lane.keys.counts]
+    for partition in range(lane.partitions):
+        keys += [lane.keys.stream(partition), lane.keys.retries(partition)]
+    return Sample.read(await _facts.run(client, keys, [GROUP]))
+
+
 def read_memory(text: str) -> Memory:
     """INFO's section as numbers; what the server leaves out of its own limit is left out here, too."""
     lines = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
@@ -107,7 +124,9 @@ class Gate:
         self._lanes = lanes
         self._client = client
         self._clock = clock
-        self._script = Script(FACTS)
+        self.reports = [
+            Reports(client, lane.keys.reports, partial(self._counted, name)) for name, lane in lanes.items()
+        ]
         self._sampled_at = -math.inf
         self._task: asyncio.Task[None] | None = None
         self._samples: dict[LaneName, Sample] = {}
@@ -170,16 +189,26 @@ class Gate:
             drained_per_s=self._drains[lane][1],
         )
 
+    async def run(self) -> None:
+        """Tell the server what was refused, until cancelled."""
+        await asyncio.gather(*(one.run() for one in self.reports))
+
+    def _counted(self, name: LaneName) -> dict[str, int]:
+        refused = {f"{REFUSED}{reason}": n for (lane, reason), n in self.refused.items() if lane == name}
+        return refused | {Fault.ADMISSION_BLIND: self.failures}
+
     async def _renew(self) -> None:
         try:
-            answers = await asyncio.gather(*(self._ask(lane) for lane in self._lanes.values()))
+            samples = await asyncio.gather(
+                *(take_sample(lane, self._client) for lane in self._lanes.values())
+            )
         except (redis_errors.RedisError, OSError) as error:
             self.failures += 1
             log.warning("admission knows nothing of the lanes: %s", error)
             self._samples = {}
         else:
             self.samples += 1
-            self._samples = dict(zip(self._lanes, map(Sample.read, answers), strict=True))
+            self._samples = dict(zip(self._lanes, samples, strict=True))
             self._since.clear()
             self._bytes_since = 0
             for name, sample in self._samples.items():
@@ -188,12 +217,6 @@ class Gate:
         finally:
             self._sampled_at = self._clock.monotonic()
             self._task = None
-
-    async def _ask(self, lane: Lane) -> Any:
-        keys = [lane.keys.counts]
-        for partition in range(lane.partitions):
-            keys += [lane.keys.stream(partition), lane.keys.retries(partition)]
-        return await self._script.run(self._client, keys, [GROUP])
 
     def _measure(self, lane: LaneName, sample: Sample) -> None:
         base, rate = self._drains.setdefault(lane, (sample, 0.0))

@@ -102,6 +102,10 @@ class Notifications(Application):
         policy = AdmissionPolicy.of(settings)
         self._gate = Gate(self._lanes.lanes, self._lanes.client, policy, self._clock)
 
+    async def warm(self) -> None:
+        """Report what was refused for as long as the replica runs."""
+        await self._gate.run()
+
     async def send(self, request: Request) -> NotificationsAccepted:
         """Validate, classify, store, and only then answer 202."""
         now = self._clock.now()

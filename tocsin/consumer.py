@@ -23,6 +23,7 @@ import msgspec
 from tocsin.clock import Clock
 from tocsin.errors import TocsinError
 from tocsin.lanes import Entry, Queue, Stage
+from tocsin.telemetry.reports import Fault
 
 log = logging.getLogger(__name__)
 
@@ -97,6 +98,7 @@ class Consumer:
     ) -> None:
         self.state = ConsumerState.JOINING
         self.failures = 0  # storage failures survived
+        self.handler_failures = 0  # times that handling raised
         self.handled_blocks = 0
         self._queue = queue
         self._ownership = ownership
@@ -147,6 +149,10 @@ class Consumer:
     def stop(self) -> None:
         """Ask the loop to take no more, finish what is in flight, give its partitions up and return."""
         self._stopping.set()
+
+    def faults(self) -> dict[Fault, int]:
+        """What was survived since the start."""
+        return {Fault.STORAGE: self.failures, Fault.HANDLER: self.handler_failures}
 
     @property
     def in_flight(self) -> int:
@@ -209,6 +215,7 @@ class Consumer:
                 stage = await self._handler.handle(unit)
                 break
             except Exception:
+                self.handler_failures += 1
                 log.exception("%s: handling %d blocks failed; trying again", self._ownership.name, len(unit))
                 await self._pause(self._policy.requeue_s)
                 if self._stopping.is_set():

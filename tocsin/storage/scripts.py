@@ -64,13 +64,15 @@ end
 return #due
 """
 
-# KEYS: dead letters, dead-letter index, stream, counts. ARGV: id, wire version, envelope. Puts a dead letter back
-# into its lane; it was counted as accepted the first time. Returns 1, or 0 when the letter is gone.
+# KEYS: dead letters, dead-letter index, stream, counts, reports. ARGV: id, wire version, envelope. Puts a dead letter back
+# into its lane; it was counted as accepted the first time, so it moves out of `dead` alone. Returns 1, or 0 when the
+# letter is gone.
 REPLAY = """
 if redis.call('HDEL', KEYS[1], ARGV[1]) == 0 then return 0 end
 redis.call('ZREM', KEYS[2], ARGV[1])
 redis.call('XADD', KEYS[3], '*', 'v', ARGV[2], 'b', string.char(145) .. ARGV[3])
 redis.call('HINCRBY', KEYS[4], 'dead', -1)
+redis.call('HINCRBY', KEYS[5], 'replayed', 1)
 return 1
 """
 
@@ -125,6 +127,12 @@ local finished = 0
 for _, number in ipairs(finals) do finished = finished + (tonumber(number) or 0) end
 local accepted = tonumber(redis.call('HGET', KEYS[1], 'accepted') or 0)
 return {type(memory) == 'string' and memory or '', now, blocks, retrying, oldest, accepted, finished}
+"""
+
+# KEYS: reports. ARGV: field, number, and so on. Adds what a process counted, at the memory limit too. Returns 1.
+REPORT = """#!lua flags=allow-oom
+for a = 1, #ARGV, 2 do redis.call('HINCRBY', KEYS[1], ARGV[a], ARGV[a + 1]) end
+return 1
 """
 
 # KEYS: members, then the leases. ARGV: name, member ttl (ms). Reports this member alive.
@@ -185,7 +193,8 @@ if not s[1] then
 end
 local function open()
   state, opened_at = 'open', tonumber(ARGV[13])
-  redis.call('HSET', KEYS[1], 'state', state, 'opened_at', ARGV[13], 'reason', ARGV[10], 'reset_s', ARGV[3])
+  redis.call('HSET', KEYS[1], 'state', state, 'opened_at', ARGV[13], 'reason', ARGV[10], 'reset_s', ARGV[3],
+    'opened_for', ARGV[10])
   redis.call('HINCRBY', KEYS[1], 'opened', 1)
 end
 if state == 'open' then
