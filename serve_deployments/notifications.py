@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter, defaultdict
 from typing import ClassVar
 from uuid import uuid4
@@ -47,6 +48,9 @@ from tocsin.schemas import (
 from tocsin.settings import Settings
 
 MAX_IDEMPOTENCY_KEY = 128
+SMALL_BYTES = 16_384  # a body up to this size is worked on at once
+MAX_BULKY = 2  # others at once: one stores while the next is decoded
+STEP_RECORDS = 100
 
 IDEMPOTENCY_KEY = Parameter(
     name="Idempotency-Key",
@@ -110,6 +114,7 @@ class Notifications(Application):
             for name, lane in self._lanes.lanes.items()
         }
         self._intake = Intake(Classifier(), {name: settings.partitions(name) for name in NOTIFICATION_LANES})
+        self._bulky = asyncio.Semaphore(MAX_BULKY)
         self._decoder = RecordDecoder(NotificationRequest, check_notification)
         policy = AdmissionPolicy.of(settings)
         self._gate = Gate(self._lanes.lanes, policy, self._clock)
@@ -119,20 +124,38 @@ class Notifications(Application):
         await self._gate.run()
 
     async def send(self, request: Request) -> NotificationsAccepted:
-        """Validate, classify, store, and only then answer 202."""
+        """Validate, classify, store, and only then answer 202.
+
+        What is small goes ahead of what is bulky: only so many bulky bodies are worked on at once, and each in steps
+        of a millisecond or two, between which the event loop turns to whatever else has come.
+        """
+        body = await read_body(request)
+        if len(body) <= SMALL_BYTES:
+            return await self._accept(request, body)
+        async with self._bulky:
+            return await self._accept(request, body)
+
+    async def _accept(self, request: Request, body: bytes) -> NotificationsAccepted:
         now = self._clock.now()
         ndjson, atomic, key = is_ndjson(request), query_flag(request, "atomic"), idempotency_key(request)
-        body = await read_body(request)
         decoded = self._decoder.decode(body, ndjson=ndjson, now=now)
         if decoded.errors and (atomic or not decoded.records):
             raise RejectedBatchError(decoded.errors, decoded.total, atomic=atomic)
-        wanted = self._intake.admit(decoded.records, now=now, traceparent=traceparent_of(request))
+        wanted: list[Accepted] = []
+        trace = traceparent_of(request)
+        for start in range(0, len(decoded.records), STEP_RECORDS):
+            await asyncio.sleep(0)
+            wanted += self._intake.admit(
+                decoded.records[start : start + STEP_RECORDS], now=now, traceparent=trace
+            )
+        await asyncio.sleep(0)
         if atomic and not key and len({item.lane for item in wanted}) > 1:
             key = uuid4().hex  # or nobody could complete it, should one lane store its part and the next not
         sources = [one.source for _, one in decoded.records]
         admitted, refused = await self._sift(wanted, sources, keyed=bool(key), atomic=atomic)
         fingerprint = fingerprint_of(body) if key else ""
         receipts, failed = await self._store(admitted, key, fingerprint, now=now, atomic=atomic)
+        await asyncio.sleep(0)
         return _answer(receipts, sorted(decoded.errors + refused + failed, key=lambda error: error.index))
 
     async def _sift(
