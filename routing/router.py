@@ -39,6 +39,7 @@ class Work:
     def __init__(self, entries: Sequence[Entry]) -> None:
         self.entries = entries
         self.deliveries: list[Delivery] = []
+        self.open: Sequence[Delivery] = ()  # those that no stage but the last decides
         self.unreadable: list[Entry] = []
 
     def only(self, entries: Sequence[Entry]) -> Work:
@@ -47,6 +48,7 @@ class Work:
             return self
         part = Work(entries)
         part.deliveries = [delivery for delivery in self.deliveries if delivery.entry in entries]
+        part.open = [delivery for delivery in self.open if delivery.entry in entries]
         part.unreadable = [entry for entry in self.unreadable if entry in entries]
         return part
 
@@ -106,7 +108,7 @@ class Router:
             if self._clock.monotonic() - looked_at > FRESH_S:
                 work = await self._prepare(work.entries, hold)
             work = work.only(hold.begin())
-            last = asyncio.ensure_future(run_stages(self._stages[-1:], work.deliveries, self._clock))
+            last = asyncio.ensure_future(self._deliver(work.open))
             await asyncio.sleep(0)  # each channel is asked before the next block's are
         finally:
             turn.passes()
@@ -128,7 +130,7 @@ class Router:
         while True:
             work = self._read(entries)
             try:
-                await run_stages(self._stages[:-1], work.deliveries, self._clock)
+                work.open = await run_stages(self._stages[:-1], work.deliveries, self._clock)
             except StorageUnavailableError as error:
                 log.warning(
                     "%d blocks wait for the store (%s), and so does what comes after", len(entries), error
@@ -138,6 +140,10 @@ class Router:
                     raise
             else:
                 return work
+
+    async def _deliver(self, deliveries: Sequence[Delivery]) -> None:
+        if deliveries:
+            await self._stages[-1](deliveries, self._clock.now())
 
     def _read(self, entries: Sequence[Entry]) -> Work:
         work = Work(entries)
