@@ -76,7 +76,7 @@ POLICIES: dict[LaneName, LanePolicy] = {
         retry=RetryPolicy(max_attempts=6, base_s=1.0, cap_s=60.0),
     ),
     LaneName.P2: LanePolicy(
-        consumer=ConsumerPolicy(unit_entries=4, read_entries=8, concurrency=8, promote_every_s=1.0),
+        consumer=ConsumerPolicy(unit_entries=4, read_entries=8, concurrency=16, promote_every_s=1.0),
         lease=LeasePolicy(),
         retry=RetryPolicy(max_attempts=5, base_s=2.0, cap_s=120.0, patience_s=21_600.0),
     ),
