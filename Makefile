@@ -6,7 +6,7 @@ BIN := .venv/bin
 export RAY_ENABLE_UV_RUN_RUNTIME_ENV := 0
 export UV_PYTHON_DOWNLOADS := automatic
 
-.PHONY: help demo test check bench bench-routing verify-routing setup clean
+.PHONY: help demo test check bench bench-routing bench-peers verify-routing setup clean
 
 help: ## What can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -26,11 +26,14 @@ check: .venv/.synced ## Format, lint, types, import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: .venv/.synced ## Every benchmark, one JSON line each
+bench: .venv/.synced ## Both benchmarks of ours, one JSON line each
 	$(BIN)/python -m benchmarks
 
 bench-routing: .venv/.synced ## Notifications end to end, and the floor below them: one JSON line
 	@$(BIN)/python -m benchmarks.routing --seconds 30
+
+bench-peers: .venv/.synced ## The same job on Celery, Dramatiq, taskiq, BullMQ and ours: one JSON line
+	@$(BIN)/python -m benchmarks.peers
 
 verify-routing: .venv/.synced ## Break everything under load and account for every receipt: one JSON line
 	@$(BIN)/python -m verification
@@ -49,5 +52,5 @@ setup: .venv/.synced ## Only make the environment
 	$$uv sync --frozen --quiet; \
 	touch .venv/.synced
 
-clean: ## Remove the environment and caches
-	rm -rf .venv .uv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist
+clean: ## Remove the environments and caches
+	rm -rf .venv .uv .peers .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist
