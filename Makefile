@@ -45,10 +45,10 @@ setup: .venv/.synced ## Only make the environment
 	@set -e; \
 	if command -v uv >/dev/null 2>&1; then uv=uv; \
 	else \
-	  test -x .uv/bin/uv || { echo "installing uv into .uv"; $(PYTHON) -m venv .uv && .uv/bin/pip install -q 'uv>=0.9'; }; \
+	  test -x .uv/bin/uv || { echo "installing uv into .uv" >&2; $(PYTHON) -m venv .uv && .uv/bin/pip install -q 'uv>=0.9'; }; \
 	  uv=.uv/bin/uv; \
 	fi; \
-	echo "installing what the lock file names into .venv"; \
+	echo "installing what the lock file names into .venv" >&2; \
 	$$uv sync --frozen --quiet; \
 	touch .venv/.synced
 

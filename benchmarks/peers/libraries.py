@@ -114,14 +114,14 @@ BULLMQ = Library(
     name="bullmq",
     package="bullmq",
     runtime=Runtime.NODE,
-    workers=(_bullmq_worker("p0", 10), _bullmq_worker("p2", 200), _bullmq_worker("p2", 200)),
+    workers=(_bullmq_worker("p0", 10), _bullmq_worker("p2", 50), _bullmq_worker("p2", 50)),
     sender=("node", "bullmq_peer.js", "send", "queues"),
     depth=_bullmq_depth,
 )
 BULLMQ_PRIORITY = msgspec.structs.replace(
     BULLMQ,
     name="bullmq_priority_option",
-    workers=(_bullmq_worker("jobs", 100),) * WORKERS,
+    workers=(_bullmq_worker("jobs", 50),) * WORKERS,
     sender=("node", "bullmq_peer.js", "send", "priority"),
 )
 

@@ -1,9 +1,9 @@
 // BullMQ, both sides: `node bullmq_peer.js work QUEUE CONCURRENCY` and `node bullmq_peer.js send queues|priority`.
 //
-// `queues`: a queue a priority, one process for P0 (10 at once) and two for P2 (200 at once).
-// `priority`: one queue, jobs with the `priority` option, three processes (100 at once) that take either.
+// `queues`: a queue a priority, one process for P0 (10 at once) and two for P2 (50 at once).
+// `priority`: one queue, jobs with the `priority` option, three processes (50 at once) that take either.
 // The first is faster in both figures, so it is the one held against ours; the second is told beside it.
-// P2 are sent by addBulk, 500 a call. Finished jobs are removed at once. The orders are those of send.py.
+// P2 are sent by addBulk, 100 a call. Finished jobs are removed at once. The orders are those of send.py.
 "use strict";
 
 const fs = require("node:fs");
@@ -12,7 +12,7 @@ const readline = require("node:readline");
 const { Queue, Worker } = require("bullmq");
 const { Redis } = require("ioredis");
 
-const CHUNK = 500; // P2 between two looks at whether to go on
+const CHUNK = 100; // P2 between two looks at whether to go on
 const P0_EVERY_MS = 20;
 const PAUSE_MS = 5;
 const COUNT_EVERY_MS = 100;
