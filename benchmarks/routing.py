@@ -11,10 +11,12 @@ In the same run, before and after, on the same server with the same payloads: th
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import ExitStack
+from typing import Any
 
 import msgspec
 import psutil
@@ -27,7 +29,7 @@ from tocsin.lanes import Lane
 from tocsin.schemas import LaneName
 from tocsin.settings import Settings
 from tocsin.storage.connect import connect, resolve_url
-from tocsin.storage.embedded import EmbeddedServer
+from tocsin.storage.embedded import EmbeddedServer, Endpoint
 
 P0_PER_S = 50.0
 MAX_RECORDS = 400_000_000  # of one flood
@@ -42,6 +44,9 @@ POLL_S = 0.02
 RSS_EVERY_S = 0.2
 MIB = 1024 * 1024
 P2_ROUTER = "router-p2-0"
+
+# Settings, options, the loader, the bare reader and the processes watched, to figures.
+Plan = Callable[[Settings, Options, Worker, Worker, Mapping[str, int]], Coroutine[Any, Any, Figures]]
 
 
 class Rss(msgspec.Struct, frozen=True):
@@ -226,6 +231,26 @@ async def measure_lanes(
         await client.aclose()
 
 
+async def measure_flood(
+    settings: Settings, options: Options, load: Worker, bare: Worker, watched: Mapping[str, int]
+) -> Figures:
+    """One flood with P0 beside it and nothing else: what peers are held against."""
+    client = connect(resolve_url(settings), timeout_s=PATIENCE_S)
+    try:
+        bench = Bench(client, settings, load, bare, watched)
+        warm_up = await bench.send_p0(WARM_UP_S)
+        load_1m = round(os.getloadavg()[0], 2)
+        flow = await bench.flood(options.seconds, workers.Target.BLOCKS, p0=True)
+        figures = {
+            "load_1m": load_1m,
+            "delivered_per_s": round(flow.per_s),
+            "cores_used": {name: round(used / flow.took_s, 2) for name, used in flow.cpu_s.items()},
+        }
+        return figures | await outcomes(bench, settings, warm_up, {}, [flow])
+    finally:
+        await client.aclose()
+
+
 def speeds(flow: Flow, scattered: Flow, floors: Sequence[Flow]) -> Figures:
     """Rates, and their ratios to the floor."""
     sent = flow.sent
@@ -306,7 +331,12 @@ def measure(settings: Settings, options: Options) -> Figures:
     with ExitStack() as stack:
         server = EmbeddedServer(settings.data_path, say)
         stack.callback(server.stop)
-        endpoint = server.start()
+        return measure_on(server.start(), settings, options, measure_lanes)
+
+
+def measure_on(endpoint: Endpoint, settings: Settings, options: Options, plan: Plan) -> Figures:
+    """Start the processes on a server that runs, carry out a plan, stop them."""
+    with ExitStack() as stack:
         routers = {
             f"router-{lane}-{number}": stack.enter_context(
                 Worker(workers.member, f"router-{lane}-{number}", lane.value, settings)
@@ -321,7 +351,7 @@ def measure(settings: Settings, options: Options) -> Figures:
             worker.hear(str, timeout_s=START_S)
         watched = {name: worker.pid for name, worker in routers.items()}
         watched |= {"loader": load.pid, "bare-reader": bare.pid, "server": endpoint.pid}
-        return asyncio.run(measure_lanes(settings, options, load, bare, watched))
+        return asyncio.run(plan(settings, options, load, bare, watched))
 
 
 def measure_all(settings: Settings, options: Options) -> Figures:
