@@ -43,6 +43,7 @@ from tocsin.schemas import LaneName
 from tocsin.settings import Settings
 from tocsin.storage.connect import CONSUME_TIMEOUT_S, connect, resolve_url
 from tocsin.storage.servers import Servers
+from tocsin.telemetry.reports import Reports, faults_of
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +76,7 @@ POLICIES: dict[LaneName, LanePolicy] = {
         retry=RetryPolicy(max_attempts=6, base_s=1.0, cap_s=60.0),
     ),
     LaneName.P2: LanePolicy(
-        consumer=ConsumerPolicy(unit_entries=4, read_entries=8, concurrency=8, promote_every_s=1.0),
+        consumer=ConsumerPolicy(unit_entries=4, read_entries=8, concurrency=16, promote_every_s=1.0),
         lease=LeasePolicy(),
         retry=RetryPolicy(max_attempts=5, base_s=2.0, cap_s=120.0, patience_s=21_600.0),
     ),
@@ -180,12 +181,16 @@ class PoolMember:
             clock=self._clock,
         )
         handler, close = self._handler(lane, servers, policy)
-        self._consumer = Consumer(lane, leases, handler, policy=policy.consumer, clock=self._clock)
+        consumer = self._consumer = Consumer(lane, leases, handler, policy=policy.consumer, clock=self._clock)
         self._leases, self._loop = leases, asyncio.get_running_loop()
+        reports = Reports(control, lane.keys.reports, lambda: faults_of(consumer, lane, handler))
+        telling = asyncio.create_task(reports.run())
         self._started.set_result(None)
         try:
-            await self._consumer.run()
+            await consumer.run()
         finally:
+            telling.cancel()
+            await asyncio.gather(telling, return_exceptions=True)
             await close()
             await servers.aclose()
             await control.aclose()

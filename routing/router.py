@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 from redis.asyncio.client import Pipeline
@@ -20,6 +20,7 @@ from tocsin.keys import LaneKeys
 from tocsin.lanes import Entry, Stage
 from tocsin.quarantine import stage_quarantine
 from tocsin.schemas import WIRE_VERSION, Envelope
+from tocsin.telemetry.reports import Fault, faults_of
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +80,10 @@ class Router:
         self._clock = clock
         self._turns = Turns()
         self._decode = msgspec.msgpack.Decoder(list[Envelope]).decode
+
+    def faults(self) -> Mapping[Fault, int]:
+        """What its stages survived."""
+        return faults_of(*self._stages)
 
     async def handle(self, entries: Sequence[Entry], hold: Hold | None = None) -> Stage:
         """Deliver what the blocks hold; what to write is settled together with their acknowledgement.

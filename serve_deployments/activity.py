@@ -80,6 +80,10 @@ class ActivityIntake(Application):
         policy = AdmissionPolicy.of(settings)
         self._gate = Gate(self._lanes.lanes, policy, self._clock)
 
+    async def warm(self) -> None:
+        """Report what was refused for as long as the replica runs."""
+        await self._gate.run()
+
     async def record(self, request: Request) -> ActivityAccepted:
         """Validate, store, and only then answer 202."""
         now = self._clock.now()

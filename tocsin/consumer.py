@@ -27,6 +27,7 @@ import msgspec
 from tocsin.clock import Clock
 from tocsin.errors import TocsinError
 from tocsin.lanes import Entry, Placement, Record, Stage
+from tocsin.telemetry.reports import Fault
 
 log = logging.getLogger(__name__)
 
@@ -205,6 +206,7 @@ class Consumer:
     ) -> None:
         self.state = ConsumerState.JOINING
         self.failures = 0  # storage failures survived
+        self.handler_failures = 0  # times that handling raised
         self.handled_blocks = 0
         self._queue = queue
         self._ownership = ownership
@@ -255,6 +257,10 @@ class Consumer:
     def stop(self) -> None:
         """Ask the loop to take no more, finish what is in flight, give its partitions up and return."""
         self._stopping.set()
+
+    def faults(self) -> dict[Fault, int]:
+        """What was survived since the start."""
+        return {Fault.STORAGE: self.failures, Fault.HANDLER: self.handler_failures}
 
     @property
     def in_flight(self) -> int:
@@ -330,6 +336,7 @@ class Consumer:
                 stage = await self._handler.handle(unit.entries, unit)
                 break
             except Exception:
+                self.handler_failures += 1
                 unit.begun = False
                 if not unit.entries:
                     return

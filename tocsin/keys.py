@@ -14,6 +14,8 @@ and replaying are single atomic steps, and a lane can be given a server of its o
 | `{ns}:{lane}:quarantine`               | stream | none: 1,000 entries | blocks that could not be decoded |
 | `{ns}:{lane}:counts`                   | hash   | none               | accepted, delivered, … since the beginning |
 | `{ns}:{lane}:latency`                  | hash   | none               | accept-to-delivered histogram |
+| `{ns}:{lane}:reports`                  | hash   | none               | faults, refusals and replays, as reported |
+| `{ns}:{lane}:sources`                  | hash   | 10 min             | what each source holds of what waits, about |
 | `{ns}:{lane}:dedup:{digest}`           | string | 24 h               | id of the first receipt |
 | `{ns}:{lane}:idempotency:{digest}`     | string | 24 h               | result of a whole request |
 | `{ns}:{lane}:members`                  | zset   | none: pruned       | live consumers by heartbeat (ms) |
@@ -57,6 +59,8 @@ class LaneKeys:
         self.quarantine = f"{self.prefix}:quarantine"
         self.counts = f"{self.prefix}:counts"
         self.latency = f"{self.prefix}:latency"
+        self.reports = f"{self.prefix}:reports"
+        self.sources = f"{self.prefix}:sources"
         self.members = f"{self.prefix}:members"
 
     def stream(self, partition: int) -> str:

@@ -32,6 +32,7 @@ from tocsin.settings import Settings
 from tocsin.storage.connect import translate
 from tocsin.storage.limit import create_group, execute_at_limit
 from tocsin.storage.scripts import APPEND, PROMOTE, Script
+from tocsin.telemetry.reports import Fault
 
 FIELD_VERSION = b"v"
 FIELD_BLOCK = b"b"
@@ -151,6 +152,10 @@ class Lane:
             partitions=settings.partitions(name),
             block_records=BLOCK_RECORDS[name],
         )
+
+    def faults(self) -> dict[Fault, int]:
+        """What was survived since this object was made."""
+        return {Fault.SETTLED_AT_LIMIT: self.settled_at_limit}
 
     async def append(
         self, records: Sequence[Record], *, idempotency_key: str = "", fingerprint: str = ""

@@ -97,6 +97,13 @@ class Settings(Struct, frozen=True, kw_only=True):
         Seconds, Meta(description="Age of the oldest record in p2 from which more are refused")
     ] = 3600.0
 
+    p1_shared_from_s: Annotated[
+        Seconds, Meta(description="Seconds of work waiting in p1 from which its sources have shares")
+    ] = 1.0
+    p2_shared_from_s: Annotated[
+        Seconds, Meta(description="Seconds of work waiting in p2 from which its sources have shares")
+    ] = 2.0
+
     host: Annotated[str, Meta(min_length=1, description="Address to serve HTTP on")] = "127.0.0.1"
     port: Annotated[Port, Meta(description="Port to serve HTTP on")] = 8000
     dashboard_port: Annotated[Port, Meta(description="Port of the Ray dashboard")] = 8265

@@ -35,13 +35,26 @@ def configured_channels(
         "webhook": ProvidedChannel("webhook", _webhooks(settings, lane, clock), guard, clock),
     }
     for name in ACCOUNT_CHANNELS:
-        providers = [
-            AppriseProvider(name, url, name=numbered(name, number))
-            for number, url in enumerate(settings.providers(name), start=1)
-        ]
-        if providers:
+        if providers := _accounts(settings, name):
             channels[name] = ProvidedChannel(name, providers, guard, clock)
     return channels
+
+
+def check_accounts(settings: Settings) -> None:
+    """Whether every provider's URL can be used; nobody is called.
+
+    Raises:
+        ConfigurationError: one cannot; names its setting, not the URL.
+    """
+    for name in ACCOUNT_CHANNELS:
+        _accounts(settings, name)
+
+
+def _accounts(settings: Settings, channel: str) -> list[AppriseProvider]:
+    return [
+        AppriseProvider(channel, url, name=numbered(channel, number))
+        for number, url in enumerate(settings.providers(channel), start=1)
+    ]
 
 
 def _webhooks(settings: Settings, lane: LaneName, clock: Clock) -> list[WebhookProvider]:

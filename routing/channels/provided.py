@@ -20,7 +20,7 @@ from tocsin.schemas import Attempt
 
 log = logging.getLogger(__name__)
 
-SLOT_WAIT_S = 2.0
+SLOT_WAIT_S = 0.5
 BUSY_AGAIN_S = 1.0  # every slot was taken all that time
 MIN_PARKED_S = 0.2
 NOT_ASKED = Failure(FailureReason.BREAKER_OPEN, "not asked: its breaker is open")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -13,6 +14,7 @@ from routing.recipients import Profiles
 from tocsin.errors import StorageUnavailableError
 from tocsin.recipients import Recipient
 from tocsin.schemas import LaneName, Notification, NotificationState
+from tocsin.telemetry.reports import Fault, faults_of
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +40,10 @@ class Preferences:
         self._profiles = profiles
         self._lane = lane
         self._p0_deadline_s = p0_deadline_s
+
+    def faults(self) -> Mapping[Fault, int]:
+        """Its own and its store's."""
+        return faults_of(self._profiles) + Counter({Fault.LOOKUP_FAILED: self.lookups_failed})
 
     async def __call__(self, batch: Sequence[Delivery], now: float) -> int:
         """Attach recipients; decide `suppressed` for what is muted. Returns how many are.

@@ -103,6 +103,8 @@ def test_while_storage_hangs_sends_are_refused_and_answers_degrade(
     assert insight.json()["recommendation"]["action"]
     assert httpx2.get(f"{url}/readyz", timeout=20).status_code == 503
     assert httpx2.get(f"{url}/healthz", timeout=20).status_code == 200
+    metrics = httpx2.get(f"{url}/metrics", timeout=20)
+    assert (metrics.status_code, "tocsin_up 0.0" in metrics.text) == (200, True)
 
 
 def test_after_the_pause_everything_is_as_before(
@@ -128,3 +130,14 @@ def test_killed_storage_comes_back_with_everything_that_was_accepted(
         assert client.wait(notification_id, timeout_s=30).state is NotificationState.DELIVERED
     receipt = client.send(type="emergency", title="Back", recipient="back")
     assert client.wait(receipt.id, timeout_s=20).state is NotificationState.DELIVERED
+
+
+def test_the_faults_that_were_survived_are_told(settings: Settings) -> None:
+    """By the routers, after the restart above: every one of them met a server that was away."""
+
+    def told() -> bool:
+        page = httpx2.get(settings.base_url + "/metrics", timeout=20).text
+        lines = [line for line in page.splitlines() if line.startswith("tocsin_faults_total{")]
+        return any('fault="storage",lane="p0"' in line and not line.endswith(" 0.0") for line in lines)
+
+    eventually(told, what="a fault of p0's routers in the metrics")

@@ -61,7 +61,7 @@ def test_what_hangs_delays_nobody_and_is_told_once(client: Client, target: Webho
 
 def test_a_call_that_takes_too_long_is_a_failed_attempt(client: Client, target: Webhook) -> None:
     receipt = client.send(
-        type="emergency", title="Slow", recipient="w", channels=["webhook"], webhook_url=f"{target.url}/slow/3",
+        type="emergency", title="Slow", recipient="w", channels=["webhook"], webhook_url=f"{target.url}/slow/5",
     )  # fmt: skip
     attempts = eventually(lambda: client.status(receipt.id).attempts, what="a timed-out attempt")
     assert attempts[0].reason == "timeout"

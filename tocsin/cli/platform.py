@@ -36,7 +36,7 @@ from tocsin.cli.storage import prepare
 from tocsin.errors import ConfigurationError, StorageUnavailableError, TocsinError
 from tocsin.ports import free_port, is_free
 from tocsin.schemas import LaneName
-from tocsin.settings import Settings
+from tocsin.settings import ACCOUNT_CHANNELS, Settings
 from tocsin.storage.embedded import EmbeddedServer
 from tocsin.storage.servers import MAIN
 
@@ -146,6 +146,7 @@ class Platform:
         self._take_lock()
         self._scratch = scratch = Path(tempfile.mkdtemp(prefix="tocsin-"))
         self._check_ports()
+        self._check_accounts()
         storage = self._start_storage()
         self._record(storage, ready=False)
         self._start_ray(scratch)
@@ -179,6 +180,13 @@ class Platform:
                 raise ConfigurationError(
                     f"port {port} on {host} is taken by another program", hint=f"set {name} to a free port"
                 )
+
+    def _check_accounts(self) -> None:
+        """A provider's URL that cannot be used is found here, not when the first router starts."""
+        if any(self.settings.providers(channel) for channel in ACCOUNT_CHANNELS):
+            from routing.channels.configured import check_accounts
+
+            check_accounts(self.settings)
 
     def _start_storage(self) -> str:
         """Returns a line about it for the record."""
