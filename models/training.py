@@ -27,10 +27,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 
-from models.inputs import INPUTS, INPUTS_NAME, INPUTS_VERSION
 from features.offline import point_in_time
 from models.card import Calibration, ModelCard, TrainedModel
 from models.evaluation import Evaluation, EvaluationPolicy, auc, evaluate
+from models.inputs import INPUTS, INPUTS_NAME, INPUTS_VERSION
 from models.labels import DAY_S, LabelPolicy, label, observed_until, weekly_cutoffs
 from models.matrix import Floats, calibrate, logit, scale
 from models.split import Split, TooLittleDataError, rolling_folds, temporal_split
