@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import httpx2
@@ -67,7 +67,7 @@ class Http:
 
 
 @pytest.fixture
-async def http(client: aioredis.Redis, namespace: str, url: str) -> AsyncIterator[Http]:
+async def http(client: aioredis.Redis, namespace: str, url: str) -> Http:
     bench = Bench(client, namespace)
     await bench.send(
         Activity("a/b", NOW - 3 * DAY_S, 140.0, "spend", "1", "c1"),
@@ -75,7 +75,7 @@ async def http(client: aioredis.Redis, namespace: str, url: str) -> AsyncIterato
     )
     await bench.work()
     await bench.mark(NOW - 2.0)
-    yield Http(bench, url)
+    return Http(bench, url)
 
 
 async def test_every_value_comes_with_event_time_age_and_status(http: Http) -> None:
