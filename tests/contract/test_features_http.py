@@ -188,7 +188,7 @@ async def test_the_shards_answer_from_memory_while_storage_is_down(
 
 async def test_refused_activity_is_named_counted_and_half_of_nothing_is_written(http: Http) -> None:
     good = {"advertiser_id": "n", "event_time": to_datetime(NOW - DAY_S).isoformat(), "amount": 1}
-    bad = [
+    bad: list[tuple[dict[str, Any], str, str]] = [
         ({"event_time": to_datetime(NOW - 3_001 * DAY_S).isoformat()}, "event_time", ">= 3000 days ago"),
         ({"event_time": "1999-01-01T00:00:00Z"}, "event_time", ">= 2000-01-01T00:00:00Z"),
         ({"event_time": to_datetime(NOW + 2 * DAY_S).isoformat()}, "event_time", "<= 1 day from now"),
