@@ -28,8 +28,9 @@ from features.packing import pack_views
 from features.store import FeatureStore, decode_activity, fixed_moment, moment_after, read_history
 from features.tiles import History, content, encode, fold, later, merge
 from tocsin.clock import Clock
+from tocsin.guards import Guarded
 from tocsin.keys import LaneKeys
-from tocsin.lanes import Entry, Guarded, Stage, pack_block, partition_of
+from tocsin.lanes import Entry, Stage, pack_block, partition_of
 from tocsin.quarantine import stage_quarantine
 from tocsin.schemas import WIRE_VERSION, Activity, LaneName
 from tocsin.storage.connect import translate

@@ -17,7 +17,8 @@ from features.vectors import named
 from tests.feature_bench import DAY, NOW, PARTITIONS, Bench
 from tests.unit.features.oracle import expected
 from tocsin.errors import StateMovedError
-from tocsin.lanes import Guarded, Record, partition_of
+from tocsin.guards import Guarded
+from tocsin.lanes import Record, partition_of
 from tocsin.schemas import WIRE_VERSION, Activity
 
 
