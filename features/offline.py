@@ -1,8 +1,8 @@
 """Offline features: what the online vector would have said at past moments, for training.
 
-Parity is by construction: activities are replayed into the same histories by the same `tiles.apply`, and every
-row is `vectors.compute`. Nothing at or after a cutoff touches its rows; an event restated later is the exception
-no event log can undo: it is seen as it was last known, from its own time on.
+Parity is by construction: activities are folded into the same histories by the same `tiles.fold`, and every row is
+`vectors.compute`. Nothing at or after a cutoff touches its rows; an event restated later is the exception no event
+log can undo: it is seen as it was last known, from its own time on.
 """
 
 from __future__ import annotations
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 EVENT_COLUMNS = ("advertiser_id", "event_time", "amount", "kind", "event_id")
-
-_Numbered = tuple[int, Activity]
 
 
 def event_frame(activities: Iterable[Activity]) -> pd.DataFrame:
@@ -56,32 +54,27 @@ def point_in_time(events: pd.DataFrame, cutoffs: Sequence[float]) -> pd.DataFram
     return frame.astype(types).sort_values(["as_of", "advertiser_id"], ignore_index=True)
 
 
-def _by_advertiser(events: pd.DataFrame) -> Iterator[tuple[str, list[_Numbered]]]:
-    grouped: dict[str, list[_Numbered]] = {}
+def _by_advertiser(events: pd.DataFrame) -> Iterator[tuple[str, list[Activity]]]:
+    grouped: dict[str, dict[str, Activity]] = {}
     columns = [events[name].tolist() for name in EVENT_COLUMNS]
-    for number, values in enumerate(zip(*columns, strict=True)):
+    for values in zip(*columns, strict=True):
         activity = Activity(*values)
-        grouped.setdefault(activity.advertiser_id, []).append((number, activity))
-    yield from grouped.items()
+        grouped.setdefault(activity.advertiser_id, {})[activity.event_id] = activity
+    for advertiser_id, found in grouped.items():
+        yield advertiser_id, sorted(found.values(), key=lambda activity: activity.event_time)
 
 
 def _replay(
-    activities: list[_Numbered], moments: Sequence[float]
+    activities: list[Activity], moments: Sequence[float]
 ) -> Iterator[tuple[float, dict[str, float | None]]]:
-    activities.sort(key=lambda numbered: numbered[1].event_time)
-    history: tiles.AdvertiserHistory | None = None
-    known: dict[str, _Numbered] = {}
+    history: tiles.History | None = None
     at = 0
     for as_of in moments:
-        changes: list[tiles.Change] = []
-        while at < len(activities) and activities[at][1].event_time < as_of:
-            number, activity = activities[at]
+        start = at
+        while at < len(activities) and activities[at].event_time < as_of:
             at += 1
-            last_number, previous = known.get(activity.event_id, (-1, None))
-            if number > last_number:  # else a restatement to an earlier time is already in
-                known[activity.event_id] = number, activity
-                changes.append((previous, activity))
-        if changes:
-            history = tiles.apply(history, changes)
+        new = tiles.fold(activities[0].advertiser_id, activities[start:at])
+        if new is not None:
+            history = new if history is None else tiles.merge(history, new)
         if history is not None:
             yield as_of, compute(history, as_of)
