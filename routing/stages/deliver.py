@@ -49,6 +49,24 @@ class Deliver:
 
     async def __call__(self, batch: Sequence[Delivery], now: float) -> None:  # noqa: ARG002 (attempts take their own time)
         """Decide every delivery of the batch."""
+        calls = [
+            (name, [waiting[place] for place in places] if len(places) < len(waiting) else waiting)
+            for name, waiting in self._todo(batch).items()
+            for places in self._groups(name, waiting)
+        ]
+        if len(calls) == 1:
+            await self._try(*calls[0])
+        else:
+            await asyncio.gather(*(self._try(name, waiting) for name, waiting in calls))
+
+    def _todo(self, batch: Sequence[Delivery]) -> dict[str, Sequence[Delivery]]:
+        """Deliveries by the channels that they wait for."""
+        channels = batch[0].notification.channels
+        if len(channels) == 1 and not any(
+            one.envelope.attempts or (one.wanted or one.envelope.notification).channels != channels
+            for one in batch
+        ):  # nearly always: all on their first pass, to the same channel
+            return {channels[0]: batch}
         todo: dict[str, list[Delivery]] = {}
         for delivery in batch:
             names = open_channels(delivery)
@@ -58,15 +76,7 @@ class Deliver:
                     self._decide(delivery, self._clock.now(), tried=True)
             for name in names:
                 todo.setdefault(name, []).append(delivery)
-        calls = [
-            (name, [waiting[place] for place in places] if len(places) < len(waiting) else waiting)
-            for name, waiting in todo.items()
-            for places in self._groups(name, waiting)
-        ]
-        if len(calls) == 1:
-            await self._try(*calls[0])
-        else:
-            await asyncio.gather(*(self._try(name, waiting) for name, waiting in calls))
+        return dict(todo)
 
     def _groups(self, name: str, waiting: Sequence[Delivery]) -> Sequence[Sequence[int]]:
         channel = self._channels.get(name)
