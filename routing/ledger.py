@@ -74,8 +74,11 @@ class Ledger:
         counts.update(one.state for one in others if one.state is not NotificationState.RETRYING)
         for state, number in counts.items():
             pipe.hincrby(self._keys.counts, state.value, number)
+        again: dict[str, dict[Any, float]] = defaultdict(dict)
         for one in retrying:
-            pipe.zadd(self.retries_of(one), {retry_body(one): one.retry_at})
+            again[self.retries_of(one)][retry_body(one)] = one.retry_at
+        for key, bodies in again.items():
+            pipe.zadd(key, bodies)
         stage_letters(pipe, self._keys, self._lane.name, others)
         # Records of one request share their times: count first, then take logarithms.
         spans_s = Counter(
@@ -90,7 +93,7 @@ class Ledger:
 
     def retries_of(self, delivery: Delivery) -> str:
         """The key a retry of this one waits in."""
-        return self._keys.retries(Position.parse(delivery.id).partition)
+        return self._keys.retries(delivery.home()[0])
 
     async def put_off(self, retries: Sequence[Delivery], due: float) -> None:
         """Let retries that wait come back at `due` (epoch seconds), no earlier; those that do not wait stay away.
@@ -100,8 +103,11 @@ class Ledger:
         """
         try:
             async with self._client.pipeline(transaction=False) as pipe:
+                again: dict[str, dict[Any, float]] = defaultdict(dict)
                 for one in retries:
-                    pipe.zadd(self.retries_of(one), {retry_body(one): due}, xx=True, gt=True)
+                    again[self.retries_of(one)][retry_body(one)] = due
+                for key, bodies in again.items():
+                    pipe.zadd(key, bodies, xx=True, gt=True)
                 await pipe.execute()
         except (redis_errors.RedisError, OSError) as error:
             raise translate(error) from error

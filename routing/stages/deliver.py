@@ -69,6 +69,10 @@ class Deliver:
             return {channels[0]: batch}
         todo: dict[str, list[Delivery]] = {}
         for delivery in batch:
+            names: Sequence[str] = (delivery.wanted or delivery.envelope.notification).channels
+            if len(names) == 1 and not delivery.envelope.attempts:
+                todo.setdefault(names[0], []).append(delivery)
+                continue
             names = open_channels(delivery)
             if len(names) != 1:
                 delivery.waits = len(names)
@@ -100,8 +104,11 @@ class Deliver:
                 delivery.decided_at = at
             else:
                 undelivered.append(delivery)
-        if undelivered:
-            await asyncio.gather(*(self._end(delivery) for delivery in undelivered))
+        if self._fallback is None:
+            for delivery in undelivered:
+                self._decide(delivery, at, tried=bool(delivery.attempts))
+        elif undelivered:
+            await asyncio.gather(*(self._end(one, self._fallback) for one in undelivered))
 
     async def _ask(self, name: str, waiting: Sequence[Delivery]) -> Sequence[Tries]:
         channel = self._channels.get(name)
@@ -116,13 +123,11 @@ class Deliver:
                 failure = Failure(FailureReason.INTERNAL, f"{type(error).__name__} in the channel")
         return [Tries((failure.attempt(name, started, 0.0),))] * len(waiting)
 
-    async def _end(self, delivery: Delivery) -> None:
-        """Its channels have ended their tries: turn to the fallback where there is one, and decide."""
+    async def _end(self, delivery: Delivery, fallback: Fallback) -> None:
+        """Its channels have ended their tries: turn to the fallback where nobody heard of it, and decide."""
         tried = bool(delivery.attempts)
-        if self._fallback is not None:
-            made = (*delivery.envelope.attempts, *delivery.attempts)
-            if not got_through(delivery, made):
-                delivery.attempts += await self._fallback.tell(delivery)
+        if not got_through(delivery, (*delivery.envelope.attempts, *delivery.attempts)):
+            delivery.attempts += await fallback.tell(delivery)
         self._decide(delivery, self._clock.now(), tried=tried)
 
     def _decide(self, delivery: Delivery, at: float, *, tried: bool) -> None:
