@@ -28,7 +28,7 @@ from zipfile import BadZipFile
 import msgspec
 from msgspec import Struct
 
-from features.definitions import FEATURE_NAMES, VIEW_NAME, VIEW_VERSION
+from models.inputs import INPUTS, INPUTS_NAME, INPUTS_VERSION
 from models.card import ModelCard, TrainedModel
 from models.churn import ChurnModel, RiskPolicy
 from tocsin.errors import ModelUnavailableError, NotFoundError
@@ -218,12 +218,12 @@ def _check_compatible(metadata: Metadata) -> None:
     problem = ""
     if metadata.schema_version != SCHEMA_VERSION:
         problem = f"has metadata of schema {metadata.schema_version}, this release reads {SCHEMA_VERSION}"
-    elif found != (VIEW_NAME, VIEW_VERSION, FEATURE_NAMES):
+    elif found != (INPUTS_NAME, INPUTS_VERSION, INPUTS):
         problem = (
             f"was trained on {len(found[2])} features of {found[0]} v{found[1]}, "
-            f"served are {len(FEATURE_NAMES)} of {VIEW_NAME} v{VIEW_VERSION}"
+            f"served are {len(INPUTS)} of {INPUTS_NAME} v{INPUTS_VERSION}"
         )
-        differing = sorted(set(found[2]) ^ set(FEATURE_NAMES))
+        differing = sorted(set(found[2]) ^ set(INPUTS))
         if differing:
             problem += f"; in one only: {', '.join(differing)}"
     elif _minor(card.sklearn_version) != _minor(installed := importlib.metadata.version("scikit-learn")):

@@ -27,7 +27,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 
-from features.definitions import FEATURE_NAMES, VIEW_NAME, VIEW_VERSION
+from models.inputs import INPUTS, INPUTS_NAME, INPUTS_VERSION
 from features.offline import point_in_time
 from models.card import Calibration, ModelCard, TrainedModel
 from models.evaluation import Evaluation, EvaluationPolicy, auc, evaluate
@@ -120,7 +120,7 @@ def labelled_set(events: pd.DataFrame, cutoffs: Sequence[float], policy: LabelPo
     labels = label(events, cutoffs, policy)
     rows = labels.merge(features, on=["advertiser_id", "as_of"], how="inner", validate="one_to_one")
     return LabelledSet(
-        raw=rows[list(FEATURE_NAMES)].to_numpy(dtype=np.float64, na_value=np.nan),
+        raw=rows[list(INPUTS)].to_numpy(dtype=np.float64, na_value=np.nan),
         churned=rows["churned"].to_numpy(dtype=np.float64),
         as_of=rows["as_of"].to_numpy(dtype=np.float64),
         advertisers=pd.factorize(rows["advertiser_id"])[0].astype(np.int64),
@@ -235,7 +235,7 @@ def _select(
     held_out: dict[str, list[tuple[Floats, Floats]]] = {name: [] for name in CANDIDATES}
     for fold in folds:
         earlier, later = rows.at(fold.train), rows.at(fold.test)
-        aucs["recency"].append(auc(later.churned, later.raw[:, FEATURE_NAMES.index(RECENCY)]))
+        aucs["recency"].append(auc(later.churned, later.raw[:, INPUTS.index(RECENCY)]))
         for name, steps in CANDIDATES.items():
             raw = _raw_probability(fit(steps(policy.seed), earlier), later.raw)
             aucs[name].append(auc(later.churned, raw))
@@ -255,7 +255,7 @@ def _test(
     estimator: Any, calibration: Calibration, fitted: LabelledSet, tested: LabelledSet, policy: TrainingPolicy
 ) -> Evaluation:
     """The one look at the test rows."""
-    column = [FEATURE_NAMES.index(RECENCY)]
+    column = [INPUTS.index(RECENCY)]
     recency = LogisticRegression().fit(fitted.raw[:, column], fitted.churned)
     return evaluate(
         tested.churned,
@@ -283,9 +283,9 @@ def _card(
         created_at=to_datetime(now),
         algorithm=algorithm,
         selection=selection,
-        feature_view=VIEW_NAME,
-        feature_view_version=VIEW_VERSION,
-        feature_names=list(FEATURE_NAMES),
+        feature_view=INPUTS_NAME,
+        feature_view_version=INPUTS_VERSION,
+        feature_names=list(INPUTS),
         typical=_typical(fitted.raw),
         calibration=calibration,
         base_rate=float(np.median(weekly_rates)),
@@ -303,7 +303,7 @@ def _card(
 
 def _typical(raw: Floats) -> dict[str, float | None]:
     medians: dict[str, float | None] = {}
-    for index, name in enumerate(FEATURE_NAMES):
+    for index, name in enumerate(INPUTS):
         known = raw[:, index][~np.isnan(raw[:, index])]
         medians[name] = float(np.median(known)) if len(known) else None
     return medians

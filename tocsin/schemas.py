@@ -286,14 +286,23 @@ class ActivityRequest(Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     ] = None
 
 
-class Activity(Struct, frozen=True, array_like=True):
-    """One activity as it travels in the lane and rests in the event log."""
+class Activity(Struct, frozen=True, array_like=True, gc=False):
+    """One activity as it travels in the lane and rests in the event log.
+
+    `arrival` (epoch seconds) is when this version was accepted: of the versions of one event id the last to arrive
+    counts, wherever they are met in which order. `backdated` marks an import of the past: for training, its first
+    version counts as known at its own event time.
+    """
 
     advertiser_id: str
     event_time: float
     amount: float
     kind: str
     event_id: str
+    campaign_id: str = ""  # empty: none
+    currency: str = ""  # empty: the store's
+    arrival: float = 0.0
+    backdated: bool = False
 
 
 class ActivityAccepted(Struct, frozen=True, kw_only=True):

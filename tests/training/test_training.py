@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from features.definitions import FEATURE_NAMES
+from models.inputs import INPUTS
 from features.importing import read_activity
 from features.offline import event_frame
 from models.card import ModelCard, TrainedModel
@@ -69,7 +69,7 @@ def test_training_is_deterministic_but_for_its_date(events: pd.DataFrame, traine
 def test_the_card_is_complete_and_survives_json(trained: TrainedModel) -> None:
     card = trained.card
     assert msgspec.json.decode(msgspec.json.encode(card), type=ModelCard) == card
-    assert card.feature_names == list(FEATURE_NAMES)
+    assert card.feature_names == list(INPUTS)
     assert card.training_cutoffs[-1].timestamp() + POLICY.labels.horizon_s <= card.test_cutoffs[0].timestamp()
     assert 0.0 < card.base_rate < 0.5
     assert card.algorithm == max({"logistic", "boosting"}, key=lambda name: card.selection[name])

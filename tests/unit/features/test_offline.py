@@ -14,7 +14,6 @@ from features.definitions import DAY_S, FEATURE_NAMES
 from features.offline import EVENT_COLUMNS, event_frame, point_in_time
 from features.simulator import simulate
 from features.vectors import compute
-from tocsin.errors import NotFoundError
 from tocsin.schemas import Activity
 
 END = 17_500 * DAY_S
@@ -30,18 +29,19 @@ def rows_by_key(frame: pd.DataFrame) -> dict[tuple[str, float], dict[str, float]
 
 
 def test_offline_equals_online_exactly() -> None:
-    histories: dict[str, tiles.AdvertiserHistory] = {}
+    histories: dict[str, tiles.History] = {}
     arrivals = random.Random(1).sample(ACTIVITIES, len(ACTIVITIES))  # noqa: S311 - shuffling
     for activity in arrivals:
+        new = tiles.fold(activity.advertiser_id, [activity])
+        assert new is not None
         known = histories.get(activity.advertiser_id)
-        histories[activity.advertiser_id] = tiles.apply(known, [(None, activity)])
+        histories[activity.advertiser_id] = new if known is None else tiles.merge(known, new)
     found = rows_by_key(point_in_time(event_frame(ACTIVITIES), CUTOFFS))
     for history in histories.values():
         for as_of in CUTOFFS:
             key = (history.advertiser_id, as_of)
-            try:
-                online = compute(history, as_of)
-            except NotFoundError:
+            online = compute(history, as_of)
+            if set(online.values()) == {None}:
                 assert key not in found
                 continue
             offline = {name: None if math.isnan(value) else value for name, value in found.pop(key).items()}
