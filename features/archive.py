@@ -99,7 +99,9 @@ class Archive:
             SchemaMismatchError: the events are not of the schema.
         """
         if not _NAME.match(name) or name.startswith(_COMPACTED):
-            raise InvalidRecordError(f"{name!r} cannot name a file", field="name", limit="1 to 200 of A-Za-z0-9._-")
+            raise InvalidRecordError(
+                f"{name!r} cannot name a file", field="name", limit="1 to 200 of A-Za-z0-9._-"
+            )
         table = as_events(events)
         written = 0
         months = _months_of(table["event_time"].to_numpy())
@@ -157,7 +159,11 @@ class Archive:
         """
         parts = self.parts(start, end)
         counts = self.counts(parts)
-        wanted = counts if advertisers is None else {name: counts[name] for name in set(advertisers) & counts.keys()}
+        wanted = (
+            counts
+            if advertisers is None
+            else {name: counts[name] for name in set(advertisers) & counts.keys()}
+        )
         for low, high in _ranges(wanted, batch_rows):
             keep = (ds.field("advertiser_id") >= low) & (ds.field("advertiser_id") <= high)
             if start is not None:
@@ -167,7 +173,9 @@ class Archive:
             table = self._dataset(parts).to_table(filter=keep)
             if advertisers is not None and len(wanted) < len(counts):
                 inside = [name for name in wanted if low <= name <= high]
-                table = table.filter(pc.is_in(table["advertiser_id"].cast(pa.string()), pa.array(inside, pa.string())))
+                table = table.filter(
+                    pc.is_in(table["advertiser_id"].cast(pa.string()), pa.array(inside, pa.string()))
+                )
             yield table
 
     def compact(
@@ -265,10 +273,14 @@ class Archive:
         )
 
     def _dataset(self, parts: Sequence[Part]) -> Any:
-        form = ds.ParquetFileFormat(read_options=ds.ParquetReadOptions(dictionary_columns=set(DICTIONARY_COLUMNS)))
+        form = ds.ParquetFileFormat(
+            read_options=ds.ParquetReadOptions(dictionary_columns=set(DICTIONARY_COLUMNS))
+        )
         schema = pa.schema(
             [
-                pa.field(f.name, pa.dictionary(pa.int32(), f.type) if f.name in DICTIONARY_COLUMNS else f.type)
+                pa.field(
+                    f.name, pa.dictionary(pa.int32(), f.type) if f.name in DICTIONARY_COLUMNS else f.type
+                )
                 for f in SCHEMA
             ]
         )
@@ -288,17 +300,25 @@ class Archive:
             pq.ParquetWriter(stream, schema, **options) as writer,
         ):
             for table in tables:
-                writer.write_table(table.cast(SCHEMA).replace_schema_metadata(metadata), row_group_size=ROW_GROUP)
+                writer.write_table(
+                    table.cast(SCHEMA).replace_schema_metadata(metadata), row_group_size=ROW_GROUP
+                )
         self._fs.move(unfinished, path)
 
 
 def _without_repeats(table: pa.Table) -> pa.Table:
     """Rows sorted, each once."""
     plain = table.cast(SCHEMA)
-    return plain.group_by(SCHEMA.names, use_threads=False).aggregate([]).select(SCHEMA.names).sort_by(list(ORDER))
+    return (
+        plain.group_by(SCHEMA.names, use_threads=False)
+        .aggregate([])
+        .select(SCHEMA.names)
+        .sort_by(list(ORDER))
+    )
 
 
-def _months_of(event_times: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def _months_of(event_times: Any) -> Any:
+    """The month of each, as `YYYY-MM`."""
     return np.floor(event_times).astype("datetime64[s]").astype("datetime64[M]").astype(str)
 
 

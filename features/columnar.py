@@ -8,19 +8,23 @@ by Python's exact integers where not. What could overflow is left to `features.v
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from typing import Any, Final
 
 import numpy as np
 
-from features.definitions import DAY_S, FEATURES, HOUR_S, LIFETIME, Aggregation
-from features.tiles import MICROS, SKETCH_K, week_of, week_start
+from features import tiles
+from features.definitions import DAY_S, HOUR_S, LIFETIME, Aggregation, Feature
+from features.tiles import MICROS, SKETCH_K
 from features.timelines import Floats, Ints, Mask, Timelines, expand
 
 _EXACT: Final = 2**53  # integers up to here are exact as float64
 _LIMB: Final = 27  # bits: a day's micros are split in two such, so that their squares can be added
+_week_of: Any = tiles.week_of  # of columns as of numbers
+_week_start: Any = tiles.week_start
 _PAIRS: Final = 4_000_000  # (question, campaign) pairs held at once
 
 
@@ -32,12 +36,12 @@ def fits(lines: Timelines) -> Mask:
     return found
 
 
-def values(lines: Timelines) -> Floats:
-    """The features of each question in the order of the timelines' questions: (questions, features), NaN where none."""
-    found = np.full((len(lines.row), len(FEATURES)), np.nan)
+def values(lines: Timelines, features: Sequence[Feature]) -> Floats:
+    """The features of each question, in the order of both: (questions, features), NaN where not defined."""
+    found = np.full((len(lines.row), len(features)), np.nan)
     seen = Seen(lines)
     if len(seen.keep):
-        for column, feature in enumerate(FEATURES):
+        for column, feature in enumerate(features):
             found[seen.keep, column] = _READ[feature.aggregation](seen, feature.window_days)
     return found
 
@@ -52,15 +56,17 @@ class Seen:
         self.lines = lines
         self._day = np.floor_divide(lines.time, DAY_S).astype(np.int64)  # (events,)
         first = np.searchsorted(lines.timeline, lines.asked)
-        stop = bisect(lines.time, first, np.searchsorted(lines.timeline, lines.asked, side="right"), lines.as_of)
+        stop = bisect(
+            lines.time, first, np.searchsorted(lines.timeline, lines.asked, side="right"), lines.as_of
+        )
         self.keep: Ints = np.flatnonzero(stop > first)
         self.first: Ints = first[self.keep]
         self.stop: Ints = stop[self.keep]
         self.as_of: Floats = lines.as_of[self.keep]
         self.end: Ints = np.ceil(self.as_of / DAY_S).astype(np.int64)  # the first day after that of as_of
         self.last_day: Ints = self._day[self.stop - 1]
-        self.first_week: Ints = week_of(self._day[self.first])
-        self.last_week: Ints = week_of(self.last_day)
+        self.first_week: Ints = _week_of(self._day[self.first])
+        self.last_week: Ints = _week_of(self.last_day)
         self._starts: dict[int, Ints] = {LIFETIME: self.first}
         self._tile_starts: dict[int, Ints] = {}
         self._micros = np.rint(lines.amount * MICROS).astype(np.int64)  # (events,), as `tiles.micros_of`
@@ -108,10 +114,11 @@ class Seen:
         start = self.start(days)
         if days == 1:
             return _reduced(reduce, self._micros, start, self.stop)
-        tiles = reduce.reduceat(self._micros, self._tile_first[:-1])
+        daily = reduce.reduceat(self._micros, self._tile_first[:-1])
         last = np.maximum(start, self._tile_first[self._last_tile])
-        whole = _reduced(reduce, tiles, self._tile_start(days), self._last_tile)
-        return np.asarray(getattr(np, _IGNORING_NAN[reduce])(whole, _reduced(reduce, self._micros, last, self.stop)))
+        whole = _reduced(reduce, daily, self._tile_start(days), self._last_tile)
+        found: Floats = _IGNORING_NAN[reduce](whole, _reduced(reduce, self._micros, last, self.stop))
+        return found
 
     def squares(self, days: int) -> list[int]:
         """The sum of the squared daily micros, which needs more than 64 bits."""
@@ -126,7 +133,9 @@ class Seen:
         totals = self._limb_totals[limb]
         seen = last >= begin
         partial_day = self._totals[self.stop] - self._totals[self._tile_first[last]]
-        found: Ints = np.where(seen, totals[last] - totals[np.minimum(begin, last)] + _limbs(partial_day)[limb], 0)
+        found: Ints = np.where(
+            seen, totals[last] - totals[np.minimum(begin, last)] + _limbs(partial_day)[limb], 0
+        )
         return found
 
     @cached_property
@@ -138,8 +147,8 @@ class Seen:
     @cached_property
     def calendar_weeks(self) -> Ints:
         """Calendar weeks with activity, ever."""
-        new = _changes(self.lines.timeline, week_of(self._day))
-        number = np.cumsum(new)
+        new = _changes(self.lines.timeline, _week_of(self._day))
+        number: Ints = np.cumsum(new)
         found: Ints = number[self.stop - 1] - number[self.first] + 1
         return found
 
@@ -153,9 +162,10 @@ class Seen:
             many = np.flatnonzero(count > SKETCH_K)
             if len(many):
                 number = np.cumsum(there)
-                before = number[np.searchsorted(owner, many + inside.start)] - there[
-                    np.searchsorted(owner, many + inside.start)
-                ]
+                before = (
+                    number[np.searchsorted(owner, many + inside.start)]
+                    - there[np.searchsorted(owner, many + inside.start)]
+                )
                 at = np.searchsorted(number, before + SKETCH_K + 1)
                 count[many] = [(SKETCH_K << 64) // smallest for smallest in hashes[at].tolist()]
             found[inside] = count
@@ -180,7 +190,7 @@ class Seen:
         length = np.searchsorted(pairs, (asked + 1) * width) - low
         found = []
         cuts = _cuts(length, _PAIRS)
-        for begin, after in zip(cuts[:-1], cuts[1:], strict=True):
+        for begin, after in itertools.pairwise(cuts):
             pair, owner = expand(low[begin:after], length[begin:after])
             owner += begin
             at = np.searchsorted(events, pair * size + self.stop[owner]) - 1
@@ -238,7 +248,7 @@ def _cuts(sizes: Ints, most: int) -> list[int]:
     return cuts
 
 
-_IGNORING_NAN: Final = {np.minimum: "fmin", np.maximum: "fmax"}
+_IGNORING_NAN: Final[dict[Any, Any]] = {np.minimum: np.fmin, np.maximum: np.fmax}
 
 
 # --------------------------------------------------------------------------- one function an aggregation
@@ -270,7 +280,7 @@ def _trend_ratio(seen: Seen, days: int) -> Floats:
 def _trend_slope(seen: Seen, days: int) -> Floats:
     weeks = days // 7
     back = [np.zeros_like(seen.stop), *(seen.micros(7 * (week + 1)) for week in range(weeks))]
-    sums = [after - before for before, after in zip(back[:-1], back[1:], strict=True)][::-1]  # oldest first
+    sums = [after - before for before, after in itertools.pairwise(back)][::-1]  # oldest first
     first = weeks * (weeks - 1) // 2
     weighted = sum(x * y for x, y in enumerate(sums))
     spread = weeks * (weeks * (weeks - 1) * (2 * weeks - 1) // 6) - first * first
@@ -321,7 +331,7 @@ _READ: Final[dict[Aggregation, Read]] = {
     Aggregation.ACTIVE_DAY_SHARE: lambda seen, days: _ratio(seen.active_days(days), days),
     Aggregation.ACTIVE_WEEKS: _active_weeks,
     Aggregation.CALENDAR_WEEKS: lambda seen, _: seen.calendar_weeks,
-    Aggregation.TENURE: lambda seen, _: seen.end - week_start(seen.first_week),
+    Aggregation.TENURE: lambda seen, _: seen.end - _week_start(seen.first_week),
     Aggregation.WEEKLY_MEAN: lambda seen, _: _ratio(seen.micros(LIFETIME), MICROS) / seen.calendar_weeks,
     Aggregation.MEAN_GAP: _mean_gap,
     Aggregation.GAP_RATIO: lambda seen, days: _days_since(seen, days) / (7 * _mean_gap(seen, days)),

@@ -18,10 +18,11 @@ would count as restated.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+from msgspec import NODEFAULT, structs
 
 from tocsin.errors import TocsinError
 from tocsin.schemas import Activity
@@ -42,6 +43,9 @@ SCHEMA = pa.schema(
         pa.field("backdated", pa.bool_(), nullable=False),
     ]
 )
+DEFAULTS: Mapping[str, Any] = {
+    field.name: field.default for field in structs.fields(Activity) if field.default is not NODEFAULT
+}
 DICTIONARY_COLUMNS = ("advertiser_id", "currency", "kind", "campaign_id")  # few values, many rows
 ORDER = (("advertiser_id", "ascending"), ("event_time", "ascending"), ("arrival", "ascending"))
 
@@ -67,23 +71,32 @@ def activities_of(table: pa.Table) -> list[Activity]:
 
 def event_frame(activities: Iterable[Activity]) -> pd.DataFrame:
     """Activities as a frame, one row each, in their order: the columns of `SCHEMA`."""
-    return event_table(activities).to_pandas()
+    frame: pd.DataFrame = event_table(activities).to_pandas()
+    return frame
 
 
 def as_events(events: pa.Table | pd.DataFrame) -> pa.Table:
     """A table or a frame of events as a table of `SCHEMA`; further columns are left out.
+
+    Columns that an `Activity` has defaults for (`DEFAULTS`) may be missing.
 
     Raises SchemaMismatchError: it names the first column that is missing or cannot be of its type.
     """
     table = events if isinstance(events, pa.Table) else pa.Table.from_pandas(events, preserve_index=False)
     columns = []
     for field in SCHEMA:
-        if field.name not in table.column_names:
+        if field.name in table.column_names:
+            columns.append(_cast(table[field.name], field))
+        elif field.name in DEFAULTS:
+            default = pa.repeat(pa.scalar(DEFAULTS[field.name], field.type), len(table))
+            columns.append(pa.chunked_array([default]))
+        else:
             raise SchemaMismatchError(
                 f"events lack the column {field.name}; they have {', '.join(table.column_names)}"
             )
-        columns.append(_cast(table[field.name], field))
-    return pa.table(columns, schema=pa.schema([pa.field(f.name, c.type) for f, c in zip(SCHEMA, columns, strict=True)]))
+    return pa.table(
+        columns, schema=pa.schema([pa.field(f.name, c.type) for f, c in zip(SCHEMA, columns, strict=True)])
+    )
 
 
 def _cast(column: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:
@@ -110,9 +123,7 @@ def check_schema(found: pa.Schema, where: str) -> None:
         kind: Any = found.field(index).type
         plain = kind.value_type if pa.types.is_dictionary(kind) else kind
         if plain != field.type:
-            raise SchemaMismatchError(
-                f"{where}: {field.name} is {plain}, expected {field.type}", hint=_HINT
-            )
+            raise SchemaMismatchError(f"{where}: {field.name} is {plain}, expected {field.type}", hint=_HINT)
     if extra := set(found.names) - set(SCHEMA.names):
         raise SchemaMismatchError(f"{where} has unknown columns: {', '.join(sorted(extra))}", hint=_HINT)
 

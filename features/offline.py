@@ -10,8 +10,8 @@ known at their own event time, until they are restated.) The numbers are those o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 import pyarrow as pa
@@ -19,16 +19,16 @@ import pyarrow.compute as pc
 
 from features import columnar, vectors
 from features.archive import BATCH_ROWS, Archive
-from features.definitions import FEATURE_NAMES
+from features.definitions import FEATURE_NAMES, FEATURES, Feature
 from features.event_table import SchemaMismatchError, as_events, event_frame, event_table
 from features.tiles import fold
 from features.timelines import Floats, Ints, Questions, Timelines, portions
 from features.versions import versions_of
+from tocsin.errors import NotFoundError
 from tocsin.schemas import Activity
 
 if TYPE_CHECKING:
     import pandas as pd
-
 
 
 __all__ = ["event_frame", "event_table", "point_in_time"]
@@ -37,7 +37,11 @@ Rows = TypeVar("Rows", pa.Table, "pd.DataFrame")
 
 
 def point_in_time(
-    events: Archive | pa.Table | pd.DataFrame, entities: Rows, *, batch_rows: int = BATCH_ROWS
+    events: Archive | pa.Table | pd.DataFrame,
+    entities: Rows,
+    *,
+    features: Sequence[str] = FEATURE_NAMES,
+    batch_rows: int = BATCH_ROWS,
 ) -> Rows:
     """The features of each row of `entities` as they were known at its moment.
 
@@ -45,29 +49,41 @@ def point_in_time(
         events: the archive, or a table or frame with the columns of `features.event_table.SCHEMA`.
         entities: columns `advertiser_id` and `as_of` (epoch seconds, or a timestamp; without a zone it is UTC);
             further columns are kept. Repeats and any order are fine.
+        features: which, by name.
         batch_rows: events held at once: this bounds memory, about 300 bytes each. One advertiser is never split.
 
     Returns:
-        What `entities` is, a table or a frame: its rows in their order, with `FEATURE_NAMES` as float64 after its
+        What `entities` is, a table or a frame: its rows in their order, with the features as float64 after its
         columns; NaN where not defined, and in the whole row of an advertiser without activity by then.
 
     Raises:
         SchemaMismatchError: a column is missing or of another type.
+        NotFoundError: there is no feature of a name.
     """
-    table = entities if isinstance(entities, pa.Table) else pa.Table.from_pandas(entities, preserve_index=False)
+    wanted = [_feature(name) for name in features]
+    given: Any = entities
+    is_table = isinstance(given, pa.Table)
+    table = given if is_table else pa.Table.from_pandas(given, preserve_index=False)
     asked = _Asked(table)
-    found = np.full((len(table), len(FEATURE_NAMES)), np.nan)
+    found = np.full((len(table), len(wanted)), np.nan)
     for batch in _batches(events, asked, batch_rows):
         versions, names = versions_of(batch)
         for lines in versions.timelines(asked.of(names, np.unique(versions.advertiser))):
-            found[lines.row] = _answers(lines)
-    if isinstance(entities, pa.Table):
+            found[lines.row] = _answers(lines, wanted)
+    if is_table:
         columns = [table[name] for name in table.column_names]
-        return pa.table(columns + list(found.T.copy()), names=[*table.column_names, *FEATURE_NAMES])
-    import pandas as pd  # noqa: PLC0415 - heavy: only those who use frames pay for it
+        answer: Any = pa.table(columns + list(found.T.copy()), names=[*table.column_names, *features])
+    else:
+        import pandas as pd  # noqa: PLC0415 - heavy: only those who use frames pay for it
 
-    frame = pd.DataFrame(found, columns=list(FEATURE_NAMES), index=entities.index)
-    return pd.concat([entities, frame], axis=1)
+        answer = pd.concat([given, pd.DataFrame(found, columns=list(features), index=given.index)], axis=1)
+    return cast("Rows", answer)
+
+
+def _feature(name: str) -> Feature:
+    if name not in FEATURE_NAMES:
+        raise NotFoundError(f"there is no feature {name!r}", hint="`tocsin features list` names them all")
+    return FEATURES[FEATURE_NAMES.index(name)]
 
 
 class _Asked:
@@ -99,7 +115,9 @@ class _Asked:
 
 def _seconds(column: pa.ChunkedArray) -> Floats:
     if pa.types.is_timestamp(column.type):
-        column = pc.divide(column.cast(pa.timestamp("us", column.type.tz)).cast(pa.int64()).cast(pa.float64()), 1e6)
+        column = pc.divide(
+            column.cast(pa.timestamp("us", column.type.tz)).cast(pa.int64()).cast(pa.float64()), 1e6
+        )
     try:
         moments: Floats = column.cast(pa.float64()).to_numpy()
     except pa.ArrowException as error:
@@ -109,9 +127,7 @@ def _seconds(column: pa.ChunkedArray) -> Floats:
     return moments
 
 
-def _batches(
-    events: Archive | pa.Table | pd.DataFrame, asked: _Asked, batch_rows: int
-) -> Iterator[pa.Table]:
+def _batches(events: Archive | pa.Table | pd.DataFrame, asked: _Asked, batch_rows: int) -> Iterator[pa.Table]:
     """Tables of whole advertisers, about `batch_rows` each."""
     if isinstance(events, Archive):
         # Of all times: an event may have been moved from before a moment to after it.
@@ -129,15 +145,16 @@ def _batches(
         yield table.take(order[start:stop])
 
 
-def _answers(lines: Timelines) -> Floats:
+def _answers(lines: Timelines, features: Sequence[Feature]) -> Floats:
     """The features of every question of some timelines: over columns, or one by one where sums grow too large."""
     fits = columnar.fits(lines)
     if fits.all():
-        return columnar.values(lines)
-    found = np.empty((len(lines.row), len(FEATURE_NAMES)))
-    found[fits] = columnar.values(lines[fits])
+        return columnar.values(lines, features)
+    found = np.empty((len(lines.row), len(features)))
+    found[fits] = columnar.values(lines[fits], features)
+    columns = [FEATURE_NAMES.index(feature.name) for feature in features]
     for at in np.flatnonzero(~fits).tolist():
-        found[at] = _one_by_one(lines, int(lines.asked[at]), float(lines.as_of[at]))
+        found[at] = np.array(_one_by_one(lines, int(lines.asked[at]), float(lines.as_of[at])))[columns]
     return found
 
 

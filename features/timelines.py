@@ -86,7 +86,9 @@ class Versions:
         """Every question, each on a timeline that holds what it may see and later events; nothing else."""
         special = self._sees_other_than_last(questions)
         if not special.all():
-            yield self._lay_out(np.flatnonzero(self.last), self.advertiser[self.last], questions[~special], None)
+            yield self._lay_out(
+                np.flatnonzero(self.last), self.advertiser[self.last], questions[~special], None
+            )
         if special.any():
             yield from self._expanded(questions[special])
 
@@ -163,7 +165,9 @@ def _count_up_to(owners: Ints, moments: Floats, questions: Questions) -> Ints:
     width = len(ranks) + 1
     keys = np.sort(owners * width + rank[: len(moments)])
     base = questions.advertiser * width
-    found: Ints = np.searchsorted(keys, base + rank[len(moments) :], side="right") - np.searchsorted(keys, base)
+    found: Ints = np.searchsorted(keys, base + rank[len(moments) :], side="right") - np.searchsorted(
+        keys, base
+    )
     return found
 
 

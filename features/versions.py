@@ -120,7 +120,9 @@ def fingerprints(texts: pa.ChunkedArray) -> npt.NDArray[np.uint64]:
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     _, offsets, data = column.buffers()
-    bounds = np.frombuffer(offsets, dtype=np.int32)[column.offset : column.offset + len(column) + 1].astype(np.int64)
+    bounds = np.frombuffer(offsets, dtype=np.int32)[column.offset : column.offset + len(column) + 1].astype(
+        np.int64
+    )
     # Every 8 bytes at any position as one word; the last ones reach into zeros.
     padded = np.zeros((data.size if data is not None else 0) + _WORD, dtype=np.uint8)
     if data is not None:
@@ -130,7 +132,11 @@ def fingerprints(texts: pa.ChunkedArray) -> npt.NDArray[np.uint64]:
     found = length.astype(np.uint64)
     for at in range(0, int(length.max()), _WORD):
         left = np.clip(length - at, 0, _WORD)
-        mask = np.where(left >= _WORD, ~np.uint64(0), (np.uint64(1) << (8 * np.minimum(left, 7)).astype(np.uint64)) - np.uint64(1))
+        mask = np.where(
+            left >= _WORD,
+            ~np.uint64(0),
+            (np.uint64(1) << (8 * np.minimum(left, 7)).astype(np.uint64)) - np.uint64(1),
+        )
         word = words[np.minimum(start + at, len(words) - 1)] & mask
         found = (found ^ word) * _MIX
         found ^= found >> np.uint64(29)

@@ -27,10 +27,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 
-from models.inputs import INPUTS, INPUTS_NAME, INPUTS_VERSION
 from features.offline import point_in_time
 from models.card import Calibration, ModelCard, TrainedModel
 from models.evaluation import Evaluation, EvaluationPolicy, auc, evaluate
+from models.inputs import INPUTS, INPUTS_NAME, INPUTS_VERSION
 from models.labels import DAY_S, LabelPolicy, label, observed_until, weekly_cutoffs
 from models.matrix import Floats, calibrate, logit, scale
 from models.split import Split, TooLittleDataError, rolling_folds, temporal_split
@@ -116,9 +116,7 @@ def labelled_set(events: pd.DataFrame, cutoffs: Sequence[float], policy: LabelPo
         cutoffs: Ascending, seconds since the epoch, label windows complete.
         policy: The windows.
     """
-    features = point_in_time(events, cutoffs)
-    labels = label(events, cutoffs, policy)
-    rows = labels.merge(features, on=["advertiser_id", "as_of"], how="inner", validate="one_to_one")
+    rows = point_in_time(events, label(events, cutoffs, policy), features=INPUTS)
     return LabelledSet(
         raw=rows[list(INPUTS)].to_numpy(dtype=np.float64, na_value=np.nan),
         churned=rows["churned"].to_numpy(dtype=np.float64),
