@@ -13,14 +13,16 @@ import gc
 import logging
 import os
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
 
 import msgspec
 import uvloop
 from redis import asyncio as aioredis
 
-from features.store import FeatureStore, Shard
+from features.freshening import Freshener
+from features.moments import Moments
+from features.shard import Shard
 from routing.channels import Channel
 from routing.channels.log import LogChannel
 from routing.channels.sink import SinkChannel
@@ -35,7 +37,7 @@ from routing.stages.quiet_hours import QuietHours
 from routing.stages.throttle import Throttle
 from tocsin.clock import Clock, SystemClock
 from tocsin.consumer import Consumer, ConsumerPolicy, ConsumerState, Handler
-from tocsin.lanes import Lane
+from tocsin.lanes import Lane, partition_of
 from tocsin.leases import LeasePolicy, Leases
 from tocsin.resilience.retry import RetryPolicy
 from tocsin.schemas import LaneName
@@ -76,8 +78,8 @@ POLICIES: dict[LaneName, LanePolicy] = {
         retry=RetryPolicy(max_attempts=5, base_s=2.0, cap_s=120.0),
     ),
     LaneName.ACTIVITY: LanePolicy(
-        # One unit at a time: a history has one writer.
-        consumer=ConsumerPolicy(unit_entries=16, read_entries=16, concurrency=1, promote_every_s=60.0),
+        # One unit at a time: a history has one writer. Large units: under load, an advertiser's events share its cost.
+        consumer=ConsumerPolicy(unit_entries=64, read_entries=32, concurrency=1, promote_every_s=60.0),
         lease=LeasePolicy(),
         retry=RetryPolicy(max_attempts=1, base_s=1.0, cap_s=1.0),
     ),
@@ -113,6 +115,8 @@ class PoolMember:
         self._clock: Clock = SystemClock()
         self._consumer: Consumer | None = None
         self._leases: Leases | None = None
+        self._shard: Shard | None = None
+        self._freshener: Freshener | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._started: Future[None] = Future()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -140,6 +144,18 @@ class PoolMember:
                 self._loop.call_soon_threadsafe(self._consumer.stop)
         self._thread.join(timeout=timeout_s)
         return not self._thread.is_alive()
+
+    def remembered(self, advertiser_ids: Sequence[str]) -> list[tuple[bytes | None, float | None]]:
+        """For when storage is down: the last known history of each advertiser, encoded, with the time (epoch
+        seconds) up to which its partition was known to be applied. Only a feature shard remembers any.
+        """
+        if self._shard is None or self._freshener is None:
+            return [(None, None)] * len(advertiser_ids)
+        marks, partitions = self._freshener.marks, self._settings.partitions(self._lane)
+        return [
+            (body, marks.get(partition_of(name, partitions)))
+            for name, body in zip(advertiser_ids, self._shard.remembered(advertiser_ids), strict=True)
+        ]
 
     def _run(self) -> None:
         # Blocks hold thousands of small acyclic records at once; walking them over and over finds nothing.
@@ -173,7 +189,7 @@ class PoolMember:
             policy=policy.lease,
             clock=self._clock,
         )
-        handler, close = self._handler(lane, client, policy)
+        handler, close = self._handler(lane, client, policy, leases)
         self._consumer = Consumer(lane, leases, handler, policy=policy.consumer, clock=self._clock)
         self._leases, self._loop = leases, asyncio.get_running_loop()
         self._started.set_result(None)
@@ -185,11 +201,10 @@ class PoolMember:
             await control.aclose()
 
     def _handler(
-        self, lane: Lane, client: aioredis.Redis, policy: LanePolicy
+        self, lane: Lane, client: aioredis.Redis, policy: LanePolicy, leases: Leases
     ) -> tuple[Handler, Callable[[], Awaitable[None]]]:
         if self._lane is LaneName.ACTIVITY:
-            store = FeatureStore(client, namespace=self._settings.namespace)
-            return Shard(store, client, lane.keys), _nothing
+            return self._shard_handler(lane, client, leases)
         channels = self._channels()
 
         async def close() -> None:
@@ -207,6 +222,36 @@ class PoolMember:
         )
         return Router(stages, ledger, lane.keys, self._clock), close
 
+    def _shard_handler(
+        self, lane: Lane, client: aioredis.Redis, leases: Leases
+    ) -> tuple[Handler, Callable[[], Awaitable[None]]]:
+        settings = self._settings
+        shard = Shard(
+            client,
+            lane.keys,
+            namespace=settings.namespace,
+            partitions=lane.partitions,
+            as_of=settings.as_of,
+            clock=self._clock,
+        )
+        freshener = Freshener(
+            shard.store,
+            client,
+            lane.keys,
+            held=leases.held,
+            partitions=lane.partitions,
+            moments=Moments(settings.as_of, shard.store.latest, self._clock),
+            clock=self._clock,
+        )
+        self._shard, self._freshener = shard, freshener
+        beside = asyncio.create_task(freshener.run())
+
+        async def close() -> None:
+            beside.cancel()
+            await asyncio.gather(beside, return_exceptions=True)
+
+        return shard, close
+
     def _channels(self) -> dict[str, Channel]:
         folder = self._settings.data_path / "deliveries"
         webhook = WebhookPolicy(
@@ -221,7 +266,3 @@ class PoolMember:
             "webhook": WebhookChannel(webhook, self._clock),
             "sink": SinkChannel(self._clock),
         }
-
-
-async def _nothing() -> None:
-    return None

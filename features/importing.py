@@ -77,7 +77,8 @@ def read_activity(
     """Read a Parquet or CSV file, batch by batch. `now` is in epoch seconds.
 
     `mapping` gives the column of each field (`advertiser_id`, `event_time`, `amount`, `kind`, `event_id`,
-    `campaign_id`, `currency`, `arrival`; only the first two are required); a field it leaves out is read from the column of its own name, if there is one.
+    `campaign_id`, `currency`, `arrival`; only the first two are required); a field it leaves out is read from the
+    column of its own name, if there is one.
     None: the format is detected.
 
     Raises UnreadableFileError, before the first batch, where the file is not a table with rows and the columns

@@ -25,8 +25,10 @@ from enum import StrEnum
 
 from msgspec import Struct
 
-from features.definitions import FeatureView
-from features.vectors import step_of
+from features.definitions import VIEWS, FeatureView
+from features.tiles import History
+from features.vectors import step_of, values
+from tocsin.keys import FeatureKeys
 
 FORMAT_VERSION = 1
 _PREFIX = struct.Struct("<BBH8sq")
@@ -95,3 +97,26 @@ class Packer:
             )
         newest, until, computed, *values = self.unpack(data)
         return Packed(newest, until, computed, tuple(values))
+
+
+PACKERS: tuple[Packer, ...] = tuple(Packer(view) for view in VIEWS)
+
+
+def pack_views(
+    keys: FeatureKeys, history: History, as_of: float, until: float = math.inf
+) -> dict[str, bytes]:
+    """The vectors of every view, by key. The history must cover `as_of` and hold nothing from after it.
+
+    Raises:
+        NotFoundError: it does not.
+    """
+    vector = values(history, as_of)
+    newest = history.newest_event_time
+    packed: dict[str, bytes] = {}
+    start = 0
+    for packer in PACKERS:
+        stop = start + packer.count
+        body = packer.pack(vector[start:stop], as_of=as_of, newest=newest, until=until)
+        packed[keys.vector(packer.view.name, history.advertiser_id)] = body
+        start = stop
+    return packed

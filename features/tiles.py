@@ -220,9 +220,9 @@ def _sum_of(left: Tile, right: Tile) -> Tile:
         left.start,
         left.events + right.events,
         min(left.micros + right.micros, INT64_MAX),
-        left.low if left.low <= right.low else right.low,
-        left.high if left.high >= right.high else right.high,
-        left.last_event_time if left.last_event_time >= right.last_event_time else right.last_event_time,
+        min(left.low, right.low),
+        max(left.high, right.high),
+        max(left.last_event_time, right.last_event_time),
         campaigns,
     )
 

@@ -191,7 +191,7 @@ def _day_windows(
             micros = [tile.micros for tile in tiles]
             lowest, highest = min([tile.low for tile in tiles]), max([tile.high for tile in tiles])
             low = lowest if not events or lowest < low else low
-            high = highest if highest > high else high
+            high = max(high, highest)
             events += sum([tile.events for tile in tiles])
             total += sum(micros)
             if length:

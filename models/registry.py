@@ -28,9 +28,9 @@ from zipfile import BadZipFile
 import msgspec
 from msgspec import Struct
 
-from models.inputs import INPUTS, INPUTS_NAME, INPUTS_VERSION
 from models.card import ModelCard, TrainedModel
 from models.churn import ChurnModel, RiskPolicy
+from models.inputs import INPUTS, INPUTS_NAME, INPUTS_VERSION
 from tocsin.errors import ModelUnavailableError, NotFoundError
 
 SCHEMA_VERSION = 1

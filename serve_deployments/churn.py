@@ -19,7 +19,7 @@ from typing import ClassVar
 import msgspec
 from starlette.requests import Request
 
-from features.vectors import compute
+from features.answers import vector_of
 from models.churn import ChurnModel
 from models.matrix import Vector
 from models.registry import Registry
@@ -28,7 +28,7 @@ from serve_deployments.http import AS_OF, Application, Endpoint, RejectedBatchEr
 from serve_deployments.reading import FeatureReader
 from tocsin.clock import Clock, SystemClock, to_datetime, to_epoch
 from tocsin.decoding import RecordDecoder
-from tocsin.errors import ModelUnavailableError, NotFoundError, StorageUnavailableError
+from tocsin.errors import ModelUnavailableError, StorageUnavailableError
 from tocsin.schemas import ChurnAnswer, ChurnBatchAnswer, ChurnBatchRequest
 from tocsin.settings import Settings
 
@@ -87,21 +87,18 @@ class ChurnService:
         """
         model = await self.model()
         try:
-            as_of = await self.reader.moment(asked)
-            histories = await self.reader.histories(advertiser_ids)
+            read = await self.reader.read(advertiser_ids, asked)
         except StorageUnavailableError as error:
             return [
                 self._degraded(model, advertiser_id, error.message) for advertiser_id in advertiser_ids
             ], []
         vectors: dict[str, Vector] = {}
-        for advertiser_id, history in zip(advertiser_ids, histories, strict=True):
-            try:
-                if history is not None:
-                    vectors[advertiser_id] = compute(history, as_of)
-            except NotFoundError:
-                continue
+        for place, advertiser_id in enumerate(advertiser_ids):
+            vector = vector_of(read, place)
+            if vector["days_since_last_campaign"] is not None:  # else it did nothing before that moment
+                vectors[advertiser_id] = vector
         work = partial(
-            model.answers, list(vectors), list(vectors.values()), to_datetime(as_of), explain=explain
+            model.answers, list(vectors), list(vectors.values()), to_datetime(read.as_of), explain=explain
         )
         # A large batch takes the model long enough to keep other requests waiting.
         answers = work() if len(vectors) <= INLINE_ROWS else await asyncio.to_thread(work)
@@ -162,6 +159,9 @@ class Churn(Application):
 
     async def warm(self) -> None:
         """Have scikit-learn and the champion loaded before anybody asks, and each new champion too."""
+        await asyncio.gather(self._keep_loaded(), self.service.reader.flush())
+
+    async def _keep_loaded(self) -> None:
         await asyncio.to_thread(importlib.import_module, "skops.io")
         while True:
             with suppress(ModelUnavailableError):

@@ -20,6 +20,7 @@ import httpx2
 
 from tocsin._answers import Outcome
 from tocsin._calls import Call, dead_letters_call, letter_filter, notification_given, purge_call
+from tocsin._feature_methods import AsyncFeatureMethods, FeatureMethods
 from tocsin._flows import Flow, Flows, Pause, RetryPolicy
 from tocsin._recipient_methods import AsyncRecipientMethods, RecipientMethods
 from tocsin._transport import check_limits, failure, platform_url, reply, request_headers, request_parts
@@ -32,7 +33,6 @@ from tocsin.schemas import (
     ChurnBatchAnswer,
     DeadLetterPage,
     DeadLetterView,
-    FeaturesAnswer,
     InsightAnswer,
     LaneName,
     NotificationRequest,
@@ -47,7 +47,7 @@ NotificationLike = NotificationRequest | Mapping[str, Any]
 ActivityLike = ActivityRequest | Mapping[str, Any]
 
 
-class Client(RecipientMethods):
+class Client(RecipientMethods, FeatureMethods):
     """A blocking client of one platform; safe to share between threads.
 
     Args:
@@ -180,10 +180,6 @@ class Client(RecipientMethods):
         """
         return self._run(self._flows.send_activity(activities))
 
-    def features(self, advertiser_id: str, as_of: datetime | None = None) -> FeaturesAnswer:
-        """An advertiser's feature vector, now or as of an aware datetime."""
-        return self._run(self._flows.about("features", advertiser_id, FeaturesAnswer, as_of))
-
     def churn(self, advertiser_id: str, as_of: datetime | None = None) -> ChurnAnswer:
         """The chance that an advertiser leaves, now or as of an aware datetime."""
         return self._run(self._flows.about("churn", advertiser_id, ChurnAnswer, as_of))
@@ -265,7 +261,7 @@ class Client(RecipientMethods):
         return self._run(self._flows.ready())
 
 
-class AsyncClient(AsyncRecipientMethods):
+class AsyncClient(AsyncRecipientMethods, AsyncFeatureMethods):
     """`Client` for asyncio: the same arguments, methods and errors; `sleep` is a coroutine function."""
 
     def __init__(
@@ -360,10 +356,6 @@ class AsyncClient(AsyncRecipientMethods):
     async def send_activity(self, activities: Iterable[ActivityLike]) -> ActivityAccepted:
         """As `Client.send_activity`."""
         return await self._run(self._flows.send_activity(activities))
-
-    async def features(self, advertiser_id: str, as_of: datetime | None = None) -> FeaturesAnswer:
-        """As `Client.features`."""
-        return await self._run(self._flows.about("features", advertiser_id, FeaturesAnswer, as_of))
 
     async def churn(self, advertiser_id: str, as_of: datetime | None = None) -> ChurnAnswer:
         """As `Client.churn`."""

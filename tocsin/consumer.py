@@ -21,7 +21,7 @@ from typing import Protocol
 import msgspec
 
 from tocsin.clock import Clock
-from tocsin.errors import TocsinError
+from tocsin.errors import StateMovedError, TocsinError
 from tocsin.lanes import Entry, Queue, Stage
 
 log = logging.getLogger(__name__)
@@ -207,22 +207,28 @@ class Consumer:
         while unit := self._still_ours(unit):
             try:
                 stage = await self._handler.handle(unit)
-                break
+                if await self._settled(unit, stage):
+                    return
+                unit = tuple(await self._queue.unsettled(unit))
             except Exception:
                 log.exception("%s: handling %d blocks failed; trying again", self._ownership.name, len(unit))
                 await self._pause(self._policy.requeue_s)
                 if self._stopping.is_set():
                     return  # still pending: the next owner claims them
-        else:
-            return
+
+    async def _settled(self, unit: tuple[Entry, ...], stage: Stage) -> bool:
+        """Settle until it is confirmed, or we stop. False: the state moved, so the work has to be done anew."""
         attempt = 0
         while True:
             try:
                 await self._queue.settle(unit, stage, again=attempt > 0)
+            except StateMovedError as error:
+                log.warning("%s: %s; working it out again", self._ownership.name, error)
+                return False
             except Exception as error:
                 self.failures += 1
                 if self._stopping.is_set():
-                    return
+                    return True  # still pending: the next owner claims them
                 if isinstance(error, TocsinError):
                     log.warning("%s: settling failed: %s; trying again", self._ownership.name, error)
                 else:
@@ -234,7 +240,7 @@ class Consumer:
                 attempt += 1
             else:
                 self.handled_blocks += len(unit)
-                return
+                return True
 
     def _still_ours(self, unit: tuple[Entry, ...]) -> tuple[Entry, ...]:
         """What is left of a unit. A partition that lost some is claimed afresh should it come back at once."""

@@ -25,7 +25,7 @@ from redis import asyncio as aioredis
 from redis import exceptions as redis_errors
 from redis.asyncio.client import Pipeline
 
-from tocsin.errors import ConflictError, InvalidRecordError
+from tocsin.errors import ConflictError, InvalidRecordError, StateMovedError
 from tocsin.keys import DEDUP_TTL_S, GROUP, LaneKeys
 from tocsin.schemas import WIRE_VERSION, LaneName
 from tocsin.settings import Settings
@@ -38,6 +38,7 @@ FIELD_BLOCK = b"b"
 CLAIM_PAGE = 100
 # The most records in one entry: a p0 is an entry of its own, handled at once; the others share entries.
 BLOCK_RECORDS = {LaneName.P0: 1, LaneName.P1: 100, LaneName.P2: 500, LaneName.ACTIVITY: 500}
+MOVED = "another member changed the state this was worked out from"
 MAX_ENTRY_NUMBER = 2**64 - 1  # of each half of a stream entry's id
 
 
@@ -108,6 +109,21 @@ class LaneDepth(msgspec.Struct, frozen=True, kw_only=True):
 Stage = Callable[[Pipeline], None]
 
 
+class Guarded(msgspec.Struct, frozen=True):
+    """A stage that holds only while what it was worked out from has not changed.
+
+    `expected` are strings on the server and the values they must hold; empty: not be there. The stage itself has to
+    change them.
+    """
+
+    stage: Stage
+    expected: Mapping[str, bytes]
+
+    def __call__(self, pipe: Pipeline) -> None:
+        """As the stage."""
+        self.stage(pipe)
+
+
 class Queue(Protocol):
     """What a consumer needs of a lane; the contract that every implementation keeps."""
 
@@ -132,6 +148,10 @@ class Queue(Protocol):
 
     async def settle(self, entries: Sequence[Entry], stage: Stage, *, again: bool = False) -> None:
         """Acknowledge and trim, with what `stage` writes; with `again`, unless that was done already."""
+        ...
+
+    async def unsettled(self, entries: Sequence[Entry]) -> list[Entry]:
+        """Those that nobody settled yet."""
         ...
 
     async def promote(self, partition: int, now: float, *, limit: int) -> int:
@@ -339,6 +359,7 @@ class Lane:
 
         Raises:
             StorageUnavailableError: the server did not confirm; try with `again`.
+            StateMovedError: the stage is `Guarded` and what it stands on has changed; nothing was written.
 
         At the server's memory limit it refuses the transaction untouched; then the same is done as a script that is
         exempt, so that a full server drains.
@@ -348,13 +369,18 @@ class Lane:
         by_partition: dict[int, list[str]] = defaultdict(list)
         for entry in entries:
             by_partition[entry.partition].append(entry.entry)
+        expected = stage.expected if isinstance(stage, Guarded) else {}
         try:
             async with self._client.pipeline(transaction=True) as pipe:
+                if expected:
+                    await _watch(pipe, expected)
                 stage(pipe)
                 self._stage_settled(pipe, by_partition)
                 await pipe.execute()
+        except redis_errors.WatchError:
+            raise StateMovedError(MOVED) from None
         except redis_errors.OutOfMemoryError:
-            await self._settle_at_limit(by_partition, stage)
+            await self._settle_at_limit(by_partition, stage, expected)
         except (redis_errors.RedisError, OSError) as error:
             raise translate(error) from error
 
@@ -363,15 +389,19 @@ class Lane:
             pipe.xack(self.keys.stream(partition), GROUP, *ids)
             pipe.xdel(self.keys.stream(partition), *ids)
 
-    async def _settle_at_limit(self, by_partition: Mapping[int, Sequence[str]], stage: Stage) -> None:
+    async def _settle_at_limit(
+        self, by_partition: Mapping[int, Sequence[str]], stage: Stage, expected: Mapping[str, bytes]
+    ) -> None:
         self.settled_at_limit += 1
         pipe = self._client.pipeline(transaction=True)
         self._stage_settled(pipe, by_partition)
         stage(pipe)
         try:
-            await execute_at_limit(self._client, pipe)
+            done = await execute_at_limit(self._client, pipe, expected)
         except (redis_errors.RedisError, OSError) as error:
             raise translate(error) from error
+        if not done:
+            raise StateMovedError(MOVED)
 
     async def _waits(self, entry: Entry) -> bool:
         """Whether a block is unsettled. A transaction is whole, so one block speaks for those settled with it."""
@@ -380,6 +410,14 @@ class Lane:
             return bool(await self._client.xrange(key, min=entry.entry, max=entry.entry, count=1))
         except (redis_errors.RedisError, OSError) as error:
             raise translate(error) from error
+
+    async def unsettled(self, entries: Sequence[Entry]) -> list[Entry]:
+        """Those of some blocks that nobody settled yet.
+
+        Raises:
+            StorageUnavailableError: the server does not answer.
+        """
+        return [entry for entry in entries if await self._waits(entry)]
 
     async def promote(self, partition: int, now: float, *, limit: int) -> int:
         """Move retries that are due back into the stream, atomically. Returns how many.
@@ -421,3 +459,13 @@ class Lane:
     def peeked(self, answer: Any, position: Position) -> Entry | None:
         """What `stage_peek` was answered; None when the block is settled."""
         return self._entry(position.partition, *answer[0]) if answer else None
+
+
+async def _watch(pipe: Pipeline, expected: Mapping[str, bytes]) -> None:
+    """Tie a transaction to what some strings hold: it fails should one change. Raises WatchError where one has."""
+    untyped: Any = pipe
+    await untyped.watch(*expected)
+    found = await untyped.mget(list(expected))  # answered at once while watching
+    if [value or b"" for value in found] != list(expected.values()):
+        raise redis_errors.WatchError
+    untyped.multi()

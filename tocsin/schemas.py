@@ -21,6 +21,7 @@ WIRE_VERSION = 1
 MAX_BODY_BYTES = 8 * 1024 * 1024
 MAX_BATCH_RECORDS = 10_000
 MAX_CHURN_IDS = 1_000
+MAX_FEATURE_IDS = 1_000
 MAX_AMOUNT = 1e12
 MAX_CLOCK_SKEW_S = 86_400.0  # an event may be dated this far ahead of our clock
 MAX_EXPIRY_S = 366 * 86_400.0
@@ -284,6 +285,17 @@ class ActivityRequest(Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
             description="Identity of the event: the same id again replaces it. Default: derived from the rest"
         ),
     ] = None
+    campaign_id: Annotated[str, Meta(max_length=128, description="The campaign it belongs to, if any")] = ""
+    currency: Annotated[
+        str, Meta(pattern="^([A-Z]{3})?$", description="ISO 4217; must be the platform's own. Default: it is")
+    ] = ""
+    arrival: Annotated[
+        AwareDatetime | None,
+        Meta(description="When this version became known, for records of the past. Default: now"),
+    ] = None
+    backdated: Annotated[
+        bool, Meta(description="An import of the past: for training it counts as known when it happened")
+    ] = False
 
 
 class Activity(Struct, frozen=True, array_like=True, gc=False):
@@ -317,24 +329,69 @@ class ActivityAccepted(Struct, frozen=True, kw_only=True):
 # --------------------------------------------------------------------------- features, churn, insights
 
 
+FeatureStatus = Literal["present", "stale", "missing", "never"]
+
+
 class FeatureValue(Struct, frozen=True, kw_only=True):
     """One feature with what is needed to trust it."""
 
     value: float | None  # null: not defined for this advertiser yet
     unit: str
-    event_time: datetime | None  # of the newest event that went into it
-    age_s: float | None
-    fresh: bool
+    view: str
+    status: FeatureStatus
+    event_time: datetime | None  # of the newest event its view knows of
+    age_s: float | None  # how long ago everything was known; null where nobody can say
 
 
 class FeaturesAnswer(Struct, frozen=True, kw_only=True):
-    """The feature vector of one advertiser as of a moment."""
+    """The features of one advertiser as of a moment; `on_demand` are those that stand on values of the question."""
 
     advertiser_id: str
-    view: str
-    view_version: int
     as_of: datetime
     features: dict[str, FeatureValue]
+    on_demand: dict[str, float | None] = {}
+    degraded: bool = False
+    degraded_reason: str = ""
+
+
+class FeaturesRequest(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Up to 1,000 advertisers to read features of."""
+
+    advertiser_ids: Annotated[list[Identifier], Meta(min_length=1, max_length=MAX_FEATURE_IDS)]
+    features: Annotated[
+        list[Identifier], Meta(max_length=256, description="Names of stored features; empty: all of them")
+    ] = []
+    values: Annotated[
+        dict[Identifier, Annotated[float, Meta(ge=0, le=MAX_AMOUNT)]],
+        Meta(max_length=16, description="Values of the question for on-demand features, as planned_budget"),
+    ] = {}
+    as_of: AwareDatetime | None = None
+
+
+class ViewRead(Struct, frozen=True, kw_only=True):
+    """What the values of one view are worth; a null value in it is missing."""
+
+    status: FeatureStatus
+    age_s: float | None
+    event_time: datetime | None
+
+
+class FeatureRow(Struct, frozen=True, kw_only=True):
+    """One advertiser of a batch."""
+
+    advertiser_id: str
+    values: dict[str, float | None]
+    views: dict[str, ViewRead]
+    on_demand: dict[str, float | None] = {}
+
+
+class FeaturesBatchAnswer(Struct, frozen=True, kw_only=True):
+    """A row for each advertiser, in the order asked."""
+
+    as_of: datetime
+    rows: list[FeatureRow]
+    degraded: bool = False
+    degraded_reason: str = ""
 
 
 class Driver(Struct, frozen=True, kw_only=True):

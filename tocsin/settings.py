@@ -128,6 +128,13 @@ class Settings(Struct, frozen=True, kw_only=True):
         Seconds, Meta(description="How long a delivered notification can be asked for")
     ] = 86_400.0
 
+    currency: Annotated[
+        str, Meta(pattern=r"^[A-Z]{3}\Z", description="The one currency of activity, ISO 4217")
+    ] = "USD"
+    activity_late_days: Annotated[
+        int,
+        Meta(ge=1, le=36_525, description="Activity older than this is refused, by its event time"),
+    ] = 10_000
     as_of: Annotated[
         str,
         Meta(

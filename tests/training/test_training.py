@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from models.inputs import INPUTS
 from features.importing import read_activity
 from features.offline import event_frame
 from models.card import ModelCard, TrainedModel
+from models.inputs import INPUTS
 from models.labels import DAY_S, LabelPolicy, weekly_cutoffs
 from models.matrix import logit
 from models.split import TooLittleDataError, temporal_split

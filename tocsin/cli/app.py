@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from tocsin.cli import recipients
+from tocsin.cli import features, recipients
 from tocsin.cli.dlq import dlq
 from tocsin.errors import TocsinError
 from tocsin.settings import SECRETS, Settings, describe
@@ -34,6 +34,7 @@ imports = typer.Typer(no_args_is_help=True, help="Bring files in: advertiser act
 app.add_typer(imports, name="import")
 app.add_typer(dlq, name="dlq")
 app.add_typer(recipients.app, name="recipient")
+app.add_typer(features.app, name="features")
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, nothing else.")]
 
@@ -161,7 +162,7 @@ def import_activity(
         list[str] | None,
         typer.Option(
             "--map",
-            help="FIELD=COLUMN for advertiser_id, event_time, amount, kind, event_id. Google's weekly-spend "
+            help="FIELD=COLUMN for advertiser_id, event_time, amount, kind, event_id, campaign_id, currency, arrival. Google's weekly-spend "
             "format needs none.",
         ),
     ] = None,

@@ -9,6 +9,7 @@ Only what drains is exempt. `append` is not: there the refusal is the point.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from redis import asyncio as aioredis
@@ -20,22 +21,29 @@ _transaction = Script(TRANSACTION)
 _create_group = Script(CREATE_GROUP)
 
 
-async def execute_at_limit(client: aioredis.Redis, pipe: Pipeline) -> None:
+async def execute_at_limit(
+    client: aioredis.Redis, pipe: Pipeline, expected: Mapping[str, bytes] | None = None
+) -> bool:
     """Carry out what is queued in a pipeline as one script, atomically, whatever the memory.
 
     Args:
         client: The server.
         pipe: Commands whose first argument is their key, those that free first. It is left as it is.
+        expected: Strings that must hold these values (empty: not be there), or nothing is done.
+
+    Returns:
+        Whether it was done.
 
     Raises:
         RedisError: as the driver raises it.
     """
     commands: list[tuple[Any, ...]] = [args for args, _options in pipe.command_stack]
-    keys = [command[1] for command in commands]
-    args: list[Any] = []
+    expected = expected or {}
+    keys = [*expected, *(command[1] for command in commands)]
+    args: list[Any] = [len(expected), *expected.values()]
     for command in commands:
         args += [len(command), *command]
-    await _transaction.run(client, keys, args)
+    return bool(await _transaction.run(client, keys, args) >= 0)
 
 
 async def create_group(client: aioredis.Redis, stream: str, group: str) -> None:

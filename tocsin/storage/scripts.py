@@ -84,17 +84,41 @@ redis.call('HINCRBY', KEYS[3], 'purged', 1)
 return 1
 """
 
-# KEYS: the key of each command. ARGV: for each command the number of its parts, then the parts. Carries them out in
-# order, as a transaction would, at the memory limit too. Returns how many there were.
+# KEYS: strings that must hold what is expected, then the key of each command. ARGV: how many are expected, their
+# values (empty: not there), then for each command the number of its parts and the parts. Carries them out in order,
+# as a transaction would, at the memory limit too. Returns how many there were, or -1 where something differed.
 TRANSACTION = """#!lua flags=allow-oom
-local a = 1
-for _ = 1, #KEYS do
+local guards = tonumber(ARGV[1])
+for k = 1, guards do
+  if (redis.call('GET', KEYS[k]) or '') ~= ARGV[k + 1] then return -1 end
+end
+local a = guards + 2
+for _ = guards + 1, #KEYS do
   local parts = {}
   for i = 1, tonumber(ARGV[a]) do parts[i] = ARGV[a + i] end
   redis.call(unpack(parts))
   a = a + 1 + #parts
 end
-return #KEYS
+return #KEYS - guards
+"""
+
+# KEYS: for each partition its watermark and its stream. A stream holds what is not settled, so everything accepted
+# before its oldest entry is applied, and everything up to now where it is empty: true whoever says it.
+# Returns the watermarks (s) as text.
+WATERMARK = """#!lua flags=allow-oom
+local time = redis.call('TIME')
+local marks = {}
+for k = 1, #KEYS, 2 do
+  local mark = time[1] .. string.format('.%06d', tonumber(time[2]))
+  local oldest = redis.call('XRANGE', KEYS[k + 1], '-', '+', 'COUNT', 1)[1]
+  if oldest then
+    local ms = string.match(oldest[1], '^%d+')
+    if tonumber(ms) / 1000 < tonumber(mark) then mark = string.format('%.3f', tonumber(ms) / 1000) end
+  end
+  redis.call('SET', KEYS[k], mark)
+  marks[#marks + 1] = mark
+end
+return marks
 """
 
 # KEYS: stream. ARGV: group. Makes both, at the memory limit too.

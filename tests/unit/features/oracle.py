@@ -36,7 +36,9 @@ def expected(told: Iterable[Activity], as_of: float) -> dict[str, float | None]:
     return {feature.name: _value(feature, events, as_of) for feature in FEATURES}
 
 
-def _value(feature: Feature, events: Sequence[Activity], as_of: float) -> float | None:
+def _value(  # noqa: C901, PLR0911, PLR0912 (a table of definitions, one a case)
+    feature: Feature, events: Sequence[Activity], as_of: float
+) -> float | None:
     end = math.ceil(as_of / DAY) * DAY
     days = feature.window_days
     seen = _within(events, days, as_of)
@@ -97,10 +99,9 @@ def micros(one: Activity) -> int:
 def _within(events: Sequence[Activity], days: int, as_of: float) -> list[Activity]:
     if days == 0:
         return list(events)
+    start = (math.ceil(as_of / DAY) - days) * DAY
     if days == 1:
         start = (math.ceil(as_of / HOUR) - 24) * HOUR
-    else:
-        start = (math.ceil(as_of / DAY) - days) * DAY
     return [one for one in events if one.event_time >= start]
 
 

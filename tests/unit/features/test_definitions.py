@@ -13,9 +13,8 @@ ROOT = Path(__file__).parents[3]
 def test_every_feature_is_named_once_and_explained() -> None:
     names = [*FEATURE_NAMES, *(found.name for found in ON_DEMAND)]
     assert len(set(names)) == len(names)
-    for feature in (*FEATURES, *ON_DEMAND):
-        assert feature.unit
-        assert feature.description
+    assert all(feature.unit and feature.description for feature in FEATURES)
+    assert all(feature.unit and feature.description for feature in ON_DEMAND)
 
 
 def test_every_view_says_who_owns_it_and_how_old_it_may_be() -> None:

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from models.inputs import INPUTS
 from models.drivers import PHRASES, counted, driver_text, number, trend
+from models.inputs import INPUTS
 
 
 def test_every_feature_has_a_phrase() -> None:

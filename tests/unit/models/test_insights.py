@@ -23,11 +23,9 @@ def _features(recent: float = 400.0, previous: float = 400.0, idle: float = 2.0)
     }
     return FeaturesAnswer(
         advertiser_id="a",
-        view="v",
-        view_version=1,
         as_of=AS_OF,
         features={
-            name: FeatureValue(value=value, unit="", event_time=AS_OF, age_s=0.0, fresh=True)
+            name: FeatureValue(value=value, unit="", view="v", status="present", event_time=AS_OF, age_s=0.0)
             for name, value in values.items()
         },
     )
