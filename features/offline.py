@@ -47,8 +47,9 @@ def point_in_time(
 
     Args:
         events: the archive, or a table or frame with the columns of `features.event_table.SCHEMA`.
-        entities: columns `advertiser_id` and `as_of` (epoch seconds, or a timestamp; without a zone it is UTC);
-            further columns are kept. Repeats and any order are fine.
+        entities: columns `advertiser_id` and `as_of` (epoch seconds, or a timestamp; without a zone it is UTC), and
+            `known_at` where what was known at another moment than `as_of` is asked for; further columns are kept.
+            Repeats and any order are fine.
         features: which, by name.
         batch_rows: events held at once: this bounds memory, about 300 bytes each. One advertiser is never split.
 
@@ -101,7 +102,9 @@ class _Asked:
         encoded = encoded if pa.types.is_dictionary(encoded.type) else encoded.dictionary_encode()
         self.names = encoded.dictionary.cast(pa.string())
         self._number = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
-        self._as_of = _seconds(entities["as_of"])
+        self._as_of = _seconds(entities, "as_of")
+        known = "known_at" in entities.column_names
+        self._known_at = _seconds(entities, "known_at") if known else self._as_of
 
     def of(self, names: pa.Array, there: Ints) -> Questions:
         """The rows of a batch's advertisers, given all names it may use and the numbers of those it has events of."""
@@ -110,10 +113,11 @@ class _Asked:
         numbers = pc.fill_null(pc.index_in(self.names, value_set=names.cast(pa.string())), -1)
         advertiser = numbers.to_numpy(zero_copy_only=False).astype(np.int64)[self._number]
         row = np.flatnonzero(present[advertiser])  # -1, unknown, is the last and never present
-        return Questions(advertiser[row], self._as_of[row], row)
+        return Questions(advertiser[row], self._as_of[row], self._known_at[row], row)
 
 
-def _seconds(column: pa.ChunkedArray) -> Floats:
+def _seconds(entities: pa.Table, name: str) -> Floats:
+    column = entities[name]
     if pa.types.is_timestamp(column.type):
         column = pc.divide(
             column.cast(pa.timestamp("us", column.type.tz)).cast(pa.int64()).cast(pa.float64()), 1e6
@@ -121,9 +125,9 @@ def _seconds(column: pa.ChunkedArray) -> Floats:
     try:
         moments: Floats = column.cast(pa.float64()).to_numpy()
     except pa.ArrowException as error:
-        raise SchemaMismatchError(f"as_of is {column.type}, expected epoch seconds or a timestamp") from error
+        raise SchemaMismatchError(f"{name} is {column.type}, expected epoch seconds or a timestamp") from error
     if not np.isfinite(moments).all():
-        raise SchemaMismatchError("as_of has nulls or infinite values; every row needs a moment")
+        raise SchemaMismatchError(f"{name} has nulls or infinite values; every row needs a moment")
     return moments
 
 

@@ -26,14 +26,18 @@ EXPANDED_EVENTS = 2_000_000  # events held at once for questions that need timel
 
 @dataclass(frozen=True, slots=True)
 class Questions:
-    """Rows to answer, all of one batch of advertisers: each an advertiser's number and a moment."""
+    """Rows to answer, all of one batch of advertisers: each an advertiser's number and two moments.
+
+    Events before `as_of` count, as they were known at `known_at`; usually the two are the same.
+    """
 
     advertiser: Ints
     as_of: Floats
+    known_at: Floats
     row: Ints  # position in the input
 
     def __getitem__(self, keep: Any) -> Questions:
-        return Questions(self.advertiser[keep], self.as_of[keep], self.row[keep])
+        return Questions(self.advertiser[keep], self.as_of[keep], self.known_at[keep], self.row[keep])
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,30 +100,32 @@ class Versions:
         """Whether a question falls where a version is, or is not, known other than the last versions say.
 
         A last version is missing in (event time, known from); an earlier one is there from the later of both until
-        it is superseded.
+        it is superseded. Where the two moments differ, that is not worked out.
         """
+        apart = questions.known_at != questions.as_of
         after = np.nextafter(self.time, np.inf)
         begin = np.where(self.last, after, np.maximum(after, self.known_from))
         end = np.where(self.last, self.known_from, self.superseded_at)
         odd = begin < end
         if not odd.any():
-            return np.zeros(len(questions.row), dtype=np.bool_)
+            return apart
         inside = _count_up_to(self.advertiser[odd], begin[odd], questions) - _count_up_to(
             self.advertiser[odd], end[odd], questions
         )
-        found: Mask = inside > 0
+        found: Mask = apart | (inside > 0)
         return found
 
     def _expanded(self, questions: Questions) -> Iterator[Timelines]:
         """A timeline for each advertiser and state of knowledge that is asked about."""
-        odd = ~self.last | (self.known_from > self.time)
+        odd = ~self.last | (self.known_from > self.time) | (questions.known_at != questions.as_of).any()
         moments = np.concatenate([self.known_from[odd], self.superseded_at[odd]])
         owners = np.concatenate([self.advertiser[odd], self.advertiser[odd]])
         state = _count_up_to(owners, moments, questions)
-        order = np.lexsort((state, questions.advertiser))
+        apart = questions.known_at != questions.as_of
+        order = np.lexsort((apart, state, questions.advertiser))
         questions, state = questions[order], state[order]
         new = np.ones(len(order), dtype=np.bool_)
-        new[1:] = (np.diff(questions.advertiser) != 0) | (np.diff(state) != 0)
+        new[1:] = (np.diff(questions.advertiser) != 0) | (np.diff(state) != 0) | np.diff(apart[order])
         starts = np.flatnonzero(new)
         low = np.searchsorted(self.advertiser, questions.advertiser[starts], side="left")
         high = np.searchsorted(self.advertiser, questions.advertiser[starts], side="right")
@@ -130,9 +136,11 @@ class Versions:
 
     def _expand(self, low: Ints, high: Ints, questions: Questions, group: Ints) -> Timelines:
         index, timeline = expand(low, high - low)
-        moment = questions.as_of[np.searchsorted(group, np.arange(len(low)))][timeline]
+        first = np.searchsorted(group, np.arange(len(low)))
+        moment = questions.known_at[first][timeline]
         # What was known at its own time and never changed is not asked when it arrived: that is the same for all.
-        plain = np.isinf(self.superseded_at[index]) & (self.known_from[index] <= self.time[index])
+        usual = (questions.known_at == questions.as_of)[first][timeline]
+        plain = usual & np.isinf(self.superseded_at[index]) & (self.known_from[index] <= self.time[index])
         known = (self.known_from[index] <= moment) & (moment < self.superseded_at[index])
         keep = plain | known
         return self._lay_out(index[keep], timeline[keep], questions, group)
@@ -160,8 +168,8 @@ def expand(start: Ints, length: Ints) -> tuple[Ints, Ints]:
 
 
 def _count_up_to(owners: Ints, moments: Floats, questions: Questions) -> Ints:
-    """For each question, how many moments of its advertiser are at or before it."""
-    ranks, rank = np.unique(np.concatenate([moments, questions.as_of]), return_inverse=True)
+    """For each question, how many moments of its advertiser are at or before what it knows."""
+    ranks, rank = np.unique(np.concatenate([moments, questions.known_at]), return_inverse=True)
     width = len(ranks) + 1
     keys = np.sort(owners * width + rank[: len(moments)])
     base = questions.advertiser * width

@@ -154,6 +154,19 @@ def test_nothing_that_happens_or_arrives_later_changes_a_row(
     assert all(map(same, found(before), found(after)))
 
 
+@thorough
+@given(tellings, st.lists(st.tuples(st.sampled_from("ab"), times, times), min_size=1, max_size=8))
+def test_a_row_may_ask_what_was_known_at_another_moment(
+    told: list[Activity], rows: list[tuple[str, float, float]]
+) -> None:
+    entities = asked([row[:2] for row in rows]).append_column("known_at", pa.array([row[2] for row in rows]))
+    for (name, as_of, known_at), row in zip(
+        rows, found(point_in_time(event_table(told), entities)), strict=True
+    ):
+        events = known([one for one in told if one.advertiser_id == name], known_at)
+        assert same(row, values(fold(name, [one for one in events if one.event_time < as_of]), as_of))
+
+
 def test_many_campaigns_are_estimated_as_online() -> None:
     told = [
         Activity("a", START + at * HOUR_S, 1.0, "spend", str(at), f"c{at % 90}", "", 0.0)
