@@ -373,7 +373,7 @@ class Lane:
         try:
             async with self._client.pipeline(transaction=True) as pipe:
                 if expected:
-                    await _watch(pipe, expected)
+                    await watch_strings(pipe, expected)
                 stage(pipe)
                 self._stage_settled(pipe, by_partition)
                 await pipe.execute()
@@ -461,7 +461,7 @@ class Lane:
         return self._entry(position.partition, *answer[0]) if answer else None
 
 
-async def _watch(pipe: Pipeline, expected: Mapping[str, bytes]) -> None:
+async def watch_strings(pipe: Pipeline, expected: Mapping[str, bytes]) -> None:
     """Tie a transaction to what some strings hold: it fails should one change. Raises WatchError where one has."""
     untyped: Any = pipe
     await untyped.watch(*expected)
