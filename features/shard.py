@@ -49,6 +49,7 @@ class Change(msgspec.Struct, gc=False):
     changed: list[Activity]  # of these, what says something new
     first_told: int  # how many of those were not known before; they come first
     history: History | None = None
+    bodies: dict[str, bytes] = {}  # `writes`, encoded
 
 
 class Unit(msgspec.Struct):
@@ -115,6 +116,7 @@ class Shard:
                     history = fold(advertiser_id, change.changed)
                     before = self.memory.get(partition, advertiser_id)
                     change.history = merge(before, history) if before and history else history
+                change.bodies = {event_id: _encode(event) for event_id, event in change.writes.items()}
         await self._refold(sorted(refold), changes)
         as_of = self._moment(max(newest, unit.newest))
         next_tokens = {partition: secrets.token_bytes(12) for partition in unit.events}
@@ -210,7 +212,7 @@ class Shard:
         gone: list[str] = []
         newest: dict[Any, Any] = {}
         for name, change in changes.items():
-            _stage_fields(pipe, self._keys.events(name), change.writes)
+            _stage_fields(pipe, self._keys.events(name), change.bodies)
             if (history := change.history) is None:
                 continue
             newest[name] = history.newest_event_time
@@ -232,9 +234,9 @@ class Shard:
             bodies: list[bytes] = []
             for name in advertisers:
                 change = changes[name]
-                first, again = change.changed[: change.first_told], change.changed[change.first_told :]
-                bodies += [_encode(_as_known(event)) for event in first]
-                bodies += [_encode(event) for event in again]
+                for number, event in enumerate(change.changed):
+                    as_told = not event.backdated or number >= change.first_told
+                    bodies.append(change.bodies[event.event_id] if as_told else _encode(_as_known(event)))
             if bodies:
                 fields: dict[Any, Any] = {"v": WIRE_VERSION, "b": pack_block(bodies)}
                 pipe.xadd(self._keys.log(partition), fields, maxlen=LOG_ENTRIES)
@@ -304,14 +306,16 @@ def _compare(events: dict[str, Activity], known: Mapping[str, Activity]) -> Chan
 
 def _as_known(event: Activity) -> Activity:
     """The first version of an event of an imported past counts as known when it happened."""
-    return msgspec.structs.replace(event, arrival=event.event_time) if event.backdated else event
+    return msgspec.structs.replace(event, arrival=event.event_time)
 
 
-def _stage_fields(pipe: Pipeline, key: str, events: Mapping[str, Activity]) -> None:
-    if len(events) <= PAIRS:
-        if events:
-            pipe.hset(key, mapping={event_id: _encode(event) for event_id, event in events.items()})
+def _stage_fields(pipe: Pipeline, key: str, bodies: dict[str, bytes]) -> None:
+    if not bodies:
         return
-    items = list(events.items())
+    fields: Any = bodies  # the driver asks for keys of more types than we have
+    if len(bodies) <= PAIRS:
+        pipe.hset(key, mapping=fields)
+        return
+    items = list(fields.items())
     for start in range(0, len(items), PAIRS):
-        _stage_fields(pipe, key, dict(items[start : start + PAIRS]))
+        pipe.hset(key, mapping=dict(items[start : start + PAIRS]))

@@ -162,8 +162,8 @@ def import_activity(
         list[str] | None,
         typer.Option(
             "--map",
-            help="FIELD=COLUMN for advertiser_id, event_time, amount, kind, event_id, campaign_id, currency, arrival. Google's weekly-spend "
-            "format needs none.",
+            help="FIELD=COLUMN for advertiser_id, event_time, amount, kind, event_id, campaign_id, currency, arrival. "
+            "Google's weekly-spend format needs none.",
         ),
     ] = None,
     rejects: Annotated[
