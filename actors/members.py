@@ -79,8 +79,16 @@ POLICIES: dict[LaneName, LanePolicy] = {
         retry=RetryPolicy(max_attempts=5, base_s=2.0, cap_s=120.0),
     ),
     LaneName.ACTIVITY: LanePolicy(
-        # One unit at a time: a history has one writer. Large units: under load, an advertiser's events share its cost.
-        consumer=ConsumerPolicy(unit_entries=64, read_entries=32, concurrency=1, promote_every_s=60.0),
+        # One unit at a time: a history has one writer. Large units, whatever the size of blocks: under load an
+        # advertiser's events share its cost. Two MiB are some 25,000 events and half a second.
+        consumer=ConsumerPolicy(
+            unit_entries=1024,
+            unit_bytes=2 * 1024 * 1024,
+            read_entries=256,
+            concurrency=1,
+            promote_every_s=60.0,
+            read_every_s=0.1,
+        ),
         lease=LeasePolicy(),
         retry=RetryPolicy(max_attempts=1, base_s=1.0, cap_s=1.0),
     ),

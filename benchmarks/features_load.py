@@ -1,4 +1,4 @@
-"""Made-up activity, and a process that sends it through the activity lane: as fast as it drains, or so many a second."""
+"""Made-up activity, and a process that sends it through the activity lane: as fast as it drains, or by the second."""
 
 from __future__ import annotations
 

@@ -85,6 +85,9 @@ class Bench:
             "per_s": round(sent.events / took_s),
             "lost": sent.events - (self._applied() - applied),
             "freshness_ms": {"p50": quantile_ms(fresh, 0.5), "p99": quantile_ms(fresh, 0.99)},
+            "cpu_us_per_event": {
+                name: round((now - used[name]) / sent.events * 1e6, 2) for name, now in self._cpu_s().items()
+            },
             "cores_used": {
                 name: round((now - used[name]) / took_s, 2) for name, now in self._cpu_s().items()
             },
