@@ -16,7 +16,8 @@ from features.event_table import activities_of, event_table
 from features.landing import Lander
 from features.noting import SAMPLE_EVERY, Notes
 from features.skew import Report, Sample, read_samples, read_tail, verify
-from tests.contract.test_feature_store import NOW, PARTITIONS, Bench, event, some_events
+from tests.contract.test_feature_store import event, some_events
+from tests.feature_bench import NOW, PARTITIONS, Bench
 from tocsin.errors import OverloadedError, StorageUnavailableError
 from tocsin.schemas import Activity
 

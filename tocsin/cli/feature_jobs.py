@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tocsin.cli.importing import progress_bar
-from tocsin.errors import NotFoundError
+from tocsin.errors import NotFoundError, TimedOutError
 from tocsin.schemas import LaneName
 from tocsin.settings import Settings
 from tocsin.storage.connect import CONSUME_TIMEOUT_S, connect, resolve_url
@@ -86,7 +86,12 @@ def _backfill(
         code = {"working_dir": str(ROOT), "excludes": [".venv", ".git", ".uv", ".peers", ".*_cache"]}
         ray.init(address=address, runtime_env=code, **quiet)
     else:
-        ray.init(address="local", num_cpus=parallel, include_dashboard=False, **quiet)
+        try:
+            ray.init(address="local", num_cpus=parallel, include_dashboard=False, **quiet)
+        except Exception as error:  # a bare Exception upstream
+            raise TimedOutError(
+                f"Ray did not start: {error}", hint="try again when the machine is less busy, or without --parallel"
+            ) from error
     try:
         return backfill_on_ray(settings, uri, work, parallel=parallel, on_events=on_events)
     finally:
