@@ -155,7 +155,9 @@ async def test_it_changes_nothing_where_all_is_known(bench: Bench, archive: Arch
 
 async def test_what_is_newer_online_stays(bench: Bench, archive: Archive) -> None:
     await archived(bench, archive)
-    await bench.send(event("a", amount=77.0, event_id="0", arrival=99.0), event("a", event_id="live", arrival=9.0))
+    await bench.send(
+        event("a", amount=77.0, event_id="0", arrival=99.0), event("a", event_id="live", arrival=9.0)
+    )
     await bench.work()
     before = await bench.state()
     await job(bench, archive, plan(archive, PARTITIONS)).run(range(PARTITIONS))

@@ -120,7 +120,9 @@ def test_what_was_served_is_found_again(
     assert report["compared"] >= 3
     other = Archive(str(settings.data_path / "another-archive"))
     other.append(event_table(simulate(advertisers=2, weeks=3, end=time.time()).activities), "one")
-    answer = CliRunner().invoke(app, ["features", "verify", "--archive", str(settings.data_path / "another-archive")])
+    answer = CliRunner().invoke(
+        app, ["features", "verify", "--archive", str(settings.data_path / "another-archive")]
+    )
     assert answer.exit_code == 1
     assert "differ" in answer.stdout
 
@@ -134,5 +136,7 @@ def test_a_backfill_is_told_and_goes_on_where_it_was(
         json.loads(CliRunner().invoke(app, ["features", "backfill", "--json"]).stdout) for _ in range(2)
     )
     assert first["advertisers"] + first["skipped"] == second["skipped"] >= len(advertisers)
-    answer = CliRunner().invoke(app, ["features", "backfill", "--archive", str(settings.data_path / "nowhere")])
+    answer = CliRunner().invoke(
+        app, ["features", "backfill", "--archive", str(settings.data_path / "nowhere")]
+    )
     assert "there are no events in" in str(answer.exception)

@@ -90,7 +90,8 @@ def _backfill(
             ray.init(address="local", num_cpus=parallel, include_dashboard=False, **quiet)
         except Exception as error:  # a bare Exception upstream
             raise TimedOutError(
-                f"Ray did not start: {error}", hint="try again when the machine is less busy, or without --parallel"
+                f"Ray did not start: {error}",
+                hint="try again when the machine is less busy, or without --parallel",
             ) from error
     try:
         return backfill_on_ray(settings, uri, work, parallel=parallel, on_events=on_events)

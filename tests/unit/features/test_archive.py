@@ -198,7 +198,7 @@ def test_a_file_of_another_schema_is_named(archive: Archive, strange: Path) -> N
 
 def test_a_damaged_file_is_named(archive: Archive, strange: Path) -> None:
     strange.write_bytes(b"PAR1 no")
-    with pytest.raises(UnreadableFileError, match="strange.parquet cannot be read"):
+    with pytest.raises(UnreadableFileError, match=r"strange\.parquet cannot be read"):
         archive.parts()
 
 
@@ -228,5 +228,5 @@ def test_a_uri_works_as_a_folder_does(tmp_path: Path) -> None:
 
 
 def test_activities_survive_the_way_there_and_back() -> None:
-    told = [Activity("a", START + 0.1, 1e12, "campaign", "1", "c", "EUR", 5.5, True), *events(3)]
+    told = [Activity("a", START + 0.1, 1e12, "campaign", "1", "c", "EUR", 5.5, backdated=True), *events(3)]
     assert activities_of(event_table(told)) == told
