@@ -26,8 +26,9 @@ from features.event_table import activities_of
 from features.shard import Change, Shard, Unit
 from tocsin.clock import Clock
 from tocsin.errors import OverloadedError
+from tocsin.guards import Guarded, watch
 from tocsin.keys import FeatureKeys, LaneKeys, digest
-from tocsin.lanes import Entry, Guarded, pack_block, partition_of, watch_strings
+from tocsin.lanes import Entry, pack_block, partition_of
 from tocsin.schemas import WIRE_VERSION, Activity, LaneName
 from tocsin.storage.connect import translate
 
@@ -164,7 +165,7 @@ class Backfill:
             try:
                 async with self._client.pipeline(transaction=True) as pipe:
                     if isinstance(stage, Guarded) and stage.expected:
-                        await watch_strings(pipe, stage.expected)
+                        await watch(pipe, stage.expected)
                     stage(pipe)
                     pipe.hset(self._progress, str(partition), portion[-1].advertiser_id)
                     pipe.expire(self._progress, PROGRESS_TTL_S)

@@ -13,7 +13,8 @@ from __future__ import annotations
 import logging
 import secrets
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any, Final
 
 import msgspec
@@ -27,8 +28,9 @@ from features.packing import pack_views
 from features.store import FeatureStore, decode_activity, fixed_moment, moment_after, read_history
 from features.tiles import History, content, encode, fold, later, merge
 from tocsin.clock import Clock
+from tocsin.guards import Guarded
 from tocsin.keys import LaneKeys
-from tocsin.lanes import Entry, Guarded, Stage, pack_block, partition_of
+from tocsin.lanes import Entry, Stage, pack_block, partition_of
 from tocsin.quarantine import stage_quarantine
 from tocsin.schemas import WIRE_VERSION, Activity, LaneName
 from tocsin.storage.connect import translate
@@ -212,7 +214,8 @@ class Shard:
         gone: list[str] = []
         newest: dict[Any, Any] = {}
         for name, change in changes.items():
-            _stage_fields(pipe, self._keys.events(name), change.bodies)
+            for part in _parts(change.bodies):
+                pipe.hset(self._keys.events(name), mapping=part)
             if (history := change.history) is None:
                 continue
             newest[name] = history.newest_event_time
@@ -221,13 +224,12 @@ class Shard:
                 pairs.update(pack_views(self._keys, history, as_of))
             else:
                 gone += [self._keys.vector(view.name, name) for view in VIEWS]
-        items = list(pairs.items())
-        for start in range(0, len(items), PAIRS):
-            pipe.mset(dict(items[start : start + PAIRS]))
-        if newest:
-            pipe.zadd(self._keys.advertisers, newest)
-        if gone:
-            pipe.delete(*gone)
+        for part in _parts(pairs):
+            pipe.mset(part)
+        for part in _parts(newest):
+            pipe.zadd(self._keys.advertisers, part)
+        for start in range(0, len(gone), PAIRS):
+            pipe.delete(*gone[start : start + PAIRS])
 
     def _stage_log(self, pipe: Pipeline, unit: Unit, changes: Mapping[str, Change]) -> None:
         for partition, advertisers in unit.events.items():
@@ -309,13 +311,12 @@ def _as_known(event: Activity) -> Activity:
     return msgspec.structs.replace(event, arrival=event.event_time)
 
 
-def _stage_fields(pipe: Pipeline, key: str, bodies: dict[str, bytes]) -> None:
-    if not bodies:
+def _parts(pairs: dict[Any, Any]) -> Iterator[dict[Any, Any]]:
+    """What one command may take at the memory limit."""
+    if len(pairs) <= PAIRS:
+        if pairs:
+            yield pairs
         return
-    fields: Any = bodies  # the driver asks for keys of more types than we have
-    if len(bodies) <= PAIRS:
-        pipe.hset(key, mapping=fields)
-        return
-    items = list(fields.items())
-    for start in range(0, len(items), PAIRS):
-        pipe.hset(key, mapping=dict(items[start : start + PAIRS]))
+    items = iter(pairs.items())
+    while part := dict(islice(items, PAIRS)):
+        yield part

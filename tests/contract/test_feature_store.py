@@ -17,7 +17,8 @@ from features.vectors import named
 from tests.feature_bench import DAY, NOW, PARTITIONS, Bench
 from tests.unit.features.oracle import expected
 from tocsin.errors import StateMovedError
-from tocsin.lanes import Guarded, Record, partition_of
+from tocsin.guards import Guarded
+from tocsin.lanes import Record, partition_of
 from tocsin.schemas import WIRE_VERSION, Activity
 
 
@@ -207,6 +208,20 @@ async def test_the_guard_holds_at_the_memory_limit_too(bench: Bench) -> None:
     assert isinstance(again, Guarded)
     await bench.lane._settle_at_limit(ids, again, again.expected)
     assert (await bench.features())["spend_7d"] == 1.0
+
+
+async def test_a_large_unit_settles_at_the_memory_limit(bench: Bench) -> None:
+    await bench.lane.ensure_groups()
+    bench.lane._block_records = 500
+    await bench.send(*(event(f"n{number}") for number in range(9_000)))
+    await bench.send(*(event("many", event_id=str(number)) for number in range(4_500)))
+    for partition in range(PARTITIONS):
+        entries = await bench.lane.read("one", [partition], count=100, block_ms=1)
+        stage = await bench.shard().handle(entries)
+        assert isinstance(stage, Guarded)
+        await bench.lane._settle_at_limit({partition: [e.entry for e in entries]}, stage, stage.expected)
+    assert await bench.shard().store.count() == 9_001
+    assert (await bench.features("many"))["events_7d"] == 4_500.0
 
 
 # --------------------------------------------------------------------------- age and status

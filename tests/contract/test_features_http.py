@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import httpx2
@@ -67,7 +67,7 @@ class Http:
 
 
 @pytest.fixture
-async def http(client: aioredis.Redis, namespace: str, url: str) -> AsyncIterator[Http]:
+async def http(client: aioredis.Redis, namespace: str, url: str) -> Http:
     bench = Bench(client, namespace)
     await bench.send(
         Activity("a/b", NOW - 3 * DAY_S, 140.0, "spend", "1", "c1"),
@@ -75,7 +75,7 @@ async def http(client: aioredis.Redis, namespace: str, url: str) -> AsyncIterato
     )
     await bench.work()
     await bench.mark(NOW - 2.0)
-    yield Http(bench, url)
+    return Http(bench, url)
 
 
 async def test_every_value_comes_with_event_time_age_and_status(http: Http) -> None:
@@ -188,7 +188,7 @@ async def test_the_shards_answer_from_memory_while_storage_is_down(
 
 async def test_refused_activity_is_named_counted_and_half_of_nothing_is_written(http: Http) -> None:
     good = {"advertiser_id": "n", "event_time": to_datetime(NOW - DAY_S).isoformat(), "amount": 1}
-    bad = [
+    bad: list[tuple[dict[str, Any], str, str]] = [
         ({"event_time": to_datetime(NOW - 3_001 * DAY_S).isoformat()}, "event_time", ">= 3000 days ago"),
         ({"event_time": "1999-01-01T00:00:00Z"}, "event_time", ">= 2000-01-01T00:00:00Z"),
         ({"event_time": to_datetime(NOW + 2 * DAY_S).isoformat()}, "event_time", "<= 1 day from now"),

@@ -22,7 +22,10 @@ def test_features_come_with_event_time_age_and_status(client: Client, trained: l
     answer = client.features(trained[0])
     value = answer.features["days_since_last_campaign"]
     assert value.event_time is not None
-    assert (value.status, value.age_s) == ("present", 0.0)  # "now" is the end of the data, and all of it is in
+    assert (value.status, value.age_s) == (
+        "present",
+        0.0,
+    )  # "now" is the end of the data, and all of it is in
     assert {
         "spend_7d",
         "spend_28d",

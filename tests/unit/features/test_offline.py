@@ -206,9 +206,7 @@ def test_of_many_versions_one_counts_at_any_moment() -> None:
 
 def test_quotients_of_large_sums_are_rounded_once() -> None:
     chance = random.Random(3)  # noqa: S311 (made-up data)
-    told = [
-        Activity("a", START + day * DAY_S, chance.random() * 5e7, "spend", str(day)) for day in range(85)
-    ]
+    told = [Activity("a", START + day * DAY_S, chance.random() * 5e7, "spend", str(day)) for day in range(85)]
     rows = [("a", START + day * DAY_S) for day in range(20, 90)]
     assert not differing(told, rows, point_in_time(event_table(told), asked(rows)))
 
