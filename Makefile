@@ -6,7 +6,7 @@ BIN := .venv/bin
 export RAY_ENABLE_UV_RUN_RUNTIME_ENV := 0
 export UV_PYTHON_DOWNLOADS := automatic
 
-.PHONY: help demo test check bench bench-routing bench-peers verify-routing setup clean
+.PHONY: help demo test check bench bench-routing bench-peers bench-features verify-routing setup clean
 
 help: ## What can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -34,6 +34,9 @@ bench-routing: .venv/.synced ## Notifications end to end, and the floor below th
 
 bench-peers: .venv/.synced ## The same job on Celery, Dramatiq, taskiq, BullMQ and ours: one JSON line
 	@$(BIN)/python -m benchmarks.peers
+
+bench-features: .venv/.synced ## The feature store beside Feast (installed on first use): one JSON line
+	@$(BIN)/python -m benchmarks.features --seconds 20
 
 verify-routing: .venv/.synced ## Break everything under load and account for every receipt: one JSON line
 	@$(BIN)/python -m verification

@@ -21,6 +21,7 @@ import uvloop
 from redis import asyncio as aioredis
 
 from features.freshening import Freshener
+from features.landing import Lander, open_archive
 from features.moments import Moments
 from features.shard import Shard
 from routing.channels.configured import configured_channels
@@ -278,11 +279,19 @@ class PoolMember:
             moments=Moments(settings.as_of, shard.store.latest, self._clock),
             clock=self._clock,
         )
+        lander = Lander(
+            client,
+            shard.store.keys,
+            archive=lambda: open_archive(settings.archive),
+            held=leases.held,
+            clock=self._clock,
+        )
         self._shard, self._freshener = shard, freshener
-        beside = asyncio.create_task(freshener.run())
+        beside = [asyncio.create_task(freshener.run()), asyncio.create_task(lander.run())]
 
         async def close() -> None:
-            beside.cancel()
-            await asyncio.gather(beside, return_exceptions=True)
+            for task in beside:
+                task.cancel()
+            await asyncio.gather(*beside, return_exceptions=True)
 
         return shard, close

@@ -76,7 +76,7 @@ class Bench:
         self._load.tell("go")
         sent = self._load.hear(Sent, timeout_s=DRAIN_S)
         deadline = time.monotonic() + DRAIN_S
-        while self._waiting() and time.monotonic() < deadline:
+        while self.waiting() and time.monotonic() < deadline:
             time.sleep(POLL_S)
         took_s = time.monotonic() - sent.first_at
         fresh = {bucket: number - latency.get(bucket, 0) for bucket, number in self._latency().items()}
@@ -99,7 +99,8 @@ class Bench:
     def _latency(self) -> dict[int, int]:
         return {int(bucket): int(number) for bucket, number in self.client.hgetall(self.lane.latency).items()}
 
-    def _waiting(self) -> int:
+    def waiting(self) -> int:
+        """How many blocks wait in the lane."""
         return sum(int(self.client.xlen(self.lane.stream(partition))) for partition in range(self.partitions))
 
     def _cpu_s(self) -> dict[str, float]:

@@ -69,7 +69,8 @@ def label(events: pd.DataFrame, cutoffs: Sequence[float], policy: LabelPolicy | 
 
     Args:
         events: Columns `advertiser_id`, `event_time` (seconds since the epoch), `event_id`; others are ignored.
-            A later row with the same advertiser and event id replaces the earlier.
+            Of the rows with the same advertiser and event id the last counts: the one that arrived last, where there
+            is a column `arrival`. What happened in the end is the answer, whatever was known at the cutoff.
         cutoffs: Seconds since the epoch. Each label window must be complete: this is not checked here.
         policy: The windows; 28 and 28 days by default.
 
@@ -77,7 +78,8 @@ def label(events: pd.DataFrame, cutoffs: Sequence[float], policy: LabelPolicy | 
         Columns `advertiser_id`, `as_of` (the cutoff), `churned` (0 or 1), by cutoff and then by advertiser.
     """
     policy = policy or LabelPolicy()
-    current = events.drop_duplicates(["advertiser_id", "event_id"], keep="last")
+    told = events.sort_values("arrival", kind="stable") if "arrival" in events else events
+    current = told.drop_duplicates(["advertiser_id", "event_id"], keep="last")
     ordered = current.sort_values("event_time", kind="stable")
     times = ordered["event_time"].to_numpy(dtype=np.float64)
     codes, names = pd.factorize(ordered["advertiser_id"], sort=True)
@@ -93,5 +95,7 @@ def label(events: pd.DataFrame, cutoffs: Sequence[float], policy: LabelPolicy | 
             )
         )
     if not parts:
-        return pd.DataFrame({"advertiser_id": [], "as_of": [], "churned": []})
+        return pd.DataFrame(
+            {"advertiser_id": np.array([], dtype=str), "as_of": [0.0][:0], "churned": [0][:0]}
+        )
     return pd.concat(parts, ignore_index=True)

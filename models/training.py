@@ -116,9 +116,7 @@ def labelled_set(events: pd.DataFrame, cutoffs: Sequence[float], policy: LabelPo
         cutoffs: Ascending, seconds since the epoch, label windows complete.
         policy: The windows.
     """
-    features = point_in_time(events, cutoffs)
-    labels = label(events, cutoffs, policy)
-    rows = labels.merge(features, on=["advertiser_id", "as_of"], how="inner", validate="one_to_one")
+    rows = point_in_time(events, label(events, cutoffs, policy), features=INPUTS)
     return LabelledSet(
         raw=rows[list(INPUTS)].to_numpy(dtype=np.float64, na_value=np.nan),
         churned=rows["churned"].to_numpy(dtype=np.float64),
