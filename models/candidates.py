@@ -45,7 +45,7 @@ def _prepared() -> Steps:
 
 def regression() -> LogisticRegression:
     """The regularised logistic regression among the candidates."""
-    return LogisticRegression(C=0.3, max_iter=1_000)
+    return LogisticRegression(C=0.1, max_iter=1_000)
 
 
 def trees(seed: int) -> HistGradientBoostingClassifier:
@@ -81,7 +81,7 @@ CANDIDATES: Mapping[str, Callable[[int], Steps]] = {
 }
 
 
-def fit(steps: Steps, raw: Floats, churned: Floats, as_of: Floats) -> Any:
+def fit_balanced(steps: Steps, raw: Floats, churned: Floats, as_of: Floats) -> Any:
     """A pipeline fitted on week-balanced rows; `raw` is of shape `(rows, features)`, the others `(rows,)`."""
     weights = week_balanced(churned, as_of)
     fitted = Pipeline(steps).fit(scale(raw), churned, classify__sample_weight=weights)

@@ -30,8 +30,8 @@ class ModelCard(Struct, frozen=True, kw_only=True):
     calibration: Calibration
     base_rate: float  # median over training weeks of the share that churned
     evaluation: Evaluation
-    training_rows: int
-    training_advertisers: int
+    training_rows: int  # fitted on
+    training_advertisers: int  # among them
     training_cutoffs: list[datetime]  # first and last
     test_cutoffs: list[datetime]  # first and last
     active_window_days: int

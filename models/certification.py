@@ -142,7 +142,7 @@ def bound(
 def certify(
     reference: Sample,
     sample: Sample,
-    middle: float,
+    middles: tuple[float, float],
     policy: CertificationPolicy | None = None,
 ) -> list[Certificate]:
     """The widest thresholds of both sides whose precision is certified: churn, then stays.
@@ -153,7 +153,7 @@ def certify(
     Args:
         reference: Rows of other accounts, from which the candidates and their order come.
         sample: The calibration rows, of accounts that neither the model nor the reference has seen.
-        middle: The score whose calibrated probability is one half.
+        middles: The score whose probability is one half, as the reference has it and as the sample has it.
         policy: What is asked for.
 
     Returns:
@@ -163,8 +163,8 @@ def certify(
     size = len(np.unique(sample.accounts))
     found = []
     for decision in SIDES:
-        passed, tried = _passed(decision, reference, sample, policy)
-        inside = [c for c in passed if (c.threshold >= middle) == (decision == "churn")]
+        passed, tried = _passed(decision, reference, sample, middles[0], policy)
+        inside = [c for c in passed if (c.threshold >= middles[1]) == (decision == "churn")]
         widest = max(inside, key=lambda candidate: candidate.coverage, default=None)
         found.append(_certificate(decision, widest, size, tried, policy))
     return found
@@ -199,6 +199,7 @@ def _passed(
     decision: Literal["churn", "stays"],
     reference: Sample,
     sample: Sample,
+    middle: float,
     policy: CertificationPolicy,
 ) -> tuple[list[_Candidate], int]:
     """The fixed sequence of one side until the first test that fails: what passed, and how many were tested."""
@@ -207,7 +208,7 @@ def _passed(
     scores, right = sign * sample.scores, sample.churned == wanted
     passed: list[_Candidate] = []
     tried = 0
-    for threshold in _ordered(decision, reference, policy):
+    for threshold in _ordered(decision, reference, middle, policy):
         inside = scores >= threshold
         if len(np.unique(sample.accounts[inside])) < policy.fewest:
             continue  # by its size alone, whatever the outcomes: the order stays fixed
@@ -222,21 +223,26 @@ def _passed(
     return passed, tried
 
 
-def _ordered(decision: Literal["churn", "stays"], reference: Sample, policy: CertificationPolicy) -> list[float]:
-    """Thresholds in the order they are tested: the surest on the reference, then ever wider ones. Higher is narrower."""
+def _ordered(
+    decision: Literal["churn", "stays"], reference: Sample, middle: float, policy: CertificationPolicy
+) -> list[float]:
+    """Thresholds in the order they are tested: the surest on the reference's half, then ever wider ones.
+
+    Of scores with their sign turned for "stays", so that higher is narrower.
+    """
     if not len(reference.scores):
         return []
     sign, wanted = (1.0, 1.0) if decision == "churn" else (-1.0, 0.0)
     scores, right = sign * reference.scores, reference.churned == wanted
     thresholds = np.unique(np.quantile(scores, [1.0 - share for share in _SHARES]))[::-1]
     sure = []
-    for threshold in thresholds:
+    for threshold in thresholds[thresholds >= sign * middle]:
         inside = scores >= threshold
         found = bound(
             right[inside], reference.accounts[inside], reference.weights[inside], policy.confidence
         )
         sure.append(found.low)
-    return [float(threshold) for threshold in thresholds[int(np.argmax(sure)) :]]
+    return [float(threshold) for threshold in thresholds[int(np.argmax(sure)) :]] if sure else []
 
 
 def _certificate(

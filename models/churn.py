@@ -80,7 +80,9 @@ class ChurnModel:
         A driver's effect is its share of the difference to the typical advertiser's probability, see
         `models.attribution`; positive effects raise the risk.
         """
-        return [explained.drivers for explained in self.explained(vectors, top)]
+        if not vectors:
+            return []
+        return [explained.drivers for explained in self._explained(to_raw(vectors, self._names), top)]
 
     def answers(
         self,
@@ -91,10 +93,18 @@ class ChurnModel:
         explain: bool = True,
     ) -> list[ChurnAnswer]:
         """An answer for each advertiser, in order; one call of the estimator for all, drivers included."""
-        if explain:
-            explained = self.explained(vectors)
+        return self.answer_rows(advertiser_ids, to_raw(vectors, self._names), as_of, explain=explain)
+
+    def answer_rows(
+        self, advertiser_ids: Sequence[str], raw: Floats, as_of: datetime, *, explain: bool = True
+    ) -> list[ChurnAnswer]:
+        """The same for rows of shape `(n, inputs)`; NaN: not defined."""
+        if not len(raw):
+            explained: list[Explained] = []
+        elif explain:
+            explained = self._explained(raw, TOP_DRIVERS)
         else:
-            explained = [Explained(probability, None, [], 0.0) for probability in self.predict(vectors)]
+            explained = [Explained(float(probability), None, [], 0.0) for probability in self._predict(raw)]
         decisions = decide(np.array([one.probability for one in explained]), self.card.certificates)
         return [
             self._answer(advertiser_id, one, decision, as_of)
@@ -137,15 +147,12 @@ class ChurnModel:
         probabilities = self._estimator.predict_proba(scale(raw))[:, 1]
         return calibrate(probabilities, self.card.calibration.slope, self.card.calibration.intercept)
 
-    def explained(self, vectors: Sequence[Vector], top: int = TOP_DRIVERS) -> list[Explained]:
+    def _explained(self, raw: Floats, top: int) -> list[Explained]:
         """Predictions with their strongest drivers, in order; one call of the estimator.
 
         Raises:
             ArithmeticError: the effects do not add up to a prediction.
         """
-        if not vectors:
-            return []
-        raw = to_raw(vectors, self._names)
         probabilities, base, effects = attribute(self._predict, raw, self._typical)
         strongest = np.argsort(-np.abs(effects), axis=1, kind="stable")[:, :top]
         found = []

@@ -132,7 +132,7 @@ def html(subject: Subject) -> str:
         f"advertisers · {found.base_rate:.1%} churned</p>",
         _tiles(subject),
         "<h2>Against the baselines</h2>",
-        "<p>All three on the same rows, which none of them was trained on. Intervals are 95%, drawing whole "
+        "<p>Model and baselines learned from the same rows and are judged on the same others. Intervals are 95%, drawing whole "
         "advertisers again and again, because the weeks of one advertiser resemble each other.</p>",
         _measures(subject),
         "<h2>What “80%” means here</h2>",

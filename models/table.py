@@ -131,7 +131,9 @@ def evaluate_table(
     scores = _score(estimator, frame.iloc[calibrating])
     calibration = calibrate_weeks(scores, churned[calibrating], np.zeros(len(calibrating)))
     sample = Sample.of_weeks(scores, churned[calibrating], calibrating, np.zeros(len(calibrating)))
-    found = certify(reference[winner], sample, calibration.middle, policy.certification)
+    seen = reference[winner]
+    middle = calibrate_weeks(seen.scores, seen.churned, np.zeros(len(seen.scores))).middle
+    found = certify(seen, sample, (middle, calibration.middle), policy.certification)
     certificates = [on_probabilities(side, calibration.slope, calibration.intercept) for side in found]
     plain = _pipeline(frame, LogisticRegression(max_iter=1_000)).fit(frame.iloc[fitting], churned[fitting])
     judged = Judged(

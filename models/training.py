@@ -26,13 +26,14 @@ from models.candidates import (
     CANDIDATES,
     FALLBACK,
     RECENCY,
-    fit,
+    Steps,
+    fit_balanced,
     logistic_baseline,
     recency_baseline,
     score,
 )
 from models.card import ModelCard, TrainedModel
-from models.certification import Certificate, CertificationPolicy, Sample, certify, on_probabilities
+from models.certification import Certificate, CertificationPolicy, Ints, Sample, certify, on_probabilities
 from models.evaluation import Evaluation, EvaluationPolicy, Judged, confirm, evaluate
 from models.inputs import INPUTS, INPUTS_NAME, INPUTS_VERSION
 from models.labels import DAY_S, LabelPolicy, count_labels, dated_by_day, label, observed_until, weekly_cutoffs
@@ -42,6 +43,8 @@ from models.measures import auc
 from models.rows import LabelledSet, segments_of
 from models.split import Split, TooLittleDataError, account_positions, rolling_folds, split_at, temporal_split
 from tocsin.clock import to_datetime
+
+__all__ = ["CANDIDATES", "LabelledSet", "TrainingPolicy", "features_at", "fit", "fit_and_score", "labelled_set", "train"]
 
 _MORE = "import more activity, then run it again"
 
@@ -81,6 +84,20 @@ class _Sides:
     fitting: LabelledSet  # all training weeks
     calibrating: LabelledSet  # the newest of them
     before: tuple[float, ...]  # the cutoffs before those newest
+
+
+@dataclass(frozen=True, slots=True)
+class _Reference:
+    """Scores of the fitting side's own later weeks: what the order of the thresholds is taken from."""
+
+    sample: Sample
+    middle: float  # the score whose probability is one half there
+
+    @classmethod
+    def of(cls, scores: Floats, churned: Floats, accounts: Ints, as_of: Floats) -> _Reference:
+        return cls(
+            Sample.of_weeks(scores, churned, accounts, as_of), calibrate_weeks(scores, churned, as_of).middle
+        )
 
 
 def labelled_set(events: pd.DataFrame, cutoffs: Sequence[float], policy: LabelPolicy) -> LabelledSet:
@@ -148,7 +165,7 @@ def train(
     selection, reference = _select(sides, policy, run)
     winner = max(CANDIDATES, key=selection.__getitem__) if selection else FALLBACK
     say(f"fitting {winner}, calibrating, certifying")
-    estimator = _fit(winner, sides.fitting, policy.seed)
+    estimator = fit(CANDIDATES[winner](policy.seed), sides.fitting)
     calibration, certificates = _calibrate(
         score(estimator, sides.calibrating.raw), reference.get(winner), estimator, sides, policy
     )
@@ -231,19 +248,20 @@ def _check(rows: LabelledSet, minimum: int, purpose: str) -> None:
         )
 
 
-def _fit(name: str, rows: LabelledSet, seed: int) -> Any:
-    return fit(CANDIDATES[name](seed), rows.raw, rows.churned, rows.as_of)
+def fit(steps: Steps, rows: LabelledSet) -> Any:
+    """A pipeline fitted on week-balanced rows."""
+    return fit_balanced(steps, rows.raw, rows.churned, rows.as_of)
 
 
 def fit_and_score(job: Job) -> Floats:
     """One independent fit: scores of later rows by a candidate fitted on earlier ones."""
     name, seed, earlier, later = job
-    return score(_fit(name, earlier, seed), later.raw)
+    return score(fit(CANDIDATES[name](seed), earlier), later.raw)
 
 
 def _select(
     sides: _Sides, policy: TrainingPolicy, run: Run
-) -> tuple[dict[str, float], dict[str, Sample]]:
+) -> tuple[dict[str, float], dict[str, _Reference]]:
     """Mean AUC of each candidate and of recency over the folds; each candidate's scores and outcomes on them.
 
     Both empty where the weeks before the calibration window are too few to hold a fold with both outcomes.
@@ -272,14 +290,14 @@ def _select(
         np.concatenate([getattr(part, name) for part in later]) for name in ("churned", "advertisers", "as_of")
     )
     return selection, {
-        name: Sample.of_weeks(np.concatenate(parts), churned, accounts, as_of)
+        name: _Reference.of(np.concatenate(parts), churned, accounts, as_of)
         for name, parts in held_out.items()
     }
 
 
 def _calibrate(
     scores: Floats,
-    reference: Sample | None,
+    reference: _Reference | None,
     estimator: Any,
     sides: _Sides,
     policy: TrainingPolicy,
@@ -290,10 +308,9 @@ def _calibrate(
     sample = Sample.of_weeks(scores, rows.churned, rows.advertisers, rows.as_of)
     if reference is None:  # no fold was possible: what it learned from gives candidates as well
         seen = sides.fitting
-        reference = Sample.of_weeks(
-            score(estimator, seen.raw), seen.churned, seen.advertisers, seen.as_of
-        )
-    found = certify(reference, sample, calibration.middle, policy.certification)
+        reference = _Reference.of(score(estimator, seen.raw), seen.churned, seen.advertisers, seen.as_of)
+    middles = reference.middle, calibration.middle
+    found = certify(reference.sample, sample, middles, policy.certification)
     return calibration, [on_probabilities(side, calibration.slope, calibration.intercept) for side in found]
 
 
