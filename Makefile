@@ -6,7 +6,7 @@ BIN := .venv/bin
 export RAY_ENABLE_UV_RUN_RUNTIME_ENV := 0
 export UV_PYTHON_DOWNLOADS := automatic
 
-.PHONY: help demo test check bench bench-routing verify-routing setup clean
+.PHONY: help demo test check bench bench-routing bench-features verify-routing setup clean
 
 help: ## What can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -32,6 +32,9 @@ bench: .venv/.synced ## Every benchmark, one JSON line each
 bench-routing: .venv/.synced ## Notifications end to end, and the floor below them: one JSON line
 	@$(BIN)/python -m benchmarks.routing --seconds 30
 
+bench-features: .venv/.synced ## The feature store beside Feast (installed on first use): one JSON line
+	@$(BIN)/python -m benchmarks.features --seconds 20
+
 verify-routing: .venv/.synced ## Break everything under load and account for every receipt: one JSON line
 	@$(BIN)/python -m verification
 
@@ -50,4 +53,4 @@ setup: .venv/.synced ## Only make the environment
 	touch .venv/.synced
 
 clean: ## Remove the environment and caches
-	rm -rf .venv .uv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist
+	rm -rf .venv .uv .peers .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist

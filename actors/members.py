@@ -21,6 +21,7 @@ import uvloop
 from redis import asyncio as aioredis
 
 from features.freshening import Freshener
+from features.landing import Lander, open_archive
 from features.moments import Moments
 from features.shard import Shard
 from routing.channels import Channel
@@ -78,8 +79,16 @@ POLICIES: dict[LaneName, LanePolicy] = {
         retry=RetryPolicy(max_attempts=5, base_s=2.0, cap_s=120.0),
     ),
     LaneName.ACTIVITY: LanePolicy(
-        # One unit at a time: a history has one writer. Large units: under load, an advertiser's events share its cost.
-        consumer=ConsumerPolicy(unit_entries=64, read_entries=32, concurrency=1, promote_every_s=60.0),
+        # One unit at a time: a history has one writer. Large units, whatever the size of blocks: under load an
+        # advertiser's events share its cost. Two MiB are some 25,000 events and half a second.
+        consumer=ConsumerPolicy(
+            unit_entries=1024,
+            unit_bytes=2 * 1024 * 1024,
+            read_entries=256,
+            concurrency=1,
+            promote_every_s=60.0,
+            read_every_s=0.1,
+        ),
         lease=LeasePolicy(),
         retry=RetryPolicy(max_attempts=1, base_s=1.0, cap_s=1.0),
     ),
@@ -243,12 +252,20 @@ class PoolMember:
             moments=Moments(settings.as_of, shard.store.latest, self._clock),
             clock=self._clock,
         )
+        lander = Lander(
+            client,
+            shard.store.keys,
+            archive=lambda: open_archive(settings.archive),
+            held=leases.held,
+            clock=self._clock,
+        )
         self._shard, self._freshener = shard, freshener
-        beside = asyncio.create_task(freshener.run())
+        beside = [asyncio.create_task(freshener.run()), asyncio.create_task(lander.run())]
 
         async def close() -> None:
-            beside.cancel()
-            await asyncio.gather(beside, return_exceptions=True)
+            for task in beside:
+                task.cancel()
+            await asyncio.gather(*beside, return_exceptions=True)
 
         return shard, close
 

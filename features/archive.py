@@ -20,6 +20,7 @@ from datetime import UTC, datetime
 from hashlib import blake2b
 from pathlib import PurePosixPath
 from typing import Any, Final
+from uuid import uuid4
 
 import msgspec
 import numpy as np
@@ -39,7 +40,8 @@ GRACE_S = 3600.0  # replaced files stay this long for readers that have listed t
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}\Z")
 _PARTITION: Final = re.compile(r"month=(\d{4}-\d{2})\Z")
 _REPLACES: Final = b"tocsin.replaces"
-_COMPACTED = "compacted-"
+_COMPACTED: Final = "compacted-"
+_UNFINISHED: Final = ".unfinished"
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True):
@@ -240,19 +242,27 @@ class Archive:
             for name in part.replaces
         }
         gone = [part.path for part in found if (part.month, part.name) in settled]
-        for path in gone:
+        unfinished = [
+            info.path
+            for info in self._files()
+            if info.path.endswith(_UNFINISHED) and now - _modified_at(info) >= grace_s
+        ]
+        for path in (*gone, *unfinished):
             self._fs.delete_file(path)
         return len(gone)
 
     def _listed(self) -> list[Part]:
         """Every file, whether another stands for it or not; its columns are checked."""
-        selector = pafs.FileSelector(self._root, allow_not_found=True, recursive=True)
         parts = []
-        for info in self._fs.get_file_info(selector):
+        for info in self._files():
             month = _PARTITION.match(PurePosixPath(info.path).parent.name)
-            if info.type == pafs.FileType.File and month and info.path.endswith(".parquet"):
+            if month and info.path.endswith(".parquet"):
                 parts.append(self._part(info, month[1]))
         return sorted(parts, key=lambda part: (part.month, part.name))
+
+    def _files(self) -> list[Any]:
+        selector = pafs.FileSelector(self._root, allow_not_found=True, recursive=True)
+        return [info for info in self._fs.get_file_info(selector) if info.type == pafs.FileType.File]
 
     def _part(self, info: Any, month: str) -> Part:
         try:
@@ -268,7 +278,7 @@ class Archive:
             path=info.path,
             month=month,
             rows=rows,
-            modified_at=info.mtime_ns / 1e9 if info.mtime_ns is not None else 0.0,
+            modified_at=_modified_at(info),
             replaces=tuple(msgspec.json.decode(replaces, type=list[str])),
         )
 
@@ -291,7 +301,7 @@ class Archive:
         """Write a whole file beside its place, then move it there."""
         folder, _, name = path.rpartition("/")
         self._fs.create_dir(folder, recursive=True)
-        unfinished = f"{folder}/_{name}.unfinished"
+        unfinished = f"{folder}/_{name}.{uuid4().hex}{_UNFINISHED}"
         metadata = {_REPLACES: msgspec.json.encode(list(replaces))} if replaces else {}
         schema = SCHEMA.with_metadata(metadata)
         options = {"compression": "lz4", "use_dictionary": list(DICTIONARY_COLUMNS)}
@@ -304,6 +314,10 @@ class Archive:
                     table.cast(SCHEMA).replace_schema_metadata(metadata), row_group_size=ROW_GROUP
                 )
         self._fs.move(unfinished, path)
+
+
+def _modified_at(info: Any) -> float:
+    return info.mtime_ns / 1e9 if info.mtime_ns is not None else 0.0
 
 
 def _without_repeats(table: pa.Table) -> pa.Table:

@@ -20,6 +20,7 @@ WANTED_TTL_S: Final = 3_600
 POPULAR_TTL_S: Final = 7_200
 SERVED_ENTRIES: Final = 10_000
 POPULAR_KEPT: Final = 10_000
+POPULAR_NOTED: Final = 1_000  # of one flush, those most asked for
 NOTED: Final = 10_000  # advertisers between two flushes
 SAMPLE_EVERY: Final = 64  # of so many vectors served one is noted
 
@@ -89,7 +90,7 @@ class Notes:
         async with client.pipeline(transaction=False) as pipe:
             if asked:
                 key = self._keys.popular(int(self._clock.now() // HOUR_S))
-                for name, number in asked.items():
+                for name, number in asked.most_common(POPULAR_NOTED):
                     pipe.zincrby(key, number, name)
                 pipe.zremrangebyrank(key, 0, -POPULAR_KEPT - 1)
                 pipe.expire(key, POPULAR_TTL_S)

@@ -64,7 +64,7 @@ def point_in_time(
     wanted = [_feature(name) for name in features]
     given: Any = entities
     is_table = isinstance(given, pa.Table)
-    table = given if is_table else pa.Table.from_pandas(given, preserve_index=False)
+    table: Any = given if is_table else pa.Table.from_pandas(given, preserve_index=False)
     asked = _Asked(table)
     found = np.full((len(table), len(wanted)), np.nan)
     for batch in _batches(events, asked, batch_rows):
@@ -125,7 +125,9 @@ def _seconds(entities: pa.Table, name: str) -> Floats:
     try:
         moments: Floats = column.cast(pa.float64()).to_numpy()
     except pa.ArrowException as error:
-        raise SchemaMismatchError(f"{name} is {column.type}, expected epoch seconds or a timestamp") from error
+        raise SchemaMismatchError(
+            f"{name} is {column.type}, expected epoch seconds or a timestamp"
+        ) from error
     if not np.isfinite(moments).all():
         raise SchemaMismatchError(f"{name} has nulls or infinite values; every row needs a moment")
     return moments

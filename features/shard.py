@@ -13,7 +13,8 @@ from __future__ import annotations
 import logging
 import secrets
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any, Final
 
 import msgspec
@@ -27,8 +28,9 @@ from features.packing import pack_views
 from features.store import FeatureStore, decode_activity, fixed_moment, moment_after, read_history
 from features.tiles import History, content, encode, fold, later, merge
 from tocsin.clock import Clock
+from tocsin.guards import Guarded
 from tocsin.keys import LaneKeys
-from tocsin.lanes import Entry, Guarded, Stage, pack_block, partition_of
+from tocsin.lanes import Entry, Stage, pack_block, partition_of
 from tocsin.quarantine import stage_quarantine
 from tocsin.schemas import WIRE_VERSION, Activity, LaneName
 from tocsin.storage.connect import translate
@@ -49,6 +51,7 @@ class Change(msgspec.Struct, gc=False):
     changed: list[Activity]  # of these, what says something new
     first_told: int  # how many of those were not known before; they come first
     history: History | None = None
+    bodies: dict[str, bytes] = {}  # `writes`, encoded
 
 
 class Unit(msgspec.Struct):
@@ -115,6 +118,7 @@ class Shard:
                     history = fold(advertiser_id, change.changed)
                     before = self.memory.get(partition, advertiser_id)
                     change.history = merge(before, history) if before and history else history
+                change.bodies = {event_id: _encode(event) for event_id, event in change.writes.items()}
         await self._refold(sorted(refold), changes)
         as_of = self._moment(max(newest, unit.newest))
         next_tokens = {partition: secrets.token_bytes(12) for partition in unit.events}
@@ -210,7 +214,8 @@ class Shard:
         gone: list[str] = []
         newest: dict[Any, Any] = {}
         for name, change in changes.items():
-            _stage_fields(pipe, self._keys.events(name), change.writes)
+            for part in _parts(change.bodies):
+                pipe.hset(self._keys.events(name), mapping=part)
             if (history := change.history) is None:
                 continue
             newest[name] = history.newest_event_time
@@ -219,22 +224,21 @@ class Shard:
                 pairs.update(pack_views(self._keys, history, as_of))
             else:
                 gone += [self._keys.vector(view.name, name) for view in VIEWS]
-        items = list(pairs.items())
-        for start in range(0, len(items), PAIRS):
-            pipe.mset(dict(items[start : start + PAIRS]))
-        if newest:
-            pipe.zadd(self._keys.advertisers, newest)
-        if gone:
-            pipe.delete(*gone)
+        for part in _parts(pairs):
+            pipe.mset(part)
+        for part in _parts(newest):
+            pipe.zadd(self._keys.advertisers, part)
+        for start in range(0, len(gone), PAIRS):
+            pipe.delete(*gone[start : start + PAIRS])
 
     def _stage_log(self, pipe: Pipeline, unit: Unit, changes: Mapping[str, Change]) -> None:
         for partition, advertisers in unit.events.items():
             bodies: list[bytes] = []
             for name in advertisers:
                 change = changes[name]
-                first, again = change.changed[: change.first_told], change.changed[change.first_told :]
-                bodies += [_encode(_as_known(event)) for event in first]
-                bodies += [_encode(event) for event in again]
+                for number, event in enumerate(change.changed):
+                    as_told = not event.backdated or number >= change.first_told
+                    bodies.append(change.bodies[event.event_id] if as_told else _encode(_as_known(event)))
             if bodies:
                 fields: dict[Any, Any] = {"v": WIRE_VERSION, "b": pack_block(bodies)}
                 pipe.xadd(self._keys.log(partition), fields, maxlen=LOG_ENTRIES)
@@ -304,14 +308,15 @@ def _compare(events: dict[str, Activity], known: Mapping[str, Activity]) -> Chan
 
 def _as_known(event: Activity) -> Activity:
     """The first version of an event of an imported past counts as known when it happened."""
-    return msgspec.structs.replace(event, arrival=event.event_time) if event.backdated else event
+    return msgspec.structs.replace(event, arrival=event.event_time)
 
 
-def _stage_fields(pipe: Pipeline, key: str, events: Mapping[str, Activity]) -> None:
-    if len(events) <= PAIRS:
-        if events:
-            pipe.hset(key, mapping={event_id: _encode(event) for event_id, event in events.items()})
+def _parts(pairs: dict[Any, Any]) -> Iterator[dict[Any, Any]]:
+    """What one command may take at the memory limit."""
+    if len(pairs) <= PAIRS:
+        if pairs:
+            yield pairs
         return
-    items = list(events.items())
-    for start in range(0, len(items), PAIRS):
-        _stage_fields(pipe, key, dict(items[start : start + PAIRS]))
+    items = iter(pairs.items())
+    while part := dict(islice(items, PAIRS)):
+        yield part

@@ -102,7 +102,7 @@ class Versions:
         A last version is missing in (event time, known from); an earlier one is there from the later of both until
         it is superseded. Where the two moments differ, that is not worked out.
         """
-        apart = questions.known_at != questions.as_of
+        apart: Mask = questions.known_at != questions.as_of
         after = np.nextafter(self.time, np.inf)
         begin = np.where(self.last, after, np.maximum(after, self.known_from))
         end = np.where(self.last, self.known_from, self.superseded_at)

@@ -19,7 +19,9 @@ from models.matrix import Floats
 TOLERANCE = 1e-9
 
 
-def attribute(predict: Callable[[Floats], Floats], raw: Floats, typical: Floats) -> tuple[Floats, float, Floats]:
+def attribute(
+    predict: Callable[[Floats], Floats], raw: Floats, typical: Floats
+) -> tuple[Floats, float, Floats]:
     """Share out `predict(row) - predict(typical)`.
 
     Args:

@@ -22,7 +22,9 @@ class ModelCard(Struct, frozen=True, kw_only=True):
 
     created_at: datetime
     algorithm: str  # the candidate that won the inner validation
-    selection: dict[str, float]  # mean inner-validation AUC of each candidate and of recency; empty: too short
+    selection: dict[
+        str, float
+    ]  # mean inner-validation AUC of each candidate and of recency; empty: too short
     feature_view: str
     feature_view_version: int
     feature_names: list[str]  # in the order of the estimator's columns

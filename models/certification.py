@@ -38,7 +38,27 @@ Decision = Literal["churn", "stays", "abstain"]
 SIDES: tuple[Literal["churn", "stays"], ...] = ("churn", "stays")
 
 _HAIR = 1e-12
-_SHARES = (0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9)
+_SHARES = (
+    0.02,
+    0.05,
+    0.1,
+    0.15,
+    0.2,
+    0.25,
+    0.3,
+    0.35,
+    0.4,
+    0.45,
+    0.5,
+    0.55,
+    0.6,
+    0.65,
+    0.7,
+    0.75,
+    0.8,
+    0.85,
+    0.9,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +113,9 @@ class Bound(Struct, frozen=True):
     accounts: int
 
 
-def decide(probabilities: Floats, certificates: tuple[Certificate, ...] | list[Certificate]) -> list[Decision]:
+def decide(
+    probabilities: Floats, certificates: tuple[Certificate, ...] | list[Certificate]
+) -> list[Decision]:
     """The decision for each calibrated probability, shape `(rows,)`. The sides do not overlap."""
     decisions: list[Decision] = ["abstain"] * len(probabilities)
     for certificate in certificates:
@@ -111,9 +133,7 @@ def answers(probabilities: Floats, certificate: Certificate) -> npt.NDArray[np.b
     return probabilities <= certificate.threshold
 
 
-def bound(
-    right: npt.NDArray[np.bool_], accounts: Ints, weights: Floats, confidence: float
-) -> Bound:
+def bound(right: npt.NDArray[np.bool_], accounts: Ints, weights: Floats, confidence: float) -> Bound:
     """How large a share is at least, where rows of one account resemble each other.
 
     Args:
@@ -213,9 +233,7 @@ def _passed(
         if len(np.unique(sample.accounts[inside])) < policy.fewest:
             continue  # by its size alone, whatever the outcomes: the order stays fixed
         tried += 1
-        found = bound(
-            right[inside], sample.accounts[inside], sample.weights[inside], policy.confidence
-        )
+        found = bound(right[inside], sample.accounts[inside], sample.weights[inside], policy.confidence)
         if found.low < policy.precision:
             break
         coverage = float(sample.weights[inside].sum() / sample.weights.sum())
@@ -238,9 +256,7 @@ def _ordered(
     sure = []
     for threshold in thresholds[thresholds >= sign * middle]:
         inside = scores >= threshold
-        found = bound(
-            right[inside], reference.accounts[inside], reference.weights[inside], policy.confidence
-        )
+        found = bound(right[inside], reference.accounts[inside], reference.weights[inside], policy.confidence)
         sure.append(found.low)
     return [float(threshold) for threshold in thresholds[int(np.argmax(sure)) :]] if sure else []
 

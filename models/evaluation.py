@@ -17,7 +17,16 @@ from msgspec import Struct
 from models.certification import Certificate, CertificationPolicy, answers, bound, withdrawn
 from models.measures import CalibrationBin, Floats, Ranked, Tally, auc, calibration_table, recentred
 
-__all__ = ["Evaluation", "EvaluationPolicy", "Judged", "Scores", "auc", "calibration_table", "evaluate", "score"]
+__all__ = [
+    "Evaluation",
+    "EvaluationPolicy",
+    "Judged",
+    "Scores",
+    "auc",
+    "calibration_table",
+    "evaluate",
+    "score",
+]
 
 Ints = npt.NDArray[np.int64]
 
@@ -234,7 +243,11 @@ def confirm(
         if certificate.threshold is None or (came.precision_low is not None and came.precision_low >= asked):
             kept.append(certificate)
             continue
-        found = "it gave no answer there" if came.precision_low is None else f"the lower bound is {came.precision_low:.1%}"
+        found = (
+            "it gave no answer there"
+            if came.precision_low is None
+            else f"the lower bound is {came.precision_low:.1%}"
+        )
         why = (
             f"certified on the calibration rows, not confirmed by the test: of {came.rows} answers on later rows "
             f"{came.precision or 0.0:.1%} were right, {found}, and {asked:.0%} is asked for"

@@ -112,9 +112,13 @@ def label_permutation(
 def ceiling(found: float, limit: float = CEILING) -> Finding:
     """An AUC this high on rolling cutoffs has another explanation than a good model."""
     passed = bool(found < limit)
-    explained = "" if passed else (
-        ": whether an advertiser comes back within weeks is not that predictable, so a feature knows the answer. Look "
-        "for one that is computed after the cutoff or follows from the label"
+    explained = (
+        ""
+        if passed
+        else (
+            ": whether an advertiser comes back within weeks is not that predictable, so a feature knows the answer. Look "
+            "for one that is computed after the cutoff or follows from the label"
+        )
     )
     return Finding(
         name="ceiling",
@@ -183,5 +187,7 @@ def _shuffled(events: pd.DataFrame, cutoff: float, rng: np.random.Generator) -> 
 
 
 def _differing(first: Floats, second: Floats, tolerance: float = _TOLERANCE) -> npt.NDArray[np.bool_]:
-    differing: npt.NDArray[np.bool_] = ~np.isclose(first, second, rtol=tolerance, atol=tolerance, equal_nan=True)
+    differing: npt.NDArray[np.bool_] = ~np.isclose(
+        first, second, rtol=tolerance, atol=tolerance, equal_nan=True
+    )
     return differing

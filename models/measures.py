@@ -1,6 +1,6 @@
 """Measures of probabilities against what happened. All of them read a tally, so resampling costs a pass each.
 
-    rows ──Ranked──► distinct scores ──weights──► Tally: who churned and who stayed at each score ──► measures
+rows ──Ranked──► distinct scores ──weights──► Tally: who churned and who stayed at each score ──► measures
 """
 
 from __future__ import annotations
@@ -62,9 +62,7 @@ class Tally:
 
     def brier(self) -> float:
         """Mean squared distance of probability and outcome."""
-        return float(
-            (self.churned @ (1.0 - self.scores) ** 2 + self.stayed @ self.scores**2) / self.total
-        )
+        return float((self.churned @ (1.0 - self.scores) ** 2 + self.stayed @ self.scores**2) / self.total)
 
     def log_loss(self) -> float:
         """Mean negative log likelihood, in nats."""

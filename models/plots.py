@@ -16,7 +16,14 @@ from models.certification import Certificate
 from models.evaluation import Evaluation, Judged
 from models.measures import Floats, Ranked
 
-MODEL, RECENCY, LOGISTIC, MUTED, CHURN, STAYS = "#1f4e8c", "#b5541c", "#5b8c3a", "#8a8f98", "#b3382c", "#2f7d5b"
+MODEL, RECENCY, LOGISTIC, MUTED, CHURN, STAYS = (
+    "#1f4e8c",
+    "#b5541c",
+    "#5b8c3a",
+    "#8a8f98",
+    "#b3382c",
+    "#2f7d5b",
+)
 _STYLE = {
     "font.size": 9.5,
     "font.family": "sans-serif",
@@ -53,7 +60,11 @@ def reliability(evaluation: Evaluation) -> str:
         most = max(found.rows for found in bins)
         axes.plot([0, 1], [0, 1], color=MUTED, linestyle=":", linewidth=1)
         axes.plot(
-            [found.predicted for found in bins], [found.observed for found in bins], color=MODEL, linewidth=1, alpha=0.6
+            [found.predicted for found in bins],
+            [found.observed for found in bins],
+            color=MODEL,
+            linewidth=1,
+            alpha=0.6,
         )
         axes.scatter(
             [found.predicted for found in bins],
@@ -88,7 +99,11 @@ def gains(judged: Judged, evaluation: Evaluation, *, recency: bool) -> str:
                 continue
             tally = Ranked(judged.churned, getattr(judged, name)).tally()
             axes.plot(
-                shares, [tally.found(share) if share else 0.0 for share in shares], style, color=colour, label=name
+                shares,
+                [tally.found(share) if share else 0.0 for share in shares],
+                style,
+                color=colour,
+                label=name,
             )
         axes.plot([0, 1], [0, 1], color=MUTED, linestyle=":", linewidth=1)
         top = evaluation.model.lift_10 * 0.1
@@ -159,7 +174,9 @@ def histogram(judged: Judged, certificates: list[Certificate]) -> str:
         for certificate in certificates:
             if certificate.threshold is not None:
                 axes.axvline(
-                    certificate.threshold, color=CHURN if certificate.decision == "churn" else STAYS, linewidth=1.3
+                    certificate.threshold,
+                    color=CHURN if certificate.decision == "churn" else STAYS,
+                    linewidth=1.3,
                 )
         axes.set(title="Scores of the test rows", xlabel="predicted probability", ylabel="rows")
         axes.legend(loc="upper right")
@@ -172,9 +189,21 @@ def weeks(evaluation: Evaluation) -> str:
 
     def draw(axes: Any) -> None:
         days = [datetime.fromtimestamp(week.as_of, tz=UTC) for week in evaluation.weeks]
-        axes.plot(days, [week.observed for week in evaluation.weeks], "o-", color=CHURN, markersize=4, label="churned")
         axes.plot(
-            days, [week.predicted for week in evaluation.weeks], "o--", color=MODEL, markersize=4, label="predicted"
+            days,
+            [week.observed for week in evaluation.weeks],
+            "o-",
+            color=CHURN,
+            markersize=4,
+            label="churned",
+        )
+        axes.plot(
+            days,
+            [week.predicted for week in evaluation.weeks],
+            "o--",
+            color=MODEL,
+            markersize=4,
+            label="predicted",
         )
         axes.set(title="Level by week: what nobody could know in advance", ylabel="share", xlabel="cutoff")
         axes.set_ylim(bottom=0.0)

@@ -170,8 +170,12 @@ def _tiles(subject: Subject) -> str:
     if decided.precision is None:
         tiles.append(("abstains", "no answer is certified at 80%"))
     else:
-        tiles.append((f"{decided.precision:.0%}", f"of answers right, for {decided.coverage:.0%} of the rows"))
-    inner = "".join(f"<div class=tile><b>{value}</b><span>{escape(text)}</span></div>" for value, text in tiles)
+        tiles.append(
+            (f"{decided.precision:.0%}", f"of answers right, for {decided.coverage:.0%} of the rows")
+        )
+    inner = "".join(
+        f"<div class=tile><b>{value}</b><span>{escape(text)}</span></div>" for value, text in tiles
+    )
     reason = calibration_reason(found)
     return f"<div class=tiles>{inner}</div>" + (f"<p>Calibration: {escape(reason)}.</p>" if reason else "")
 
@@ -195,7 +199,9 @@ def _measures(subject: Subject) -> str:
         gains.append(("recency", found.auc_gain, found.auc_gain_low, found.auc_gain_high))
     logistic = found.logistic_gain
     gains.append(("logistic", found.model.auc - found.logistic.auc, logistic.low, logistic.high))
-    said = "; ".join(f"over {name} {gain:+.3f} ({low:+.3f} to {high:+.3f})" for name, gain, low, high in gains)
+    said = "; ".join(
+        f"over {name} {gain:+.3f} ({low:+.3f} to {high:+.3f})" for name, gain, low, high in gains
+    )
     return _table(header, rows) + f"<p>Gain of the AUC: {said}.</p>"
 
 
@@ -244,7 +250,11 @@ def _pictures(subject: Subject) -> str:
         plots.histogram(subject.judged, certificates),
     ]
     grid = "".join(f"<div class=card>{picture}</div>" for picture in pictures)
-    wide = f"<div class=card style='margin-top:14px'>{plots.weeks(subject.evaluation)}</div>" if subject.timed else ""
+    wide = (
+        f"<div class=card style='margin-top:14px'>{plots.weeks(subject.evaluation)}</div>"
+        if subject.timed
+        else ""
+    )
     return f"<div class=grid>{grid}</div>{wide}"
 
 
@@ -272,7 +282,9 @@ def _labels(labels: Mapping[str, LabelCounts]) -> str:
         f"<td class=n>{part.lowest_week:.1%} to {part.highest_week:.1%}</td>"
         for name, part in labels.items()
     ]
-    return _table(["rows for", "*cutoffs", "*rows", "*advertisers", "*churned", "*base rate", "*by week"], rows)
+    return _table(
+        ["rows for", "*cutoffs", "*rows", "*advertisers", "*churned", "*base rate", "*by week"], rows
+    )
 
 
 def _findings(findings: Iterable[Finding]) -> str:

@@ -36,7 +36,9 @@ FALSE = frozenset({"no", "0", "0.0", "false", "stay", "stayed", "retained"})
 MIN_ROWS = 200
 MAX_CATEGORIES = 30
 _NUMERIC_SHARE = 0.95  # of a column's filled cells, from which on it is a number with gaps
-_IDENTIFIER_SHARE = 0.5  # of rows with a text of their own, from which on a column names rather than describes
+_IDENTIFIER_SHARE = (
+    0.5  # of rows with a text of their own, from which on a column names rather than describes
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,8 @@ def read_table(path: str | os.PathLike[str], label: str) -> tuple[pd.DataFrame, 
     unknown = sorted(set(said.unique()) - TRUE - FALSE)
     if unknown:
         raise UnreadableFileError(
-            f"{label} holds {', '.join(repr(value) for value in unknown[:3])}", hint="yes or no, 1 or 0, true or false"
+            f"{label} holds {', '.join(repr(value) for value in unknown[:3])}",
+            hint="yes or no, 1 or 0, true or false",
         )
     columns, dropped = {}, []
     for name in frame.columns.drop(label):
@@ -196,12 +199,16 @@ def _select(
     both = zip(held_out["logistic"], held_out["boosting"], strict=True)
     held_out["blend"] = [((first + second) / 2.0, came) for (first, came), (second, _) in both]
     selection = {
-        name: float(np.mean([auc(came, scores) for scores, came in parts])) for name, parts in held_out.items()
+        name: float(np.mean([auc(came, scores) for scores, came in parts]))
+        for name, parts in held_out.items()
     }
     rows = np.arange(len(churned))
     joined = {
         name: Sample.of_weeks(
-            np.concatenate([s for s, _ in parts]), np.concatenate([c for _, c in parts]), rows, np.zeros(len(rows))
+            np.concatenate([s for s, _ in parts]),
+            np.concatenate([c for _, c in parts]),
+            rows,
+            np.zeros(len(rows)),
         )
         for name, parts in held_out.items()
     }

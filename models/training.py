@@ -36,7 +36,15 @@ from models.card import ModelCard, TrainedModel
 from models.certification import Certificate, CertificationPolicy, Ints, Sample, certify, on_probabilities
 from models.evaluation import Evaluation, EvaluationPolicy, Judged, confirm, evaluate
 from models.inputs import INPUTS, INPUTS_NAME, INPUTS_VERSION
-from models.labels import DAY_S, LabelPolicy, count_labels, dated_by_day, label, observed_until, weekly_cutoffs
+from models.labels import (
+    DAY_S,
+    LabelPolicy,
+    count_labels,
+    dated_by_day,
+    label,
+    observed_until,
+    weekly_cutoffs,
+)
 from models.leakage import Finding, ceiling, future_shuffle, label_permutation
 from models.matrix import Floats, calibrate
 from models.measures import auc
@@ -44,7 +52,16 @@ from models.rows import LabelledSet, segments_of
 from models.split import Split, TooLittleDataError, account_positions, rolling_folds, split_at, temporal_split
 from tocsin.clock import to_datetime
 
-__all__ = ["CANDIDATES", "LabelledSet", "TrainingPolicy", "features_at", "fit", "fit_and_score", "labelled_set", "train"]
+__all__ = [
+    "CANDIDATES",
+    "LabelledSet",
+    "TrainingPolicy",
+    "features_at",
+    "fit",
+    "fit_and_score",
+    "labelled_set",
+    "train",
+]
 
 _MORE = "import more activity, then run it again"
 
@@ -287,7 +304,8 @@ def _select(
         for name, scores in ranked.items()
     }
     churned, accounts, as_of = (
-        np.concatenate([getattr(part, name) for part in later]) for name in ("churned", "advertisers", "as_of")
+        np.concatenate([getattr(part, name) for part in later])
+        for name in ("churned", "advertisers", "as_of")
     )
     return selection, {
         name: _Reference.of(np.concatenate(parts), churned, accounts, as_of)
@@ -314,9 +332,7 @@ def _calibrate(
     return calibration, [on_probabilities(side, calibration.slope, calibration.intercept) for side in found]
 
 
-def _judge(
-    estimator: Any, calibration: Calibration, fitted: LabelledSet, tested: LabelledSet
-) -> Judged:
+def _judge(estimator: Any, calibration: Calibration, fitted: LabelledSet, tested: LabelledSet) -> Judged:
     """The one look at the test rows. The baselines learn from the same rows as the model."""
     days = INPUTS.index(RECENCY)
     return Judged(

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from enum import StrEnum
 from typing import Protocol
 
@@ -63,7 +63,9 @@ class ConsumerPolicy(msgspec.Struct, frozen=True, kw_only=True):
     unit_entries: int  # blocks handled together: 1 for p0, more for the others
     read_entries: int  # blocks taken from a partition in one read
     concurrency: int  # units in flight at once
+    unit_bytes: int = 2**63 - 1  # a unit ends before the block that takes it beyond this; it has one at least
     block_ms: int = 1000  # how long an idle read waits
+    read_every_s: float = 0.0  # reads are at least so far apart: blocks gather while little waits
     heartbeat_s: float = 1.5
     promote_every_s: float = 0.25
     promote_limit: int = 200
@@ -105,6 +107,7 @@ class Consumer:
         self._clock = clock
         self._stopping = asyncio.Event()
         self._drained = asyncio.Event()  # heartbeats go on until then
+        self._read_at = float("-inf")  # on the stopwatch
         self._claimed: set[int] = set()
         self._surplus: set[int] = set()  # owned, but due to another member: drained, then given up
         self._in_flight: dict[asyncio.Task[None], tuple[Entry, ...]] = {}
@@ -165,6 +168,10 @@ class Consumer:
                 await self._claim(partition)
         await self._slots.acquire()
         self._slots.release()
+        early_s = self._read_at + self._policy.read_every_s - self._clock.monotonic()
+        if early_s > 0:
+            await self._pause(early_s)
+        self._read_at = self._clock.monotonic()
         entries = await self._queue.read(
             self._ownership.name,
             held,
@@ -186,10 +193,8 @@ class Consumer:
         await self._dispatch([e for e in entries if (e.partition, e.entry) not in busy])
 
     async def _dispatch(self, entries: Sequence[Entry]) -> None:
-        size = self._policy.unit_entries
-        for start in range(0, len(entries), size):
+        for unit in _units(entries, self._policy.unit_entries, self._policy.unit_bytes):
             await self._slots.acquire()
-            unit = tuple(entries[start : start + size])
             task = asyncio.create_task(self._work(unit))
             self._in_flight[task] = unit
             task.add_done_callback(self._done)
@@ -281,3 +286,16 @@ class Consumer:
     async def _pause(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._stopping.wait(), seconds)
+
+
+def _units(entries: Sequence[Entry], most: int, most_bytes: int) -> Iterator[tuple[Entry, ...]]:
+    unit: list[Entry] = []
+    size = 0
+    for entry in entries:
+        if unit and (len(unit) == most or size + len(entry.block) > most_bytes):
+            yield tuple(unit)
+            unit, size = [], 0
+        unit.append(entry)
+        size += len(entry.block)
+    if unit:
+        yield tuple(unit)

@@ -25,6 +25,7 @@ and replaying are single atomic steps, and a lane can be given a server of its o
 | `{ns}:{activity}:log:{partition}`      | stream | none: trimmed when landed | changed events, for the offline store |
 | `{ns}:{activity}:wanted:{partition}`   | set    | 1 h                | advertisers whose vectors were not there |
 | `{ns}:{activity}:popular:{hour}`       | zset   | 2 h                | advertisers by how often they were asked for |
+| `{ns}:{activity}:backfill:{digest}`    | hash   | 7 d                | how far a backfill came, by partition |
 | `{ns}:{activity}:served`               | stream | none: 10,000 entries | a sample of served vectors |
 | `{ns}:{activity}:refused`              | hash   | none               | refused records and vectors, by reason |
 | `{ns}:{activity}:advertisers`          | zset   | none               | advertisers by newest event time (s) |
@@ -122,6 +123,10 @@ class FeatureKeys:
     def log(self, partition: int) -> str:
         """Changed events on their way to the offline store."""
         return f"{self.prefix}:log:{partition}"
+
+    def backfill(self, digest_: str) -> str:
+        """How far the backfill of an archive came, by partition: the last advertiser that is done."""
+        return f"{self.prefix}:backfill:{digest_}"
 
     def wanted(self, partition: int) -> str:
         """Advertisers whose vectors should be computed again."""

@@ -26,6 +26,7 @@ from redis import exceptions as redis_errors
 from redis.asyncio.client import Pipeline
 
 from tocsin.errors import ConflictError, InvalidRecordError, StateMovedError
+from tocsin.guards import MOVED, Guarded, watch
 from tocsin.keys import DEDUP_TTL_S, GROUP, LaneKeys
 from tocsin.schemas import WIRE_VERSION, LaneName
 from tocsin.settings import Settings
@@ -38,7 +39,6 @@ FIELD_BLOCK = b"b"
 CLAIM_PAGE = 100
 # The most records in one entry: a p0 is an entry of its own, handled at once; the others share entries.
 BLOCK_RECORDS = {LaneName.P0: 1, LaneName.P1: 100, LaneName.P2: 500, LaneName.ACTIVITY: 500}
-MOVED = "another member changed the state this was worked out from"
 MAX_ENTRY_NUMBER = 2**64 - 1  # of each half of a stream entry's id
 
 
@@ -107,21 +107,6 @@ class LaneDepth(msgspec.Struct, frozen=True, kw_only=True):
 
 
 Stage = Callable[[Pipeline], None]
-
-
-class Guarded(msgspec.Struct, frozen=True):
-    """A stage that holds only while what it was worked out from has not changed.
-
-    `expected` are strings on the server and the values they must hold; empty: not be there. The stage itself has to
-    change them.
-    """
-
-    stage: Stage
-    expected: Mapping[str, bytes]
-
-    def __call__(self, pipe: Pipeline) -> None:
-        """As the stage."""
-        self.stage(pipe)
 
 
 class Queue(Protocol):
@@ -373,7 +358,7 @@ class Lane:
         try:
             async with self._client.pipeline(transaction=True) as pipe:
                 if expected:
-                    await _watch(pipe, expected)
+                    await watch(pipe, expected)
                 stage(pipe)
                 self._stage_settled(pipe, by_partition)
                 await pipe.execute()
@@ -459,13 +444,3 @@ class Lane:
     def peeked(self, answer: Any, position: Position) -> Entry | None:
         """What `stage_peek` was answered; None when the block is settled."""
         return self._entry(position.partition, *answer[0]) if answer else None
-
-
-async def _watch(pipe: Pipeline, expected: Mapping[str, bytes]) -> None:
-    """Tie a transaction to what some strings hold: it fails should one change. Raises WatchError where one has."""
-    untyped: Any = pipe
-    await untyped.watch(*expected)
-    found = await untyped.mget(list(expected))  # answered at once while watching
-    if [value or b"" for value in found] != list(expected.values()):
-        raise redis_errors.WatchError
-    untyped.multi()

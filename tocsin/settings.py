@@ -135,6 +135,13 @@ class Settings(Struct, frozen=True, kw_only=True):
         int,
         Meta(ge=1, le=36_525, description="Activity older than this is refused, by its event time"),
     ] = 10_000
+    archive_uri: Annotated[
+        str,
+        Meta(
+            max_length=1024,
+            description="Where the event log lands as Parquet: a folder or an object store; empty: the data folder",
+        ),
+    ] = ""
     as_of: Annotated[
         str,
         Meta(
@@ -219,6 +226,11 @@ class Settings(Struct, frozen=True, kw_only=True):
     def models_path(self) -> Path:
         """The model registry's folder."""
         return self.data_path / "models"
+
+    @property
+    def archive(self) -> str:
+        """Where the event log lands: a folder or a URI."""
+        return self.archive_uri or str(self.data_path / "archive")
 
     @property
     def base_url(self) -> str:

@@ -119,7 +119,7 @@ class Feast:
         began = time.perf_counter()
         found = self._store.get_historical_features(entity_df=wanted, features=["offline:amount"]).to_df()
         seconds = time.perf_counter() - began
-        if len(found) < 0.99 * len(wanted):  # it drops repeated labels
+        if len(found) < 0.9 * len(wanted):  # it drops rows without an event before them
             raise RuntimeError(f"{len(found)} rows for {len(wanted)} labels")
         return {"rows": len(wanted), "seconds": seconds}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -11,22 +10,16 @@ import pytest
 from redis import asyncio as aioredis
 
 from features.definitions import DAY_S, FEATURE_NAMES, HISTORY, HOUR_S, RECENT_ACTIVITY, VIEWS
-from features.freshening import Freshener
 from features.moments import Moments
 from features.noting import Notes
-from features.online import Answer, AsyncOnlineReader, Status
-from features.shard import Shard
+from features.online import Status
 from features.vectors import named
-from tests.fakes import ManualClock
+from tests.feature_bench import DAY, NOW, PARTITIONS, Bench
 from tests.unit.features.oracle import expected
 from tocsin.errors import StateMovedError
-from tocsin.lanes import Entry, Guarded, Lane, Record, partition_of
+from tocsin.guards import Guarded
+from tocsin.lanes import Record, partition_of
 from tocsin.schemas import WIRE_VERSION, Activity
-
-PARTITIONS = 2
-DAY = 20_000
-NOW = (DAY + 0.5) * DAY_S + 900.0  # a quarter past noon
-encode = msgspec.msgpack.Encoder().encode
 
 
 def event(
@@ -39,79 +32,6 @@ def event(
     arrival: float = 1.0,
 ) -> Activity:
     return Activity(name, NOW - back_days * DAY_S, amount, "spend", event_id, campaign_id, "", arrival)
-
-
-class Bench:
-    """A lane, shards and a reader, driven by hand."""
-
-    def __init__(self, client: aioredis.Redis, namespace: str) -> None:
-        self.client: Any = client  # what it answers is a union of everything
-        self.namespace = namespace
-        self.clock = ManualClock(NOW)
-        self.lane = Lane(client, namespace=namespace, name="activity", partitions=PARTITIONS, block_records=4)
-        self.reader = AsyncOnlineReader(client, namespace=namespace, partitions=PARTITIONS)
-        self.shards: dict[str, Shard] = {}
-
-    def shard(self, name: str = "one", *, as_of: str = "now") -> Shard:
-        if name not in self.shards:
-            self.shards[name] = Shard(
-                self.client,
-                self.lane.keys,
-                namespace=self.namespace,
-                partitions=PARTITIONS,
-                as_of=as_of,
-                clock=self.clock,
-            )
-        return self.shards[name]
-
-    def freshener(self, held: Sequence[int] = range(PARTITIONS)) -> Freshener:
-        store = self.shard().store
-        return Freshener(
-            store,
-            self.client,
-            self.lane.keys,
-            held=lambda: list(held),
-            partitions=PARTITIONS,
-            moments=Moments("now", store.latest, self.clock),
-            clock=self.clock,
-        )
-
-    async def send(self, *told: Activity) -> None:
-        await self.lane.ensure_groups()
-        records = [Record(partition_of(one.advertiser_id, PARTITIONS), encode(one)) for one in told]
-        await self.lane.append(records)
-
-    async def take(self, count: int = 100, consumer: str = "one") -> list[Entry]:
-        return await self.lane.read(consumer, range(PARTITIONS), count=count, block_ms=1)
-
-    async def work(self, count: int = 100, shard: str = "one") -> None:
-        """Apply all that waits, `count` blocks of a partition at a time."""
-        while entries := await self.take(count):
-            await self.lane.settle(entries, await self.shard(shard).handle(entries))
-
-    async def mark(self, at: float) -> None:
-        keys = self.shard().store.keys
-        await self.client.mset({keys.watermark(p): f"{at:.6f}" for p in range(PARTITIONS)})
-
-    async def read(self, *names: str, as_of: float = NOW) -> Answer:
-        return await self.reader.read(names, as_of)
-
-    async def features(self, name: str = "a", as_of: float = NOW) -> dict[str, float | None]:
-        return named((await self.read(name, as_of=as_of)).vector(0))
-
-    async def state(self) -> dict[str, Any]:
-        """Everything that events decide, byte for byte."""
-        found: dict[str, Any] = {}
-        async for key in self.client.scan_iter(match=f"{self.namespace}:*", count=1000):
-            name = key.decode().removeprefix(self.namespace)
-            kind = name.split(":")[2]
-            if kind in {"history", "vector"}:
-                found[name] = await self.client.get(key)
-            elif kind == "events":
-                found[name] = await self.client.hgetall(key)
-            elif kind == "advertisers":
-                found[name] = await self.client.zrange(key, 0, -1, withscores=True)
-        return found
 
 
 @pytest.fixture
@@ -288,6 +208,20 @@ async def test_the_guard_holds_at_the_memory_limit_too(bench: Bench) -> None:
     assert isinstance(again, Guarded)
     await bench.lane._settle_at_limit(ids, again, again.expected)
     assert (await bench.features())["spend_7d"] == 1.0
+
+
+async def test_a_large_unit_settles_at_the_memory_limit(bench: Bench) -> None:
+    await bench.lane.ensure_groups()
+    bench.lane._block_records = 500
+    await bench.send(*(event(f"n{number}") for number in range(9_000)))
+    await bench.send(*(event("many", event_id=str(number)) for number in range(4_500)))
+    for partition in range(PARTITIONS):
+        entries = await bench.lane.read("one", [partition], count=100, block_ms=1)
+        stage = await bench.shard().handle(entries)
+        assert isinstance(stage, Guarded)
+        await bench.lane._settle_at_limit({partition: [e.entry for e in entries]}, stage, stage.expected)
+    assert await bench.shard().store.count() == 9_001
+    assert (await bench.features("many"))["events_7d"] == 4_500.0
 
 
 # --------------------------------------------------------------------------- age and status

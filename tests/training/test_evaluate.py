@@ -61,10 +61,21 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-MAP = ("--format", "csv", "--map", "advertiser_id=customer", "--map", "event_time=date", "--map", "amount=total")
+MAP = (
+    "--format",
+    "csv",
+    "--map",
+    "advertiser_id=customer",
+    "--map",
+    "event_time=date",
+    "--map",
+    "amount=total",
+)
 
 
-def brute_force(times: pd.DataFrame, until: str, last_complete: pd.Timestamp, active: int, horizon: int) -> list[tuple[Any, str, bool]]:
+def brute_force(
+    times: pd.DataFrame, until: str, last_complete: pd.Timestamp, active: int, horizon: int
+) -> list[tuple[Any, str, bool]]:
     """The definition, word for word, on days: population, label and cutoffs."""
     found = []
     cutoff = pd.Timestamp(until)
@@ -94,7 +105,9 @@ def test_one_line_with_the_documented_keys_first_and_a_page(log: Path, tmp_path:
 
 def test_population_and_label_of_a_log_are_the_definition(log: Path) -> None:
     until = "2026-07-08"  # a Wednesday: of a log the date sets the grid
-    found = run("--activity", str(log), *MAP, "--train-until", until, "--active-days", "21", "--horizon-days", "14")
+    found = run(
+        "--activity", str(log), *MAP, "--train-until", until, "--active-days", "21", "--horizon-days", "14"
+    )
     raw = pd.read_csv(log)
     times = pd.DataFrame({"who": raw["customer"], "day": pd.to_datetime(raw["date"])})
     expected = brute_force(times, until, times["day"].max() + DAY, 21, 14)
@@ -117,7 +130,10 @@ def test_without_json_a_person_reads_it(log: Path) -> None:
         (["--format", "csv"], "lacks advertiser_id, event_time"),
         ([*MAP, "--train-until", "2026-01-01"], r"has \d+ weekly cutoffs whose labels end by 2026-01-01"),
         ([*MAP, "--horizon-days", "0"], "horizon_days is 0"),
-        (["--format", "csv", "--map", "advertiser_id=customer", "--map", "event_time=total"], "can be used; the first"),
+        (
+            ["--format", "csv", "--map", "advertiser_id=customer", "--map", "event_time=total"],
+            "can be used; the first",
+        ),
     ],
 )
 def test_what_cannot_be_judged_is_said(log: Path, arguments: list[str], text: str) -> None:
@@ -143,7 +159,14 @@ def test_a_log_of_one_outcome_is_refused_with_the_counts(tmp_path: Path) -> None
 @google
 def test_on_real_spend_as_the_definition_says() -> None:
     found = run(
-        "--activity", str(GOOGLE), "--format", "google-ads", "--train-until", "2019-02-17", "--horizon-days", "28"
+        "--activity",
+        str(GOOGLE),
+        "--format",
+        "google-ads",
+        "--train-until",
+        "2019-02-17",
+        "--horizon-days",
+        "28",
     )
     raw = pd.read_parquet(GOOGLE, columns=["Advertiser_ID", "Week_Start_Date"])
     times = pd.DataFrame({"who": raw["Advertiser_ID"], "day": pd.to_datetime(raw["Week_Start_Date"])})

@@ -95,13 +95,17 @@ def test_no_account_both_taught_and_calibrated(events: pd.DataFrame) -> None:
     assert sides.fitting.as_of.max() == sides.calibrating.as_of.max() == split.train[-1]
 
 
-def test_what_calibrating_accounts_do_does_not_touch_the_fit(events: pd.DataFrame, trained: TrainedModel) -> None:
+def test_what_calibrating_accounts_do_does_not_touch_the_fit(
+    events: pd.DataFrame, trained: TrainedModel
+) -> None:
     changed = events.copy()
     held_out = account_positions(changed["advertiser_id"]) >= 1.0 - POLICY.calibration_accounts
     changed.loc[held_out, "amount"] *= 3.0
     other = train(changed, now=0.0)
     probes = np.random.default_rng(1).normal(1.0, 1.0, (20, len(INPUTS)))
-    np.testing.assert_array_equal(other.estimator.predict_proba(probes), trained.estimator.predict_proba(probes))
+    np.testing.assert_array_equal(
+        other.estimator.predict_proba(probes), trained.estimator.predict_proba(probes)
+    )
     assert other.card.selection == trained.card.selection
     assert other.card.calibration != trained.card.calibration
 

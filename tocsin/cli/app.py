@@ -124,18 +124,23 @@ def evaluate(
     ] = None,
     train_until: Annotated[
         str,
-        typer.Option(help="A day: labels learned from end by it, all later weeks are tested. Default: a quarter."),
+        typer.Option(
+            help="A day: labels learned from end by it, all later weeks are tested. Default: a quarter."
+        ),
     ] = "",
     active_days: Annotated[int, typer.Option(help="Who had activity this long before is asked about.")] = 28,
     horizon_days: Annotated[int, typer.Option(help="Churned: no activity for this long.")] = 28,
     embargo_days: Annotated[int, typer.Option(help="Kept free between training labels and the test.")] = 0,
     table: Annotated[
-        Path | None, typer.Option(help="Instead: a plain table, one row an account.", exists=True, dir_okay=False)
+        Path | None,
+        typer.Option(help="Instead: a plain table, one row an account.", exists=True, dir_okay=False),
     ] = None,
     label: Annotated[str, typer.Option(help="Its label column.")] = "Churn",
     html: Annotated[Path | None, typer.Option(help="Also write a report with pictures here.")] = None,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 7,
-    parallel: Annotated[bool, typer.Option("--parallel", help="Spread the fits over the cores by Ray.")] = False,
+    parallel: Annotated[
+        bool, typer.Option("--parallel", help="Spread the fits over the cores by Ray.")
+    ] = False,
     json: JsonFlag = False,
 ) -> None:
     """Judge a churn model of this data on later weeks than it was trained on. Needs nothing running, stores nothing.
@@ -219,8 +224,8 @@ def import_activity(
         list[str] | None,
         typer.Option(
             "--map",
-            help="FIELD=COLUMN for advertiser_id, event_time, amount, kind, event_id, campaign_id, currency, arrival. Google's weekly-spend "
-            "format needs none.",
+            help="FIELD=COLUMN for advertiser_id, event_time, amount, kind, event_id, campaign_id, currency, arrival. "
+            "Google's weekly-spend format needs none.",
         ),
     ] = None,
     rejects: Annotated[

@@ -111,9 +111,7 @@ def evaluate_labelled_table(
     with console.status(f"reading {file.name}") as status:
         frame, churned, dropped = read_table(file, label)
         status.update("choosing, fitting, calibrating, testing")
-        subject = of_table(
-            evaluate_table(frame, churned, dropped, TablePolicy(seed=seed)), file.name, label
-        )
+        subject = of_table(evaluate_table(frame, churned, dropped, TablePolicy(seed=seed)), file.name, label)
         _write(html, subject, status.update)
     _show(console, subject, summary(subject), html, json=json, emit=emit)
 
@@ -169,7 +167,9 @@ def _midnight(day: str) -> float | None:
     try:
         return datetime.combine(date.fromisoformat(day), datetime.min.time(), UTC).timestamp()
     except ValueError as error:
-        raise typer.BadParameter(f"{day!r} is not a day, as in 2019-02-17", param_hint="--train-until") from error
+        raise typer.BadParameter(
+            f"{day!r} is not a day, as in 2019-02-17", param_hint="--train-until"
+        ) from error
 
 
 def _read(
@@ -208,7 +208,9 @@ def _write(html: Path | None, subject: Subject, say: Callable[[str], None]) -> N
     try:
         html.write_text(page(subject), encoding="utf-8")
     except OSError as error:
-        raise ConfigurationError(f"the report cannot be written: {error}", hint="name another file") from error
+        raise ConfigurationError(
+            f"the report cannot be written: {error}", hint="name another file"
+        ) from error
 
 
 def _show(
@@ -224,7 +226,9 @@ def _show(
         emit(result)
         return
     found = subject.evaluation
-    table = Table("measure", "model", "recency", "logistic", title="On rows it was not trained on", title_justify="left")
+    table = Table(
+        "measure", "model", "recency", "logistic", title="On rows it was not trained on", title_justify="left"
+    )
     for name, text in (
         ("auc", "ROC-AUC"),
         ("average_precision", "PR-AUC"),
@@ -233,7 +237,9 @@ def _show(
         ("lift_10", "lift at 10%"),
     ):
         recency = f"{getattr(found.baseline, name):.3f}" if subject.timed else "–"
-        table.add_row(text, f"{getattr(found.model, name):.3f}", recency, f"{getattr(found.logistic, name):.3f}")
+        table.add_row(
+            text, f"{getattr(found.model, name):.3f}", recency, f"{getattr(found.logistic, name):.3f}"
+        )
     console.print(table)
     console.print(f"{found.rows:,} rows of {found.advertisers:,} advertisers; {found.base_rate:.1%} churned")
     console.print(subject.label)

@@ -109,6 +109,65 @@ def get_command(
         _console().print(f"[yellow]{answer.degraded_reason}[/yellow]")
 
 
+ArchiveOption = Annotated[
+    str,
+    typer.Option(
+        "--archive", help="A folder or URI. Default: the platform's own archive.", show_default=False
+    ),
+]
+
+
+@app.command("backfill")
+def backfill_command(
+    *,
+    archive: ArchiveOption = "",
+    parallel: Annotated[
+        int, typer.Option(min=1, max=256, help="Partitions at a time, each a Ray task; 1: without Ray.")
+    ] = 1,
+    address: Annotated[
+        str, typer.Option(help="The Ray cluster to use. Default: one of its own.", show_default=False)
+    ] = "",
+    json: JsonFlag = False,
+) -> None:
+    """Bring the online state up to the archived event log, beside live shards or alone.
+
+    What is known changes nothing, so it may be stopped and run again: it goes on where it was.
+    """
+    from tocsin.cli import feature_jobs
+
+    feature_jobs.backfill_command(
+        Settings.from_env(),
+        Console(stderr=json, highlight=False, soft_wrap=True),
+        uri=archive,
+        parallel=parallel,
+        address=address,
+        json=json,
+        emit=_emit,
+    )
+
+
+@app.command("verify")
+def verify_command(
+    *,
+    archive: ArchiveOption = "",
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="Newest samples to replay.")] = 10_000,
+    json: JsonFlag = False,
+) -> None:
+    """Replay a sample of what was served from the archived event log. Exit code 1 where a value differs."""
+    from tocsin.cli import feature_jobs
+
+    clean = feature_jobs.verify_command(
+        Settings.from_env(),
+        Console(stderr=json, highlight=False, soft_wrap=True),
+        uri=archive,
+        limit=limit,
+        json=json,
+        emit=_emit,
+    )
+    if not clean:
+        raise typer.Exit(1)
+
+
 def catalogue() -> dict[str, list[dict[str, Any]]]:
     """The definitions as plain values: `views` and `features`, on-demand ones last."""
     from features.definitions import ON_DEMAND, VIEWS

@@ -16,6 +16,9 @@ from tocsin.settings import Settings
 from tocsin.storage.connect import CONSUME_TIMEOUT_S, connect, resolve_url
 
 if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
     from models.card import ModelCard
 
 
@@ -55,13 +58,14 @@ def train(
     """
     # Fits this small lose more to threads waiting for each other than they gain.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    from features.offline import event_frame
+    from features.offline import event_table
     from models.leakage import blocking
     from models.registry import Registry
     from models.training import train as fit
 
     activities = asyncio.run(_events(settings))
-    trained = fit(event_frame(activities), now=time.time(), say=say)
+    events = _with_earlier_versions(settings, event_table(activities))
+    trained = fit(events, now=time.time(), say=say)
     registry = Registry(settings.models_path)
     version = registry.save(trained)
     evaluation = trained.card.evaluation
@@ -85,6 +89,20 @@ def train(
         "coverage": evaluation.decided.coverage,
         "precision_at_threshold": evaluation.decided.precision,
     }, trained.card
+
+
+def _with_earlier_versions(settings: Settings, events: pa.Table) -> pd.DataFrame:
+    """The online event log holds the last version of each event, the archive all that landed: with both, what was
+    restated later cannot leak into what is learned. A version that is in both counts once.
+    """
+    import pyarrow as pa
+
+    from features.archive import Archive
+    from features.event_table import as_events
+
+    landed = [as_events(table).cast(events.schema) for table in Archive(settings.archive).read()]
+    frame: pd.DataFrame = pa.concat_tables([events, *landed]).to_pandas()
+    return frame
 
 
 async def _events(settings: Settings) -> list[Activity]:

@@ -41,7 +41,7 @@ activities = st.builds(
     Activity,
     st.sampled_from(["a", "b", "ü"]),
     times,
-    st.one_of(st.sampled_from([0.0, 0.1, 0.2, 1e10, 1e12]), st.floats(0, 1e6)),
+    st.one_of(st.sampled_from([0.0, 0.1, 0.2, 98_765_432.654321, 1e10, 1e12]), st.floats(0, 1e6)),
     st.sampled_from(["spend", "campaign"]),
     st.integers(0, 12).map(str),
     st.sampled_from(["", "c1", "c2", "c3"]),
@@ -194,6 +194,21 @@ def test_a_restatement_counts_from_when_it_arrived() -> None:
     spend = point_in_time(event_frame(told), frame)["lifetime_spend"].tolist()
     assert math.isnan(spend[0])
     assert spend[1:] == [1.0, 1.0, 1.0, 10.0]
+
+
+def test_of_many_versions_one_counts_at_any_moment() -> None:
+    told = [Activity("a", START, float(n), "spend", "1", arrival=START + n * DAY_S) for n in range(1, 6)]
+    moments = [START + n * DAY_S + shift for n in range(1, 6) for shift in (0.0, 1.0)]
+    table = point_in_time(event_table(told), asked([("a", moment) for moment in moments]))
+    assert table["events_lifetime"].to_pylist() == [1.0] * 10
+    assert table["lifetime_spend"].to_pylist() == [float(n) for n in range(1, 6) for _ in range(2)]
+
+
+def test_quotients_of_large_sums_are_rounded_once() -> None:
+    chance = random.Random(3)  # noqa: S311 (made-up data)
+    told = [Activity("a", START + day * DAY_S, chance.random() * 5e7, "spend", str(day)) for day in range(85)]
+    rows = [("a", START + day * DAY_S) for day in range(20, 90)]
+    assert not differing(told, rows, point_in_time(event_table(told), asked(rows)))
 
 
 def test_an_event_moved_to_later_is_gone_from_then_on() -> None:

@@ -21,7 +21,10 @@ values = st.one_of(st.floats(-3, 3, allow_nan=False), st.just(float("nan")))
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.lists(st.lists(values, min_size=4, max_size=4), min_size=1, max_size=5), st.lists(values, min_size=4, max_size=4))
+@given(
+    st.lists(st.lists(values, min_size=4, max_size=4), min_size=1, max_size=5),
+    st.lists(values, min_size=4, max_size=4),
+)
 def test_effects_add_up_whatever_the_model(rows: list[list[float]], typical: list[float]) -> None:
     raw, base = np.array(rows), np.array(typical)
     probabilities, start, effects = attribute(_bent, raw, base)

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from models.certification import Certificate, CertificationPolicy, Sample, bound, certify, decide, on_probabilities
+from models.certification import (
+    Certificate,
+    CertificationPolicy,
+    Sample,
+    bound,
+    certify,
+    decide,
+    on_probabilities,
+)
 from models.matrix import Floats
 
 POLICY = CertificationPolicy()

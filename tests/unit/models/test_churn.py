@@ -77,7 +77,9 @@ def test_what_drives_an_answer_adds_up_to_it(model: ChurnModel) -> None:
         assert answer.base_probability is not None
         assert answer.base_probability == pytest.approx(model.predict([model.card.typical])[0])
         told = sum(driver.effect for driver in answer.drivers)
-        assert answer.base_probability + told + answer.other_effect == pytest.approx(answer.probability, abs=1e-9)
+        assert answer.base_probability + told + answer.other_effect == pytest.approx(
+            answer.probability, abs=1e-9
+        )
         sizes = [abs(driver.effect) for driver in answer.drivers]
         assert sizes == sorted(sizes, reverse=True)
         assert len(sizes) <= 3
@@ -113,7 +115,9 @@ def test_many_answers_cost_one_call(counting: tuple[_Counting, ChurnModel]) -> N
     assert estimator.calls == 2
 
 
-def _certified(model: ChurnModel, decision: Literal["churn", "stays"], threshold: float | None) -> Certificate:
+def _certified(
+    model: ChurnModel, decision: Literal["churn", "stays"], threshold: float | None
+) -> Certificate:
     return Certificate(
         decision=decision,
         threshold=threshold,

@@ -115,7 +115,9 @@ def test_segments_and_weeks_hold_every_row_once() -> None:
 
 def test_the_level_is_told_apart_from_the_shape() -> None:
     _, truth = _made_up()
-    too_high = 1 / (1 + np.exp(-(np.log(np.clip(truth, 0.01, 0.99) / (1 - np.clip(truth, 0.01, 0.99))) + 1.5)))
+    too_high = 1 / (
+        1 + np.exp(-(np.log(np.clip(truth, 0.01, 0.99) / (1 - np.clip(truth, 0.01, 0.99))) + 1.5))
+    )
     found = evaluate(_judged(model=too_high), policy=QUICK)
     assert found.level_error > 0.15
     assert found.model.calibration_error > 0.15

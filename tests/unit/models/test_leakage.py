@@ -42,7 +42,9 @@ def test_honest_features_do_not_see_the_future(little: pd.DataFrame) -> None:
 def test_a_feature_that_looks_ahead_is_caught(little: pd.DataFrame) -> None:
     def peeking(events: pd.DataFrame, entities: pd.DataFrame) -> Floats:
         ahead = events.groupby("advertiser_id")["amount"].sum()  # of all times
-        return np.column_stack([features_at(events, entities), ahead.reindex(entities["advertiser_id"]).to_numpy()])
+        return np.column_stack(
+            [features_at(events, entities), ahead.reindex(entities["advertiser_id"]).to_numpy()]
+        )
 
     found = future_shuffle(little, _cutoffs(little), peeking, seed=1)
     assert not found.passed
@@ -76,7 +78,9 @@ def test_judging_what_was_learned_by_heart_is_caught(rows: LabelledSet) -> None:
     assert found.measured == 1.0
 
 
-@pytest.mark.parametrize(("found", "passed"), [(0.85, True), (0.9499, True), (0.95, False), (float("nan"), False)])
+@pytest.mark.parametrize(
+    ("found", "passed"), [(0.85, True), (0.9499, True), (0.95, False), (float("nan"), False)]
+)
 def test_too_good_to_be_true_stops_and_explains(found: float, passed: bool) -> None:
     finding = ceiling(found)
     assert finding.passed is passed

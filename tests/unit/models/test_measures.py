@@ -15,10 +15,14 @@ rows = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 20)), min_size=2, ma
 
 @settings(max_examples=120, deadline=None)
 @given(rows, st.data())
-def test_measures_agree_with_scikit_learn_weighted_too(found: list[tuple[int, int]], data: st.DataObject) -> None:
+def test_measures_agree_with_scikit_learn_weighted_too(
+    found: list[tuple[int, int]], data: st.DataObject
+) -> None:
     churned = np.array([row[0] for row in found], dtype=np.float64)
     scores = np.array([row[1] for row in found]) / 20.0
-    weights = np.array(data.draw(st.lists(st.integers(1, 4), min_size=len(found), max_size=len(found))), dtype=float)
+    weights = np.array(
+        data.draw(st.lists(st.integers(1, 4), min_size=len(found), max_size=len(found))), dtype=float
+    )
     for given_weights in (None, weights):
         tally = Ranked(churned, scores).tally(given_weights)
         named = {"sample_weight": given_weights}

@@ -69,7 +69,9 @@ def test_what_is_no_such_table_is_refused(tmp_path: Path) -> None:
 
 def test_too_few_rows_or_one_class_are_refused_with_the_counts(tmp_path: Path) -> None:
     frame, churned, dropped = read_table(_written(_frame(100), tmp_path), "Churn")
-    with pytest.raises(TooLittleDataError, match=r"^100 rows, \d+ churned; 200 rows and 10 of each outcome are needed"):
+    with pytest.raises(
+        TooLittleDataError, match=r"^100 rows, \d+ churned; 200 rows and 10 of each outcome are needed"
+    ):
         evaluate_table(frame, churned, dropped, POLICY)
     frame, churned, dropped = read_table(_written(_frame(), tmp_path), "Churn")
     with pytest.raises(TooLittleDataError, match="400 rows, 0 churned"):
