@@ -75,7 +75,7 @@ class CertificationPolicy:
 
 
 class Certificate(Struct, frozen=True, kw_only=True):
-    """One side of the decision. `threshold` is a calibrated probability; null: it abstains, and `why` says the reason."""
+    """One side of the decision. `threshold` is a calibrated probability; null: it abstains, and `why` says why."""
 
     decision: Literal["churn", "stays"]
     threshold: float | None

@@ -3,7 +3,7 @@
 | finding | question | blocks when |
 |---|---|---|
 | `future-shuffle` | do features at a moment change when only the future is shuffled? | any value differs |
-| `label-permutation` | does the whole procedure find anything where there is nothing to find? | the mean AUC on permuted labels is not 0.5 |
+| `label-permutation` | is something found where there is nothing to find? | AUC on permuted labels is not 0.5 |
 | `ceiling` | is the result too good for this question? | the AUC on rolling cutoffs is 0.95 or more |
 | `train-serve-skew` | does the store serve what was trained on? | any value differs |
 
@@ -45,7 +45,7 @@ FitAndScore = Callable[[Floats], Floats]
 def future_shuffle(
     events: pd.DataFrame, cutoffs: Sequence[float], features_at: FeaturesAt, seed: int
 ) -> Finding:
-    """Shuffle what happens after a cutoff among whom it happens to, when and for how much; features must not move.
+    """Shuffle when and for how much things happen after a cutoff; features must not move.
 
     Args:
         events: columns of `features.event_table.SCHEMA`.
@@ -116,8 +116,8 @@ def ceiling(found: float, limit: float = CEILING) -> Finding:
         ""
         if passed
         else (
-            ": whether an advertiser comes back within weeks is not that predictable, so a feature knows the answer. Look "
-            "for one that is computed after the cutoff or follows from the label"
+            ": whether an advertiser comes back within weeks is not that predictable, so a feature knows the answer. "
+            "Look for one that is computed after the cutoff or follows from the label"
         )
     )
     return Finding(

@@ -102,8 +102,8 @@ class Ranked:
         size = len(self._distinct)
         return Tally(
             self._distinct,
-            np.bincount(self._rank, weights * self._churned, size),
-            np.bincount(self._rank, weights * (1.0 - self._churned), size),
+            np.bincount(self._rank, weights * self._churned, size).astype(np.float64),
+            np.bincount(self._rank, weights * (1.0 - self._churned), size).astype(np.float64),
         )
 
 

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import matplotlib as mpl
+import matplotlib.dates
 import numpy as np
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
@@ -24,7 +25,7 @@ MODEL, RECENCY, LOGISTIC, MUTED, CHURN, STAYS = (
     "#b3382c",
     "#2f7d5b",
 )
-_STYLE = {
+_STYLE: Any = {
     "font.size": 9.5,
     "font.family": "sans-serif",
     "axes.spines.top": False,
@@ -208,7 +209,8 @@ def weeks(evaluation: Evaluation) -> str:
         axes.set(title="Level by week: what nobody could know in advance", ylabel="share", xlabel="cutoff")
         axes.set_ylim(bottom=0.0)
         axes.legend(loc="upper left")
-        axes.xaxis.set_major_locator(mpl.dates.AutoDateLocator(maxticks=7))
-        axes.xaxis.set_major_formatter(mpl.dates.DateFormatter("%d %b %y"))
+        dates: Any = mpl.dates  # untyped upstream
+        axes.xaxis.set_major_locator(dates.AutoDateLocator(maxticks=7))
+        axes.xaxis.set_major_formatter(dates.DateFormatter("%d %b %y"))
 
     return drawn(draw, width=9.4, height=2.6)

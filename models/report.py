@@ -15,6 +15,11 @@ from models.leakage import Finding
 from models.table import TableResult
 
 ECE_LIMIT = 0.03
+_DASH = "-"
+_COMPARED = (
+    "Model and baselines learned from the same rows and are judged on the same others. Intervals are 95%, drawing whole "
+    "advertisers again and again, because the weeks of one advertiser resemble each other."
+)
 
 _MEASURES: tuple[tuple[str, str, str], ...] = (
     ("auc", "ROC-AUC", "the chance that one who churned ranks above one who stayed; 0.5 is a coin"),
@@ -28,7 +33,8 @@ _MEASURES: tuple[tuple[str, str, str], ...] = (
 
 _CSS = """
 :root{color-scheme:light}*{box-sizing:border-box}
-body{margin:0;background:#f4f5f7;color:#22262d;font:15px/1.5 system-ui,-apple-system,"Segoe UI",Helvetica,Arial,sans-serif}
+body{margin:0;background:#f4f5f7;color:#22262d}
+body{font:15px/1.5 system-ui,-apple-system,"Segoe UI",Helvetica,Arial,sans-serif}
 main{max-width:1040px;margin:0 auto;padding:28px 20px 60px}
 h1{font-size:26px;margin:0 0 4px}h2{font-size:18px;margin:34px 0 8px}p{margin:6px 0 10px;max-width:78ch}
 .sub{color:#5c626b}.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:12px;margin:18px 0}
@@ -117,8 +123,8 @@ def calibration_reason(evaluation: Evaluation) -> str:
     observed = [week.observed for week in evaluation.weeks]
     return (
         f"the calibration error is {found:.3f}, above {ECE_LIMIT}: on average {evaluation.base_rate:.1%} churned and "
-        f"{evaluation.base_rate + evaluation.level_error:.1%} were predicted, the weeks ranging from {min(observed):.1%} "
-        f"to {max(observed):.1%}; with the level of the test weeks known it would be "
+        f"{evaluation.base_rate + evaluation.level_error:.1%} were predicted, the weeks ranging from "
+        f"{min(observed):.1%} to {max(observed):.1%}; with the level of the test weeks known it would be "
         f"{evaluation.calibration_error_recentred:.3f}, which is what the shape of the probabilities is to blame for"
     )
 
@@ -126,14 +132,16 @@ def calibration_reason(evaluation: Evaluation) -> str:
 def html(subject: Subject) -> str:
     """The page."""
     found = subject.evaluation
+    about = (
+        f"{subject.facts.get('data', '')} · {found.rows:,} test rows of {found.advertisers:,} advertisers · "
+        f"{found.base_rate:.1%} churned"
+    )
     parts = [
         f"<h1>{escape(subject.title)}: evaluation</h1>",
-        f"<p class=sub>{escape(subject.facts.get('data', ''))} · {found.rows:,} test rows of {found.advertisers:,} "
-        f"advertisers · {found.base_rate:.1%} churned</p>",
+        f"<p class=sub>{escape(about)}</p>",
         _tiles(subject),
         "<h2>Against the baselines</h2>",
-        "<p>Model and baselines learned from the same rows and are judged on the same others. Intervals are 95%, drawing whole "
-        "advertisers again and again, because the weeks of one advertiser resemble each other.</p>",
+        f"<p>{_COMPARED}</p>",
         _measures(subject),
         "<h2>What “80%” means here</h2>",
         _certified(subject),
@@ -164,7 +172,7 @@ def _tiles(subject: Subject) -> str:
         (f"{found.model.auc:.3f}", f"ROC-AUC, {auc.low:.3f} to {auc.high:.3f}"),
         (f"{found.model.average_precision:.3f}", f"PR-AUC; base rate {found.base_rate:.3f}"),
         (f"{found.model.calibration_error:.3f}", f"calibration error; {ECE_LIMIT} is asked for"),
-        (f"{found.model.lift_10:.1f}×", "churn among the riskiest 10%"),
+        (f"{found.model.lift_10:.1f}&times;", "churn among the riskiest 10%"),
     ]
     decided = found.decided
     if decided.precision is None:
@@ -185,10 +193,10 @@ def _measures(subject: Subject) -> str:
     rows = []
     for name, title, text in _MEASURES:
         interval = found.intervals[name]
+        span = f"<span class=dim>{interval.low:.3f} to {interval.high:.3f}</span>"
         cells = [
             f"<td>{title}<br><span class=dim>{text}</span></td>",
-            f"<td class=n><b>{getattr(found.model, name):.3f}</b><br><span class=dim>{interval.low:.3f} to "
-            f"{interval.high:.3f}</span></td>",
+            f"<td class=n><b>{getattr(found.model, name):.3f}</b><br>{span}</td>",
         ]
         shown = [found.baseline, found.logistic] if subject.timed else [found.logistic]
         cells += [_number(scores, name) for scores in shown]
@@ -265,7 +273,7 @@ def _segments(found: Evaluation) -> str:
         f"<td class=n>{_or_dash(part.auc)}</td><td class=n>{_or_dash(part.recency_auc)}</td>"
         f"<td class=n>{part.brier:.3f}</td><td class=n>{part.calibration_error:.3f}</td>"
         f"<td class=n>{part.coverage:.0%}</td>"
-        f"<td class=n>{'–' if part.precision is None else f'{part.precision:.1%}'}</td>"
+        f"<td class=n>{_DASH if part.precision is None else f'{part.precision:.1%}'}</td>"
         for part in found.segments
     ]
     header = [
@@ -314,4 +322,4 @@ def _table(header: Sequence[str], rows: Iterable[str]) -> str:
 
 
 def _or_dash(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
+    return _DASH if value is None else f"{value:.3f}"

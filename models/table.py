@@ -8,7 +8,7 @@ the churn model, on accounts kept apart in the same way.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -50,8 +50,8 @@ class TablePolicy:
     calibration_share: float = 0.25  # of the training rows
     folds: int = 5
     seed: int = 7
-    certification: CertificationPolicy = CertificationPolicy()
-    evaluation: EvaluationPolicy = EvaluationPolicy()
+    certification: CertificationPolicy = field(default_factory=CertificationPolicy)
+    evaluation: EvaluationPolicy = field(default_factory=EvaluationPolicy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,8 @@ def read_table(path: str | os.PathLike[str], label: str) -> tuple[pd.DataFrame, 
             f"{label} holds {', '.join(repr(value) for value in unknown[:3])}",
             hint="yes or no, 1 or 0, true or false",
         )
-    columns, dropped = {}, []
+    columns: dict[str, Any] = {}
+    dropped: list[str] = []
     for name in frame.columns.drop(label):
         column = frame[name]
         numbers = pd.to_numeric(column, errors="coerce")
@@ -97,7 +98,8 @@ def read_table(path: str | os.PathLike[str], label: str) -> tuple[pd.DataFrame, 
             dropped.append(str(name))
         else:
             columns[name] = column.astype(str)
-    return pd.DataFrame(columns), said.isin(TRUE).to_numpy(dtype=np.float64), dropped
+    churned: Floats = said.isin(TRUE).to_numpy().astype(np.float64)
+    return pd.DataFrame(columns), churned, dropped
 
 
 def evaluate_table(

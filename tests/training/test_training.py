@@ -11,12 +11,12 @@ import pytest
 
 from features.importing import read_activity
 from features.offline import event_frame
+from models.candidates import week_balanced
 from models.card import ModelCard, TrainedModel
 from models.inputs import INPUTS
 from models.labels import DAY_S, LabelPolicy, weekly_cutoffs
-from models.candidates import week_balanced
-from models.matrix import logit
 from models.leakage import blocking
+from models.matrix import logit
 from models.split import TooLittleDataError, account_positions, temporal_split
 from models.training import CANDIDATES, TrainingPolicy, _sides, labelled_set, train
 

@@ -236,7 +236,7 @@ def _show(
         ("calibration_error", "calibration error (lower is better)"),
         ("lift_10", "lift at 10%"),
     ):
-        recency = f"{getattr(found.baseline, name):.3f}" if subject.timed else "–"
+        recency = f"{getattr(found.baseline, name):.3f}" if subject.timed else "-"
         table.add_row(
             text, f"{getattr(found.model, name):.3f}", recency, f"{getattr(found.logistic, name):.3f}"
         )

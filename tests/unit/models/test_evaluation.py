@@ -3,7 +3,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import pytest
 
 from models.certification import Certificate
 from models.evaluation import EvaluationPolicy, Judged, Segmentation, confirm, evaluate, judge_answers
@@ -23,7 +22,14 @@ def _judged(model: Floats | None = None, baseline: Floats | None = None, rows: i
     churned, truth = _made_up(rows)
     model = truth if model is None else model
     baseline = truth if baseline is None else baseline
-    return Judged(churned, model, baseline, baseline, np.arange(rows) // 4, np.arange(rows) % 5 * 604_800.0)
+    return Judged(
+        churned,
+        model,
+        baseline,
+        baseline,
+        np.arange(rows) // 4,
+        (np.arange(rows) % 5 * 604_800.0).astype(np.float64),
+    )
 
 
 def _certificate(decision: str, threshold: float | None) -> Certificate:
@@ -62,7 +68,10 @@ def test_intervals_are_seeded_and_hold_what_was_measured() -> None:
 def test_rows_of_one_advertiser_widen_the_interval() -> None:
     judged = _judged()
     repeated = Judged(
-        *(np.repeat(getattr(judged, name), 4) for name in ("churned", "model", "recency", "logistic")),
+        churned=np.repeat(judged.churned, 4),
+        model=np.repeat(judged.model, 4),
+        recency=np.repeat(judged.recency, 4),
+        logistic=np.repeat(judged.logistic, 4),
         advertisers=np.repeat(np.arange(600), 4),
         as_of=np.repeat(judged.as_of, 4),
     )

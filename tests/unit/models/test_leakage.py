@@ -8,12 +8,12 @@ import pytest
 
 from features.offline import event_frame
 from features.simulator import simulate
+from models.candidates import score
 from models.labels import DAY_S, LabelPolicy, weekly_cutoffs
 from models.leakage import blocking, ceiling, future_shuffle, label_permutation, train_serve_skew
 from models.matrix import Floats
 from models.rows import LabelledSet
 from models.training import CANDIDATES, features_at, fit, labelled_set
-from models.candidates import score
 
 END = 1_795_305_600.0
 POLICY = LabelPolicy()
