@@ -17,8 +17,8 @@ from models.table import TableResult
 ECE_LIMIT = 0.03
 _DASH = "-"
 _COMPARED = (
-    "Model and baselines learned from the same rows and are judged on the same others. Intervals are 95%, drawing whole "
-    "advertisers again and again, because the weeks of one advertiser resemble each other."
+    "Model and baselines learned from the same rows and are judged on the same others. Intervals are 95%, drawing "
+    "whole advertisers again and again, because the weeks of one advertiser resemble each other."
 )
 
 _MEASURES: tuple[tuple[str, str, str], ...] = (

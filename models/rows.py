@@ -7,9 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
+from features.offline import point_in_time
 from models.evaluation import Segmentation
+from models.inputs import INPUTS
+from models.labels import LabelPolicy, label
 from models.matrix import Floats
+from models.split import account_positions
 
 _TENURE_WEEKS = (8, 26)
 
@@ -42,6 +47,32 @@ class LabelledSet:
     def one_class(self) -> bool:
         """Whether all rows have the same answer (or there are none)."""
         return len(np.unique(self.churned)) < 2
+
+
+def labelled_set(events: pd.DataFrame, cutoffs: Sequence[float], policy: LabelPolicy) -> LabelledSet:
+    """Labels and the features as they were at each cutoff.
+
+    Args:
+        events: As made by `features.offline.event_frame`.
+        cutoffs: Ascending, seconds since the epoch, label windows complete.
+        policy: The windows.
+    """
+    rows = label(events, cutoffs, policy)
+    codes, names = pd.factorize(rows["advertiser_id"])
+    return LabelledSet(
+        raw=features_at(events, rows),
+        churned=rows["churned"].to_numpy(dtype=np.float64),
+        as_of=rows["as_of"].to_numpy(dtype=np.float64),
+        advertisers=codes.astype(np.int64),
+        positions=account_positions(names)[codes] if len(names) else np.zeros(0),
+    )
+
+
+def features_at(events: pd.DataFrame, entities: pd.DataFrame) -> Floats:
+    """The model's inputs for rows of `advertiser_id` and `as_of`, shape `(rows, inputs)`; NaN where not defined."""
+    found = point_in_time(events, entities[["advertiser_id", "as_of"]], features=INPUTS)
+    values: Floats = found[list(INPUTS)].to_numpy(dtype=np.float64, na_value=np.nan)
+    return values
 
 
 def segments_of(rows: LabelledSet, names: Sequence[str]) -> dict[str, Segmentation]:

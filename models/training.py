@@ -19,7 +19,6 @@ import numpy as np
 import pandas as pd
 import sklearn
 
-from features.offline import point_in_time
 from models.calibration import Calibration, calibrate_weeks
 from models.candidates import (
     BLENDED,
@@ -41,15 +40,14 @@ from models.labels import (
     LabelPolicy,
     count_labels,
     dated_by_day,
-    label,
     observed_until,
     weekly_cutoffs,
 )
 from models.leakage import Finding, ceiling, future_shuffle, label_permutation
 from models.matrix import Floats, calibrate
 from models.measures import auc
-from models.rows import LabelledSet, segments_of
-from models.split import Split, TooLittleDataError, account_positions, rolling_folds, split_at, temporal_split
+from models.rows import LabelledSet, features_at, labelled_set, segments_of
+from models.split import Split, TooLittleDataError, rolling_folds, split_at, temporal_split
 from tocsin.clock import to_datetime
 
 __all__ = [
@@ -115,32 +113,6 @@ class _Reference:
         return cls(
             Sample.of_weeks(scores, churned, accounts, as_of), calibrate_weeks(scores, churned, as_of).middle
         )
-
-
-def labelled_set(events: pd.DataFrame, cutoffs: Sequence[float], policy: LabelPolicy) -> LabelledSet:
-    """Labels and the features as they were at each cutoff.
-
-    Args:
-        events: As made by `features.offline.event_frame`.
-        cutoffs: Ascending, seconds since the epoch, label windows complete.
-        policy: The windows.
-    """
-    rows = label(events, cutoffs, policy)
-    codes, names = pd.factorize(rows["advertiser_id"])
-    return LabelledSet(
-        raw=features_at(events, rows),
-        churned=rows["churned"].to_numpy(dtype=np.float64),
-        as_of=rows["as_of"].to_numpy(dtype=np.float64),
-        advertisers=codes.astype(np.int64),
-        positions=account_positions(names)[codes] if len(names) else np.zeros(0),
-    )
-
-
-def features_at(events: pd.DataFrame, entities: pd.DataFrame) -> Floats:
-    """The model's inputs for rows of `advertiser_id` and `as_of`, shape `(rows, inputs)`; NaN where not defined."""
-    found = point_in_time(events, entities[["advertiser_id", "as_of"]], features=INPUTS)
-    values: Floats = found[list(INPUTS)].to_numpy(dtype=np.float64, na_value=np.nan)
-    return values
 
 
 def train(
