@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from html import escape
 
@@ -148,10 +148,10 @@ def html(subject: Subject) -> str:
         "<h2>Pictures</h2>",
         _pictures(subject),
         "<h2>By segment</h2>",
-        _segments(found),
+        _segments(found, timed=subject.timed),
         "<h2>Labels</h2>",
         f"<p>{escape(subject.label)}.</p>",
-        _labels(subject.labels),
+        _labels(subject.labels, timed=subject.timed),
     ]
     if subject.findings:
         parts += ["<h2>Leakage gate</h2>", _findings(subject.findings)]
@@ -266,33 +266,56 @@ def _pictures(subject: Subject) -> str:
     return f"<div class=grid>{grid}</div>{wide}"
 
 
-def _segments(found: Evaluation) -> str:
-    rows = [
-        f"<td>{escape(part.by)}</td><td>{escape(part.name)}</td><td class=n>{part.rows:,}</td>"
-        f"<td class=n>{part.advertisers:,}</td><td class=n>{part.base_rate:.1%}</td>"
-        f"<td class=n>{_or_dash(part.auc)}</td><td class=n>{_or_dash(part.recency_auc)}</td>"
-        f"<td class=n>{part.brier:.3f}</td><td class=n>{part.calibration_error:.3f}</td>"
-        f"<td class=n>{part.coverage:.0%}</td>"
-        f"<td class=n>{_DASH if part.precision is None else f'{part.precision:.1%}'}</td>"
-        for part in found.segments
-    ]
-    header = [
-        "by", "segment", "*rows", "*advertisers", "*churned", "*AUC", "*recency AUC", "*Brier", "*ECE", "*answered",
-        "*right",
-    ]  # fmt: skip
-    return _table(header, rows)
-
-
-def _labels(labels: Mapping[str, LabelCounts]) -> str:
-    rows = [
-        f"<td>{escape(name)}</td><td class=n>{part.cutoffs}</td><td class=n>{part.rows:,}</td>"
-        f"<td class=n>{part.advertisers:,}</td><td class=n>{part.churned:,}</td><td class=n>{part.base_rate:.1%}</td>"
-        f"<td class=n>{part.lowest_week:.1%} to {part.highest_week:.1%}</td>"
-        for name, part in labels.items()
-    ]
-    return _table(
-        ["rows for", "*cutoffs", "*rows", "*advertisers", "*churned", "*base rate", "*by week"], rows
+def _segments(found: Evaluation, *, timed: bool) -> str:
+    recency = {"*recency AUC"} if not timed else set()
+    return _listed(
+        [
+            {
+                "by": part.by,
+                "segment": part.name,
+                "*rows": f"{part.rows:,}",
+                "*advertisers": f"{part.advertisers:,}",
+                "*churned": f"{part.base_rate:.1%}",
+                "*AUC": _or_dash(part.auc),
+                "*recency AUC": _or_dash(part.recency_auc),
+                "*Brier": f"{part.brier:.3f}",
+                "*ECE": f"{part.calibration_error:.3f}",
+                "*answered": f"{part.coverage:.0%}",
+                "*right": _DASH if part.precision is None else f"{part.precision:.1%}",
+            }
+            for part in found.segments
+        ],
+        without=recency,
     )
+
+
+def _labels(labels: Mapping[str, LabelCounts], *, timed: bool) -> str:
+    weekly = {"*cutoffs", "*by week"} if not timed else set()
+    return _listed(
+        [
+            {
+                "rows for": name,
+                "*cutoffs": str(part.cutoffs),
+                "*rows": f"{part.rows:,}",
+                "*advertisers": f"{part.advertisers:,}",
+                "*churned": f"{part.churned:,}",
+                "*base rate": f"{part.base_rate:.1%}",
+                "*by week": f"{part.lowest_week:.1%} to {part.highest_week:.1%}",
+            }
+            for name, part in labels.items()
+        ],
+        without=weekly,
+    )
+
+
+def _listed(rows: Sequence[Mapping[str, str]], *, without: Set[str]) -> str:
+    """A table of rows by column name; a name that begins with a star is a column of numbers."""
+    header = [name for name in (rows[0] if rows else {}) if name not in without]
+    cells = [
+        "".join(f"<td{' class=n' if name[0] == '*' else ''}>{escape(row[name])}</td>" for name in header)
+        for row in rows
+    ]
+    return _table(header, cells)
 
 
 def _findings(findings: Iterable[Finding]) -> str:

@@ -46,9 +46,7 @@ def execute(path: Path, parameters: dict[str, object], monkeypatch: pytest.Monke
     return NotebookClient(notebook, timeout=120, kernel_name="python3", resources=resources).execute()
 
 
-def retrain(
-    models: Path, monkeypatch: pytest.MonkeyPatch, **changed: object
-) -> tuple[Any, Metadata]:
+def retrain(models: Path, monkeypatch: pytest.MonkeyPatch, **changed: object) -> tuple[Any, Metadata]:
     parameters: dict[str, object] = {
         "activity_file": None,
         "columns": None,
