@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 
@@ -308,7 +308,7 @@ def _labels(labels: Mapping[str, LabelCounts], *, timed: bool) -> str:
     )
 
 
-def _listed(rows: Sequence[Mapping[str, str]], *, without: Set[str]) -> str:
+def _listed(rows: Sequence[Mapping[str, str]], *, without: set[str]) -> str:
     """A table of rows by column name; a name that begins with a star is a column of numbers."""
     header = [name for name in (rows[0] if rows else {}) if name not in without]
     cells = [
