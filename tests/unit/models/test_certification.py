@@ -145,3 +145,22 @@ def test_a_threshold_moves_with_the_map_and_answers_its_own_score() -> None:
         itself = calibrate(np.array([raw.threshold]), 1.3, -0.7)
         assert decide(itself, sides) == [moved.decision]
     assert decide(np.array([0.0, 0.999]), sides) == ["stays", "churn"]
+
+
+def test_after_a_test_that_fails_nothing_wider_is_tried() -> None:
+    scores = np.linspace(0.0, 1.0, 1_000)
+    rng = np.random.default_rng(8)
+
+    def drawn(top: float, below: float) -> Sample:
+        rates = np.where(scores > 0.8, top, np.where(scores > 0.5, below, 0.3))
+        churned = (rng.uniform(size=1_000) < rates).astype(np.float64)
+        return Sample.of_weeks(scores, churned, np.arange(1_000), np.zeros(1_000))
+
+    surest_on_top, wrong_on_top = drawn(1.0, 0.85), drawn(0.7, 1.0)
+    wider = scores > 0.55
+    found = bound(
+        wrong_on_top.churned[wider] == 1.0, np.arange(int(wider.sum())), np.ones(int(wider.sum())), 0.95
+    )
+    assert found.low > POLICY.precision  # it would pass, were it tried
+    churn, _ = certify(surest_on_top, wrong_on_top, MIDDLE)
+    assert churn.threshold is None
