@@ -404,21 +404,28 @@ class FeaturesBatchAnswer(Struct, frozen=True, kw_only=True):
 
 
 class Driver(Struct, frozen=True, kw_only=True):
-    """How much one feature moves the prediction, against what is typical."""
+    """How much one feature moves the prediction, against what is typical.
+
+    Effects add up: `base_probability`, those of the drivers told and `other_effect` make `probability`.
+    """
 
     feature: str
     value: float | None
     typical: float | None
-    effect: float  # probability with this value minus probability with the typical one
+    effect: float  # its share of the difference to the typical advertiser's probability
     text: str
 
 
 class ChurnAnswer(Struct, frozen=True, kw_only=True):
-    """The chance that an active advertiser does nothing in the next 28 days."""
+    """The chance that an active advertiser does nothing in the next 28 days, and what may be built on it.
+
+    `decision` is an answer only where its precision is certified: of the advertisers it is given for, at least
+    `certified_precision` do what it says, with 95% confidence. Elsewhere it abstains, and the probability is all there
+    is. `coverage` is the share of advertisers that get a decision.
+    """
 
     advertiser_id: str
-    probability: float
-    confidence: float  # of the likelier outcome: max(p, 1 - p)
+    probability: float  # calibrated
     risk: Literal["low", "medium", "high"]
     drivers: list[Driver]
     as_of: datetime
@@ -426,6 +433,13 @@ class ChurnAnswer(Struct, frozen=True, kw_only=True):
     model_version: str
     degraded: bool = False
     degraded_reason: str = ""
+    decision: Literal["churn", "stays", "abstain"] = "abstain"
+    threshold: float | None = None  # of the probability, from which on the decision is given; null: abstains
+    certified_precision: float | None = None
+    coverage: float = 0.0
+    calibrated_at: datetime | None = None  # the newest week the probabilities were fitted to
+    base_probability: float | None = None  # of the typical advertiser; null without drivers
+    other_effect: float = 0.0  # of all features that are not among the drivers
 
 
 class ChurnBatchRequest(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

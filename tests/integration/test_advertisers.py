@@ -73,7 +73,11 @@ def test_new_activity_shows_in_the_features_and_a_repeat_changes_nothing(
 def test_churn_is_predicted_by_the_champion_with_drivers(client: Client, trained: list[str]) -> None:
     answer = client.churn(trained[0])
     assert 0 <= answer.probability <= 1
-    assert answer.confidence == max(answer.probability, 1 - answer.probability)
+    assert answer.decision in {"churn", "stays", "abstain"}
+    assert (answer.threshold is None) == (answer.decision == "abstain")
+    assert answer.base_probability is not None
+    effects = sum(driver.effect for driver in answer.drivers) + answer.other_effect
+    assert answer.base_probability + effects == pytest.approx(answer.probability)
     assert (answer.method, answer.degraded) == ("model", False)
     assert answer.model_version
 

@@ -146,7 +146,7 @@ def status_of(state: str) -> httpx2.Response:
 
 
 def churn_of(advertiser_id: str) -> dict[str, Any]:
-    fields = {"probability": 0.2, "confidence": 0.8, "risk": "low", "drivers": [], "as_of": AT}
+    fields = {"probability": 0.2, "risk": "low", "drivers": [], "as_of": AT}
     return {"advertiser_id": advertiser_id, "method": "model", "model_version": "7", **fields}
 
 

@@ -36,7 +36,6 @@ def _churn(probability: float) -> ChurnAnswer:
     return ChurnAnswer(
         advertiser_id="a",
         probability=probability,
-        confidence=max(probability, 1 - probability),
         risk=RiskPolicy().band(probability),
         drivers=[
             Driver(feature="spend_7d", value=1.0, typical=2.0, effect=-0.3, text="lowers it"),
@@ -175,3 +174,9 @@ def test_the_last_rule_always_applies() -> None:
     assert RULES[-1].name == "nothing known"
     assert insight.recommendation.action == RULES[-1].action
     assert insight.degraded
+
+
+def test_a_certified_decision_is_cited() -> None:
+    churn = msgspec.structs.replace(_churn(0.8), decision="churn", certified_precision=0.84)
+    assert "Of such answers at least 84% come true." in _insight(churn=churn).recommendation.reason
+    assert "come true" not in _insight(churn=_churn(0.8)).recommendation.reason
