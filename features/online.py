@@ -29,7 +29,7 @@ from msgspec import Struct
 from redis import asyncio as aioredis
 
 from features.definitions import VIEWS
-from features.packing import PACKERS, Fit
+from features.packing import PACKERS, VALUES, Fit
 from features.store import decode_activity, read_history
 from features.tiles import History, fold
 from features.vectors import covers, values
@@ -145,10 +145,11 @@ class Question:
             start = count + number * size
             for place, body in enumerate(bodies[start : start + size]):
                 if body is not None and body.startswith(prefix):
-                    newest, until, _, *found = unpack(body)
-                    if newest < as_of <= until:
+                    found = unpack(body)
+                    newest = found[0]
+                    if newest < as_of <= found[1]:
                         status, age_s = known[owners[place]]
-                        reads.append(VectorRead(status, age_s, newest, tuple(found)))
+                        reads.append(VectorRead(status, age_s, newest, found[VALUES:]))
                         continue
                 if body is not None and packer.fit(body, as_of) is Fit.SCHEMA:
                     self._unfit[packer.view.name] += 1

@@ -33,6 +33,7 @@ from tocsin.keys import FeatureKeys
 FORMAT_VERSION = 1
 _PREFIX = struct.Struct("<BBH8sq")
 _SCHEMA_BYTES = 12  # of the prefix: version, count and hash
+VALUES = 3  # where the values begin in what `Packer.unpack` returns
 
 
 class Fit(StrEnum):
