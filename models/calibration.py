@@ -12,8 +12,9 @@ import numpy as np
 from msgspec import Struct
 from sklearn.linear_model import LogisticRegression
 
-from models.matrix import Floats, calibrate, logit
+from models.matrix import Floats, logit
 
+_FAR = 30.0  # log odds no score lies beyond
 _HELD_BACK = 10.0  # inverse strength of the ridge on slope and week effects
 
 
@@ -26,7 +27,8 @@ class Calibration(Struct, frozen=True, kw_only=True):
     @property
     def middle(self) -> float:
         """The score whose probability is one half."""
-        return float(calibrate(np.array([0.5]), 1.0, -self.intercept / self.slope)[0])
+        odds = np.clip(-self.intercept / self.slope, -_FAR, _FAR)
+        return float(1.0 / (1.0 + np.exp(-odds)))
 
 
 def calibrate_weeks(scores: Floats, churned: Floats, as_of: Floats) -> Calibration:

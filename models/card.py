@@ -21,7 +21,7 @@ class ModelCard(Struct, frozen=True, kw_only=True):
     """How a churn model was made and how good it is. JSON-able."""
 
     created_at: datetime
-    algorithm: str  # the candidate that won the inner validation
+    algorithm: str  # the candidate taken after the inner validation
     selection: dict[
         str, float
     ]  # mean inner-validation AUC of each candidate and of recency; empty: too short

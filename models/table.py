@@ -22,7 +22,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from models.calibration import calibrate_weeks
-from models.candidates import regression, trees
+from models.candidates import choose, regression, trees
 from models.certification import Certificate, CertificationPolicy, Sample, certify, on_probabilities
 from models.evaluation import Evaluation, EvaluationPolicy, Judged, Segmentation, confirm, evaluate
 from models.labels import LabelCounts, count_labels
@@ -131,7 +131,7 @@ def evaluate_table(
     )
     models = _candidates(frame, policy.seed)
     selection, reference = _select(models, frame.iloc[fitting], churned[fitting], policy)
-    winner = max(selection, key=selection.__getitem__)
+    winner = choose(selection)
     estimator = models[winner].fit(frame.iloc[fitting], churned[fitting])
     scores = _score(estimator, frame.iloc[calibrating])
     calibration = calibrate_weeks(scores, churned[calibrating], np.zeros(len(calibrating)))

@@ -23,9 +23,9 @@ from models.calibration import Calibration, calibrate_weeks
 from models.candidates import (
     BLENDED,
     CANDIDATES,
-    FALLBACK,
     RECENCY,
     Steps,
+    choose,
     fit_balanced,
     logistic_baseline,
     recency_baseline,
@@ -152,7 +152,7 @@ def train(
     _check(tested, policy.min_test_rows, "test on")
     say("choosing among " + ", ".join(CANDIDATES))
     selection, reference = _select(sides, policy, run)
-    winner = max(CANDIDATES, key=selection.__getitem__) if selection else FALLBACK
+    winner = choose(selection)
     say(f"fitting {winner}, calibrating, certifying")
     estimator = fit(CANDIDATES[winner](policy.seed), sides.fitting)
     calibration, certificates = _calibrate(

@@ -11,7 +11,7 @@ import pytest
 
 from features.importing import read_activity
 from features.offline import event_frame
-from models.candidates import week_balanced
+from models.candidates import choose, week_balanced
 from models.card import ModelCard, TrainedModel
 from models.inputs import INPUTS
 from models.labels import DAY_S, LabelPolicy, weekly_cutoffs
@@ -76,7 +76,8 @@ def test_the_card_is_complete_and_survives_json(trained: TrainedModel) -> None:
     assert card.feature_names == list(INPUTS)
     assert card.training_cutoffs[-1].timestamp() + POLICY.labels.horizon_s <= card.test_cutoffs[0].timestamp()
     assert 0.0 < card.base_rate < 0.5
-    assert card.algorithm == max(CANDIDATES, key=lambda name: card.selection[name])
+    assert card.algorithm == choose(card.selection)
+    assert card.selection.keys() == {"recency", *CANDIDATES}
     assert card.calibrated_at == card.training_cutoffs[-1]
     assert {side.decision for side in card.certificates} == {"churn", "stays"}
     assert [finding.name for finding in card.findings] == ["future-shuffle", "label-permutation", "ceiling"]
@@ -132,6 +133,19 @@ def test_fits_may_be_done_anywhere_in_any_order(events: pd.DataFrame, trained: T
     again = train(events, now=trained.card.created_at.timestamp(), run=elsewhere, say=seen.append)
     assert again.card == trained.card
     assert seen[-1] == "asking the leakage gate"
+
+
+@pytest.mark.parametrize(
+    ("selection", "chosen"),
+    [
+        ({}, "blend"),
+        ({"logistic": 0.8, "boosting": 0.75, "blend": 0.79}, "blend"),
+        ({"logistic": 0.801, "boosting": 0.75, "blend": 0.79}, "logistic"),
+        ({"logistic": 0.7, "boosting": 0.81, "blend": 0.79}, "boosting"),
+    ],
+)
+def test_the_blend_is_taken_unless_a_part_is_clearly_better(selection: dict[str, float], chosen: str) -> None:
+    assert choose(selection) == chosen
 
 
 def test_each_week_weighs_both_outcomes_alike() -> None:
