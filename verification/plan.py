@@ -114,7 +114,7 @@ def _behaviour(lane: LaneName, draw: random.Random) -> str:
     chance = draw.random()
     if chance < 0.05:
         return REFUSES
-    return BROKEN if chance < 0.08 and lane is LaneName.P0 else FINE
+    return BROKEN if chance < 0.08 and lane is LaneName.P1 else FINE
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True):

@@ -64,8 +64,8 @@ class Scale(msgspec.Struct, frozen=True, kw_only=True):
     drain_s: float
 
 
-FULL = Scale(send_s=100.0, rounds=4, senders=3, replicas=2, routers=2, drain_s=120.0)
-QUICK = Scale(send_s=12.0, rounds=1, senders=2, replicas=1, routers=2, drain_s=60.0)
+FULL = Scale(send_s=100.0, rounds=4, senders=3, replicas=2, routers=2, drain_s=300.0)
+QUICK = Scale(send_s=12.0, rounds=1, senders=2, replicas=1, routers=2, drain_s=180.0)
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
