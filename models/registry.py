@@ -1,13 +1,17 @@
-"""Trained models on disk: saved whole or not at all, verified before they are loaded.
+"""Trained models and what became of them: nothing is changed, everything is written down.
 
     <root>/churn/
-        champion                        the promoted version's name, replaced atomically
+        journal.jsonl                   who did what when, and who had which part after it: one line each, on the disk
         20261124T070501Z-ab12cd/        created_at (UTC) and the first digits of the model's sha256
             model.skops                 no pickle: only the types in TRUSTED_TYPES are built
             metadata.json               Metadata
 
-    save ──► .tmp-… ──rename──► version ──promote──► champion ──load──► ChurnModel
-                                   └── beyond the newest 20, unless champion ──► deleted
+    save ──► version, "register" ──► begin ──► advance … ──► champion ──► load ──► ChurnModel
+                └── beyond the newest 20, unless it has a part or ever was champion ──► "retire", deleted
+
+The journal is the truth: champion, previous and challenger are what its last entry says, so they move together or not
+at all, and what served at a moment is the last entry before it. Each entry is appended only on top of the one its
+writer decided from (`models.artefacts`); of two at once one decides again.
 
 The checksum finds damage, not malice: whoever can write here can write both files. The type list holds against both.
 """
@@ -17,10 +21,10 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import re
-import shutil
-import tempfile
-from contextlib import suppress
-from datetime import UTC
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -29,11 +33,16 @@ import msgspec
 from msgspec import Struct
 
 from features.definitions import FEATURE_NAMES, VIEW_NAME, VIEW_VERSION
+from models import rollout
+from models.artefacts import ArtefactStore, open_store
 from models.card import ModelCard, TrainedModel
 from models.churn import ChurnModel, RiskPolicy
-from tocsin.errors import ModelUnavailableError, NotFoundError
+from models.lineage import code_revision, whoami
+from models.rollout import Lineup, RolloutPolicy
+from tocsin.clock import Clock, SystemClock, to_datetime
+from tocsin.errors import ConflictError, ModelUnavailableError, NotFoundError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 KEEP_VERSIONS = 20
 # What the candidates are made of beyond the types skops trusts by itself.
 TRUSTED_TYPES: tuple[str, ...] = (
@@ -41,11 +50,15 @@ TRUSTED_TYPES: tuple[str, ...] = (
     "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
 )
 
-_MODEL, _METADATA, _CHAMPION, _TEMPORARY = "model.skops", "metadata.json", "champion", ".tmp-"
+
+APPEND_TRIES = 20
+_MODEL, _METADATA = "model.skops", "metadata.json"
 _VERSION = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{6}")
-_ABANDONED_S = 3_600.0
 _TRAIN = "run `tocsin train`"
 _TRAIN_AGAIN = "train again: run `tocsin train`"
+_encode = msgspec.json.Encoder().encode
+
+Decide = Callable[[Lineup], Lineup]
 
 
 class Metadata(Struct, frozen=True, kw_only=True):
@@ -54,72 +67,100 @@ class Metadata(Struct, frozen=True, kw_only=True):
     schema_version: int
     version: str
     model_sha256: str
+    feature_schema: str  # a hash of what the inputs mean, in hex
+    code_revision: str  # the commit it was made with; `+`: and changes on top
+    made_by: str
     card: ModelCard
 
 
+class Action(StrEnum):
+    """What an entry of the journal tells."""
+
+    REGISTER = "register"
+    BEGIN = "begin"
+    ADVANCE = "advance"
+    PROMOTE = "promote"
+    ROLL_BACK = "roll_back"
+    RETIRE = "retire"
+
+
+class Entry(Struct, frozen=True, kw_only=True):
+    """One line of the journal. `lineup` is who had which part after it."""
+
+    number: int
+    at: datetime
+    actor: str
+    action: Action
+    version: str  # whom it was done to
+    reason: str = ""
+    story: dict[str, Any] = {}  # what was measured, where something was
+    lineup: Lineup
+
+
+class Head(Struct, frozen=True):
+    """The end of the journal: how many entries there are, and what they add up to."""
+
+    number: int = 0
+    lineup: Lineup = Lineup()
+
+
 class Registry:
-    """The churn models under one folder.
+    """The churn models under one location.
 
     Args:
-        root: Created on the first save.
+        root: A folder, or a URI that `pyarrow.fs` knows (`s3://bucket/models`).
         policy: Risk bands of the models it loads.
+        clock: Dates the journal.
+        actor: Who is at work, for the journal; empty: the user and machine.
     """
 
-    def __init__(self, root: Path, policy: RiskPolicy | None = None) -> None:
-        self._folder = root / "churn"
+    def __init__(
+        self,
+        root: Path | str,
+        policy: RiskPolicy | None = None,
+        *,
+        clock: Clock | None = None,
+        actor: str = "",
+    ) -> None:
+        self._store: ArtefactStore = open_store(root, "churn")
         self._policy = policy
+        self._clock = clock or SystemClock()
+        self._actor = actor
+        self._head = Head()
 
-    def save(self, trained: TrainedModel) -> str:
-        """Store a model and return its version; `trained.card.created_at` dates it. Does not promote.
+    # ------------------------------------------------------------------ models
 
-        Old versions are deleted beyond the newest 20, the champion never.
+    def save(self, trained: TrainedModel, *, reason: str = "") -> str:
+        """Store a model and return its version; `trained.card.created_at` dates it.
+
+        It is the challenger from now on, unless one is being tried, and serves nobody yet. Old versions are deleted
+        beyond the newest 20; one that has a part or ever was champion is not.
         """
-        from skops.io import dump  # noqa: PLC0415 (heavy: a reader of pointers and cards needs none of it)
+        from skops.io import dumps  # noqa: PLC0415 (heavy: a reader of the journal and cards needs none of it)
 
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._sweep(trained.card.created_at.timestamp())
-        temporary = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=self._folder))
-        try:
-            dump(trained.estimator, temporary / _MODEL)
-            digest = _sha256(temporary / _MODEL)
-            version = f"{trained.card.created_at.astimezone(UTC):%Y%m%dT%H%M%SZ}-{digest[:6]}"
-            metadata = Metadata(
-                schema_version=SCHEMA_VERSION, version=version, model_sha256=digest, card=trained.card
-            )
-            (temporary / _METADATA).write_bytes(msgspec.json.format(msgspec.json.encode(metadata), indent=2))
-            temporary.chmod(0o755)  # mkdtemp makes it private to the trainer; servers may run as others
-            if not (self._folder / version).exists():
-                temporary.rename(self._folder / version)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-        self._retain()
+        model = dumps(trained.estimator)
+        digest = hashlib.sha256(model).hexdigest()
+        version = f"{trained.card.created_at.astimezone(UTC):%Y%m%dT%H%M%SZ}-{digest[:6]}"
+        metadata = Metadata(
+            schema_version=SCHEMA_VERSION,
+            version=version,
+            model_sha256=digest,
+            feature_schema=feature_schema(trained.card),
+            code_revision=code_revision(),
+            made_by=self._who,
+            card=trained.card,
+        )
+        said = msgspec.json.format(_encode(metadata), indent=2)
+        self._store.write_folder(version, {_MODEL: model, _METADATA: said})
+        self._record(
+            Action.REGISTER, version, lambda lineup: rollout.register(lineup, version), reason=reason
+        )
+        self._retire_old()
         return version
 
     def versions(self) -> list[str]:
         """All stored versions, oldest first."""
-        if not self._folder.is_dir():
-            return []
-        return sorted(path.name for path in self._folder.iterdir() if _VERSION.fullmatch(path.name))
-
-    def champion(self) -> str | None:
-        """The promoted version, None before the first promotion."""
-        with suppress(FileNotFoundError):
-            named = (self._folder / _CHAMPION).read_text(encoding="ascii", errors="replace").strip()
-            return named if _VERSION.fullmatch(named) else None
-        return None
-
-    def promote(self, version: str) -> None:
-        """Make a stored version the champion. A reader sees the old one or the new one, never neither.
-
-        Raises:
-            NotFoundError: No such version.
-        """
-        if version not in self.versions():
-            stored = ", ".join(self.versions()) or "none"
-            raise NotFoundError(f"there is no churn model {version!r}", hint=f"stored: {stored}")
-        temporary = self._folder / f"{_TEMPORARY}{_CHAMPION}-{version}"
-        temporary.write_text(f"{version}\n", encoding="ascii")
-        temporary.replace(self._folder / _CHAMPION)
+        return [name for name in self._store.folders() if _VERSION.fullmatch(name)]
 
     def metadata(self, version: str) -> Metadata:
         """What is known about a stored version, without loading it.
@@ -129,11 +170,17 @@ class Registry:
         """
         if not _VERSION.fullmatch(version):
             raise ModelUnavailableError(f"{version!r} is no model version", hint=_TRAIN_AGAIN)
+        content = self._store.read(f"{version}/{_METADATA}")
+        if content is None:
+            raise ModelUnavailableError(f"churn model {version} is not stored", hint=_TRAIN_AGAIN)
         try:
-            content = (self._folder / version / _METADATA).read_bytes()
+            found = msgspec.json.decode(content, type=dict[str, Any])
+            if (schema := found.get("schema_version")) != SCHEMA_VERSION:
+                raise ModelUnavailableError(
+                    f"churn model {version} has metadata of schema {schema}, this release reads {SCHEMA_VERSION}",
+                    hint=_TRAIN_AGAIN,
+                )
             return msgspec.json.decode(content, type=Metadata)
-        except FileNotFoundError as error:
-            raise ModelUnavailableError(f"churn model {version} is not stored", hint=_TRAIN_AGAIN) from error
         except msgspec.DecodeError as error:
             raise ModelUnavailableError(
                 f"metadata of churn model {version} is not readable: {error}", hint=_TRAIN_AGAIN
@@ -153,14 +200,163 @@ class Registry:
         _check_compatible(metadata)
         return ChurnModel(self._estimator(metadata), metadata.card, version, self._policy)
 
+    # ------------------------------------------------------------------ who has which part
+
+    def head(self) -> Head:
+        """The journal's end, read anew."""
+        entries = self._entries(self._head.number)
+        if entries:
+            self._head = Head(entries[-1].number, entries[-1].lineup)
+        return self._head
+
+    def champion(self) -> str | None:
+        """The promoted version, None before the first promotion."""
+        return self.head().lineup.champion or None
+
+    def journal(self) -> list[Entry]:
+        """Everything that was ever done, in order."""
+        return self._entries(0)
+
+    def at(self, moment: datetime) -> Entry | None:
+        """The last entry up to a moment: its lineup served then. None: nothing did."""
+        return next((entry for entry in reversed(self.journal()) if entry.at <= moment), None)
+
+    def begin(
+        self, version: str | None = None, policy: RolloutPolicy | None = None, *, reason: str = ""
+    ) -> Entry:
+        """Try a version, or the challenger, beside the champion: first in shadow.
+
+        Raises:
+            NotFoundError: No such version.
+            ConflictError: another one is being tried, or it is the champion.
+        """
+        tried = self._stored(version or self.head().lineup.challenger)
+        chosen = policy or RolloutPolicy()
+        return self._record(
+            Action.BEGIN,
+            tried,
+            lambda lineup: rollout.begin(lineup, tried, self._clock.now(), chosen),
+            reason=reason,
+        )
+
+    def promote(self, version: str, *, reason: str = "") -> Entry:
+        """Make a stored version the champion at once. A reader sees the old one or the new one, never neither.
+
+        Raises:
+            NotFoundError: No such version.
+            ConflictError: another one is being tried, or it is the champion.
+        """
+        wanted = self._stored(version)
+        return self._record(
+            Action.PROMOTE,
+            wanted,
+            lambda lineup: rollout.promote(lineup, wanted, self._clock.now()),
+            reason=reason,
+        )
+
+    def advance(
+        self, *, on: int | None = None, reason: str = "", story: Mapping[str, Any] | None = None
+    ) -> Entry:
+        """The next stage of the rollout that is under way.
+
+        Args:
+            on: Only while this is the number of the last entry.
+            reason: Why.
+            story: What was measured.
+
+        Raises:
+            ConflictError: none is under way, or something else happened meanwhile.
+        """
+        return self._record(
+            Action.ADVANCE,
+            self.head().lineup.judged,
+            lambda lineup: rollout.advance(lineup, self._clock.now()),
+            on=on,
+            reason=reason,
+            story=story,
+        )
+
+    def roll_back(
+        self, *, on: int | None = None, reason: str = "", story: Mapping[str, Any] | None = None
+    ) -> Entry:
+        """Withdraw the challenger being tried; where none is, the champion before is the champion again.
+
+        Args:
+            on: Only while this is the number of the last entry.
+            reason: Why.
+            story: What was measured.
+
+        Raises:
+            ConflictError: there is nothing to go back to, or something else happened meanwhile.
+        """
+        lineup = self.head().lineup
+        return self._record(
+            Action.ROLL_BACK,
+            lineup.judged or lineup.champion,
+            lambda lineup: rollout.roll_back(lineup, self._clock.now()),
+            on=on,
+            reason=reason,
+            story=story,
+        )
+
+    # ------------------------------------------------------------------ inside
+
+    @property
+    def _who(self) -> str:
+        return self._actor or whoami()
+
+    def _record(
+        self,
+        action: Action,
+        version: str,
+        decide: Decide,
+        *,
+        on: int | None = None,
+        reason: str = "",
+        story: Mapping[str, Any] | None = None,
+    ) -> Entry:
+        """Append what `decide` makes of the journal's end; decided anew where another writer was first."""
+        for _ in range(APPEND_TRIES):
+            head = self.head()
+            if on is not None and head.number != on:
+                raise ConflictError(f"something else happened meanwhile (entry {head.number}, expected {on})")
+            entry = Entry(
+                number=head.number + 1,
+                at=to_datetime(self._clock.now()),
+                actor=self._who,
+                action=action,
+                version=version,
+                reason=reason,
+                story=dict(story or {}),
+                lineup=decide(head.lineup),
+            )
+            if self._store.append(_encode(entry), after=head.number):
+                self._head = Head(entry.number, entry.lineup)
+                return entry
+        raise ConflictError(f"{APPEND_TRIES} tries to write the journal met other writers", hint="try again")
+
+    def _entries(self, after: int) -> list[Entry]:
+        try:
+            return [msgspec.json.decode(line, type=Entry) for line in self._store.entries(after)]
+        except msgspec.DecodeError as error:
+            raise ModelUnavailableError(
+                f"the journal of the model registry is not readable: {error}",
+                hint="restore journal.jsonl; until then the models in service stay in service",
+            ) from error
+
+    def _stored(self, version: str) -> str:
+        stored = self.versions()
+        if version not in stored:
+            raise NotFoundError(
+                f"there is no churn model {version!r}", hint=f"stored: {', '.join(stored) or 'none'}"
+            )
+        return version
+
     def _estimator(self, metadata: Metadata) -> Any:
         version = metadata.version
-        try:
-            data = (self._folder / version / _MODEL).read_bytes()
-        except FileNotFoundError as error:
-            raise ModelUnavailableError(
-                f"{_MODEL} of churn model {version} is missing", hint=_TRAIN_AGAIN
-            ) from error
+        data = self._store.read(f"{version}/{_MODEL}")
+        if data is None:
+            raise ModelUnavailableError(f"{_MODEL} of churn model {version} is missing", hint=_TRAIN_AGAIN)
         if hashlib.sha256(data).hexdigest() != metadata.model_sha256:
             raise ModelUnavailableError(
                 f"{_MODEL} of churn model {version} is damaged: its checksum is not the one in {_METADATA}",
@@ -173,26 +369,36 @@ class Registry:
         if not stored:
             return ModelUnavailableError("there is no model yet", hint=_TRAIN)
         return ModelUnavailableError(
-            f"no model is promoted ({len(stored)} stored)",
-            hint=f"promote one; the newest is {stored[-1]}",
+            f"no model is promoted ({len(stored)} stored)", hint=f"promote one; the newest is {stored[-1]}"
         )
 
-    def _retain(self) -> None:
-        champion = self.champion()
-        for version in self.versions()[:-KEEP_VERSIONS]:
-            if version != champion:
-                # Renamed first, so that no reader meets half a version.
-                doomed = self._folder / f"{_TEMPORARY}{version}"
-                with suppress(FileNotFoundError):
-                    (self._folder / version).rename(doomed)
-                shutil.rmtree(doomed, ignore_errors=True)
+    def _retire_old(self) -> None:
+        old = self.versions()[:-KEEP_VERSIONS]
+        if not old:
+            return
+        served = {entry.lineup.champion for entry in self.journal()}
+        for version in old:
+            if version in served or version in _parts(self.head().lineup):
+                continue
+            reason = f"beyond the newest {KEEP_VERSIONS}"
+            self._record(Action.RETIRE, version, partial(_without, version), reason=reason)
+            self._store.remove(version)
 
-    def _sweep(self, now: float) -> None:
-        """Remove what a killed process left behind."""
-        for path in self._folder.glob(f"{_TEMPORARY}*"):
-            with suppress(FileNotFoundError):
-                if now - path.stat().st_mtime > _ABANDONED_S and path.is_dir():
-                    shutil.rmtree(path, ignore_errors=True)
+
+def _parts(lineup: Lineup) -> set[str]:
+    return {lineup.champion, lineup.previous, lineup.challenger}
+
+
+def _without(version: str, lineup: Lineup) -> Lineup:
+    if version in _parts(lineup):
+        raise ConflictError(f"{version} was given a part meanwhile")
+    return lineup
+
+
+def feature_schema(card: ModelCard) -> str:
+    """A hash of what a model's inputs are: their view, its version, their names and order."""
+    meaning = [card.feature_view, card.feature_view_version, *card.feature_names]
+    return hashlib.blake2b(_encode(meaning), digest_size=8).hexdigest()
 
 
 def _build(data: bytes, version: str) -> Any:
@@ -216,9 +422,7 @@ def _check_compatible(metadata: Metadata) -> None:
     card, version = metadata.card, metadata.version
     found = (card.feature_view, card.feature_view_version, tuple(card.feature_names))
     problem = ""
-    if metadata.schema_version != SCHEMA_VERSION:
-        problem = f"has metadata of schema {metadata.schema_version}, this release reads {SCHEMA_VERSION}"
-    elif found != (VIEW_NAME, VIEW_VERSION, FEATURE_NAMES):
+    if found != (VIEW_NAME, VIEW_VERSION, FEATURE_NAMES):
         problem = (
             f"was trained on {len(found[2])} features of {found[0]} v{found[1]}, "
             f"served are {len(FEATURE_NAMES)} of {VIEW_NAME} v{VIEW_VERSION}"
@@ -226,6 +430,8 @@ def _check_compatible(metadata: Metadata) -> None:
         differing = sorted(set(found[2]) ^ set(FEATURE_NAMES))
         if differing:
             problem += f"; in one only: {', '.join(differing)}"
+    elif metadata.feature_schema != feature_schema(card):
+        problem = "says that its features mean something else than those served"
     elif _minor(card.sklearn_version) != _minor(installed := importlib.metadata.version("scikit-learn")):
         problem = f"was trained with scikit-learn {card.sklearn_version}, this is {installed}"
     if problem:
@@ -234,7 +440,3 @@ def _check_compatible(metadata: Metadata) -> None:
 
 def _minor(release: str) -> list[str]:
     return release.split(".")[:2]
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
