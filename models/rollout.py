@@ -85,6 +85,11 @@ class Lineup(Struct, frozen=True, kw_only=True):
         return self.champion if self.under_way else ""
 
     @property
+    def trial(self) -> str:
+        """The name of the present stage of the present trial; empty: none."""
+        return f"{self.judged}-{round(self.since * 1000)}" if self.judged else ""
+
+    @property
     def share(self) -> float:
         """The share of advertisers the challenger answers."""
         return self.policy.shares[self.step] if self.stage is Stage.CANARY else 0.0

@@ -50,7 +50,7 @@ class ChurnService:
     def __init__(self, settings: Settings, clock: Clock) -> None:
         self.reader = FeatureReader(settings, clock)
         self._clock = clock
-        self._registry = Registry(settings.models_path)
+        self._registry = Registry(settings.models_location)
         self._model: ChurnModel | None = None
         self._looked_at = float("-inf")
         self._loading = asyncio.Lock()

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from tocsin.cli import recipients
 from tocsin.cli.dlq import dlq
+from tocsin.cli.models import models
 from tocsin.errors import TocsinError
 from tocsin.settings import SECRETS, Settings, describe
 
@@ -33,6 +34,7 @@ app = typer.Typer(
 imports = typer.Typer(no_args_is_help=True, help="Bring files in: advertiser activity or public alerts.")
 app.add_typer(imports, name="import")
 app.add_typer(dlq, name="dlq")
+app.add_typer(models, name="models")
 app.add_typer(recipients.app, name="recipient")
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, nothing else.")]
