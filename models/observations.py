@@ -57,6 +57,10 @@ class Observations:
         """Rows not looked at."""
         self._counts["dropped"] += rows
 
+    def put_back(self, counts: Mapping[str, int]) -> None:
+        """Counts that were taken and could not be sent."""
+        self._counts.update(counts)
+
     def take(self) -> dict[str, int]:
         """The counts; they begin anew."""
         taken, self._counts = dict(self._counts), Counter()
