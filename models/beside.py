@@ -22,6 +22,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from models.expectation import is_empty
 from models.guard import GuardPolicy, epoch_of
 from models.matrix import Floats
 from models.observations import Observations
@@ -40,6 +41,11 @@ MOST_UNSENT = 5_000  # predictions that wait for storage
 
 class Scorer(Protocol):
     """What is compared; `models.churn.ChurnModel`."""
+
+    @property
+    def inputs(self) -> Sequence[str]:
+        """Names of the columns."""
+        ...
 
     def probabilities(self, raw: Floats) -> Floats:
         """Of rows of shape `(n, inputs)`."""
@@ -129,17 +135,21 @@ class Beside:
         await asyncio.gather(self._score_all(), self._send_all())
 
     async def _score_all(self) -> None:
-        loop = asyncio.get_running_loop()
         while True:
             await self._more.wait()
             self._more.clear()
-            while self._queue and (trial := self._trial) is not None:
-                offer = self._take(trial)
-                if offer is None:
-                    continue
-                judged, reference = await loop.run_in_executor(self._executor, _both, trial, offer.raw)
-                if trial is self._trial:
-                    self._note(offer, judged, reference)
+            await self.score()
+
+    async def score(self) -> None:
+        """Score what waits."""
+        loop = asyncio.get_running_loop()
+        while self._queue and (trial := self._trial) is not None:
+            offer = self._take(trial)
+            if offer is None:
+                continue
+            judged, reference = await loop.run_in_executor(self._executor, _both, trial, offer.raw)
+            if trial is self._trial:
+                self._note(trial, offer, judged, reference)
 
     def _take(self, trial: Trial) -> Offer | None:
         """The next rows, without advertisers that had their say."""
@@ -164,10 +174,11 @@ class Beside:
         self._seen.clear()
         self.observations.take()
 
-    def _note(self, offer: Offer, judged: _Scored, reference: _Scored) -> None:
+    def _note(self, trial: Trial, offer: Offer, judged: _Scored, reference: _Scored) -> None:
         self.observations.call(judged.took_ms, reference.took_ms, slow_ms=self.policy.slow_ms)
         if judged.found is None or reference.found is None:
             return
+        self.observations.inputs(trial.judged.inputs, is_empty(offer.raw).sum(axis=0), len(offer.raw))
         found = zip(offer.advertiser_ids, judged.found, reference.found, offer.stale, strict=True)
         for name, one, other, stale in found:
             self.observations.pair(float(one), float(other), stale=bool(stale))

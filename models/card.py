@@ -9,6 +9,7 @@ from typing import Any
 from msgspec import Struct
 
 from models.evaluation import Evaluation
+from models.matrix import Floats
 
 
 class Calibration(Struct, frozen=True, kw_only=True):
@@ -45,8 +46,10 @@ class ModelCard(Struct, frozen=True, kw_only=True):
 class TrainedModel:
     """A fitted scikit-learn estimator and its card.
 
-    The estimator's columns are `card.feature_names`, on the scale of `models.matrix.scale`.
+    The estimator's columns are `card.feature_names`, on the scale of `models.matrix.scale`. `reference` is a sample of
+    its test rows, not scaled, that a rollout is held against (`models.expectation`).
     """
 
     estimator: Any
     card: ModelCard
+    reference: Floats | None = None

@@ -9,6 +9,7 @@
 | `errors`         | it fails more often than the reference                 | a fact                 |
 | `slow`           | it takes too long more often than the reference        | a fact                 |
 | `stale`          | its features are too old too often                     | a fact                 |
+| `inputs`         | an input is 0 or not known more often than it was in the test rows | a fact     |
 | `matured_loss`   | once labels are there: its squared error is larger     | a fact, but late       |
 | `estimated_loss` | its squared error is larger if the reference is right  | the reference is proven |
 | `disagreement`   | it differs by 0.2 or more too often                    | as above               |
@@ -17,6 +18,9 @@
 `estimated_loss` is confidence-based performance estimation with one change: not the model's own probabilities stand for
 the missing labels, but the reference's. By its own a model that grows bolder looks better. Where the reference says p
 and the model q, the expected squared error of q exceeds that of p by (q - p)^2, so that is what is averaged.
+
+Two models that differ are not at fault for that: how far they may is taken from the reference rows of the one judged
+(`models.expectation`), with a margin, and up to a ceiling, beyond which a difference cannot be told from a fault.
 
 Matured labels outrank the three that rest on the reference: where they show that it is no worse, those do not count.
 
@@ -33,6 +37,7 @@ from enum import StrEnum
 from msgspec import Struct
 from msgspec.structs import replace
 
+from models.expectation import DIFFERS, Expected
 from models.observations import SCORE_STEPS, diff_edges, ms_edge, steps
 from models.rollout import Stage
 from models.sequential import log_wealth, spent
@@ -44,6 +49,7 @@ class Signal(StrEnum):
     ERRORS = "errors"
     SLOW = "slow"
     STALE = "stale"
+    INPUTS = "inputs"
     MATURED_LOSS = "matured_loss"
     ESTIMATED_LOSS = "estimated_loss"
     DISAGREEMENT = "disagreement"
@@ -80,13 +86,47 @@ class GuardPolicy(Struct, frozen=True, kw_only=True):
     slow_ms: float = 50.0  # for one call of a model
     most_stale: float = 0.05
     matured_loss: float = 0.01
-    estimated_loss: float = 0.01
-    differing: float = 0.10  # share of rows that differ by 0.2 or more
-    shift: float = 0.05
+    # Beyond what is expected, and at the most; the most alone where nothing is known.
+    estimated_loss: float = 0.004
+    most_estimated_loss: float = 0.03
+    differing: float = 0.04  # share of rows that differ by 0.2 or more
+    most_differing: float = 0.25
+    shift: float = 0.03
+    most_shift: float = 0.10
+    more_empty: float = 0.15  # share of rows in which an input is 0 or not known
     drift: float = 0.25  # population stability index from which a rollout waits
 
 
-DIFFERS = 0.2
+MOST_EMPTY = 0.9  # an input that is mostly empty tells nothing by being so
+EXPECTED_TIMES = 1.5  # an expectation of a few hundred rows is no more exact
+
+
+class Limits(Struct, frozen=True, kw_only=True):
+    """What the signals that rest on the reference are held against."""
+
+    estimated_loss: float
+    differing: float
+    shift_up: float
+    shift_down: float
+
+    @classmethod
+    def of(cls, policy: GuardPolicy, expected: Expected) -> Limits:
+        """With an expectation, near it; else the widest."""
+        if not expected.rows:
+            return cls(
+                estimated_loss=policy.most_estimated_loss,
+                differing=policy.most_differing,
+                shift_up=policy.most_shift,
+                shift_down=policy.most_shift,
+            )
+        loss = policy.estimated_loss + EXPECTED_TIMES * expected.squared
+        differing = policy.differing + EXPECTED_TIMES * expected.differing
+        return cls(
+            estimated_loss=min(policy.most_estimated_loss, loss),
+            differing=min(policy.most_differing, differing),
+            shift_up=min(policy.most_shift, policy.shift + max(0.0, EXPECTED_TIMES * expected.shift)),
+            shift_down=min(policy.most_shift, policy.shift + max(0.0, -EXPECTED_TIMES * expected.shift)),
+        )
 
 
 class Evidence(Struct, frozen=True, kw_only=True):
@@ -98,6 +138,7 @@ class Evidence(Struct, frozen=True, kw_only=True):
     limit: float
     wealth: float
     needed: float
+    about: str = ""  # the input, of `inputs`
     counts: bool = True  # whether a breach of it would roll back
 
 
@@ -123,7 +164,7 @@ class Verdict(Struct, frozen=True, kw_only=True):
             one.signal.value: {
                 "seen": one.seen,
                 "mean": round(one.mean, 4),
-                "limit": one.limit,
+                "limit": round(one.limit, 4),
                 "wealth": float(f"{one.wealth:.3g}"),
                 "needed": round(one.needed, 1),
             }
@@ -145,6 +186,7 @@ def judge(
     epoch: int,
     state: GuardState,
     policy: GuardPolicy,
+    expected: Expected | None = None,
 ) -> tuple[Verdict, GuardState]:
     """One look.
 
@@ -155,8 +197,9 @@ def judge(
         epoch: As `epoch_of` says.
         state: As the last look returned it; a new one for a new stage.
         policy: Limits.
+        expected: What is known of the two models' difference.
     """
-    evidence = weigh(counts, labels, stage, epoch, policy)
+    evidence = weigh(counts, labels, stage, epoch, policy, expected or Expected())
     breached = [one for one in evidence if one.counts and one.wealth >= one.needed and _enough(one, policy)]
     breaches = state.breaches + 1 if breached else 0
     drift = stability_index(counts)
@@ -173,7 +216,12 @@ def judge(
 
 
 def weigh(
-    counts: Mapping[str, int], labels: Mapping[str, int], stage: Stage, epoch: int, policy: GuardPolicy
+    counts: Mapping[str, int],
+    labels: Mapping[str, int],
+    stage: Stage,
+    epoch: int,
+    policy: GuardPolicy,
+    expected: Expected,
 ) -> list[Evidence]:
     """Every signal's evidence."""
     needed = len(Signal) / spent(policy.alpha, epoch)
@@ -188,21 +236,23 @@ def weigh(
     lost = [(diff_edges(step)[0], count) for step, count in gained]
     stale = [(1.0, counts.get("stale", 0)), (0.0, counts.get("fresh", 0))]
     cleared = _cleared(gained, needed_of_labels, policy)
-    # In watch both models read the same features: going back would not make them any newer.
-    stale_counts = stage is not Stage.WATCH
+    limits = Limits.of(policy, expected)
+    # In watch both models read the same features: going back would not make them any better.
+    of_features = frozenset({Signal.STALE, Signal.INPUTS} if stage is Stage.WATCH else ())
     found = [
         _signed(Signal.ERRORS, _who(counts, "error"), policy.more_errors, needed),
         _signed(Signal.SLOW, _who(counts, "slow"), policy.more_slow, needed),
         _plain(Signal.STALE, stale, policy.most_stale, needed),
+        _inputs(counts, expected, policy, needed),
         _signed(Signal.MATURED_LOSS, lost, policy.matured_loss, needed_of_labels),
-        _plain(Signal.ESTIMATED_LOSS, squares, policy.estimated_loss, needed),
-        _plain(Signal.DISAGREEMENT, differs, policy.differing, needed),
-        _signed(Signal.SHIFT_UP, up, policy.shift, needed),
-        _signed(Signal.SHIFT_DOWN, down, policy.shift, needed),
+        _plain(Signal.ESTIMATED_LOSS, squares, limits.estimated_loss, needed),
+        _plain(Signal.DISAGREEMENT, differs, limits.differing, needed),
+        _signed(Signal.SHIFT_UP, up, limits.shift_up, needed),
+        _signed(Signal.SHIFT_DOWN, down, limits.shift_down, needed),
     ]
     return [
         replace(one, counts=False)
-        if (cleared and one.signal in RESTS_ON_REFERENCE) or (one.signal is Signal.STALE and not stale_counts)
+        if (cleared and one.signal in RESTS_ON_REFERENCE) or one.signal in of_features
         else one
         for one in found
     ]
@@ -236,6 +286,31 @@ def _signed(signal: Signal, values: Iterable[tuple[float, int]], limit: float, n
     """Values from -1 to 1, brought to 0 to 1 for the test."""
     halved = _plain(signal, [((value + 1) / 2, count) for value, count in values], (limit + 1) / 2, needed)
     return replace(halved, mean=2 * halved.mean - 1 if halved.seen else 0.0, limit=limit)
+
+
+def _inputs(counts: Mapping[str, int], expected: Expected, policy: GuardPolicy, needed: float) -> Evidence:
+    """A test for each input; the mean of their wealths is evidence, too. It tells the worst of them."""
+    rows, wealths, worst = counts.get("rows", 0), [], (0.0, 0.0, "")
+    for name, share in expected.empty.items():
+        limit = share + policy.more_empty
+        if limit >= MOST_EMPTY:
+            continue
+        empty = min(rows, counts.get(f"empty:{name}", 0))
+        wealths.append(_exp(log_wealth([(1.0, empty), (0.0, rows - empty)], limit)))
+        if rows:
+            worst = max(worst, (empty / rows - limit, empty / rows, name))
+    wealth = math.fsum(wealths) / len(wealths) if wealths else 1.0
+    seen = rows if wealths else 0
+    limit = worst[1] - worst[0]
+    return Evidence(
+        signal=Signal.INPUTS,
+        seen=seen,
+        mean=worst[1],
+        limit=limit,
+        wealth=wealth,
+        needed=needed,
+        about=worst[2],
+    )
 
 
 def _who(counts: Mapping[str, int], name: str) -> list[tuple[float, int]]:
@@ -274,7 +349,8 @@ def _waits_for(counts: Mapping[str, int], held: bool, drift: float | None, polic
 
 
 def _said(one: Evidence) -> str:
-    return f"{one.signal.value.replace('_', ' ')} {one.mean:.3g}, limit {one.limit:g}, over {one.seen}"
+    about = f" ({one.about} empty)" if one.about else ""
+    return f"{one.signal.value.replace('_', ' ')}{about} {one.mean:.3g}, limit {one.limit:g}, over {one.seen}"
 
 
 def _p99_ms(counts: Mapping[str, int], name: str) -> float | None:

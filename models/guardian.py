@@ -91,7 +91,9 @@ class Guardian:
         epoch = epoch_of(lineup.since, now, self.policy)
         await self._observed.mature(lineup.trial, await self._moment())
         counts, labels = await self._observed.read(lineup.trial, epoch)
-        verdict, self._state = judge(counts, labels, lineup.stage, epoch, self._state, self.policy)
+        verdict, self._state = judge(
+            counts, labels, lineup.stage, epoch, self._state, self.policy, lineup.expected
+        )
         self.last = verdict
         if verdict.decision is Decision.BREACH:
             entry = await asyncio.to_thread(

@@ -4,6 +4,7 @@
 |---------------------------|---------------------------------------------------------------------------|
 | `diff:{k}`                | rows where judged minus reference lies in the k-th fiftieth of [-1, 1]    |
 | `judged:{k}`, `reference:{k}` | rows whose probability lies in the k-th twentieth                     |
+| `empty:{name}`            | rows in which an input is 0 or not known; `rows` how many there were      |
 | `stale`, `fresh`          | rows whose features were older than they should be, or not                |
 | `error:{jr}`, `slow:{jr}` | calls by who failed, or took too long: 10 the judged one alone, 01, 11, 00 |
 | `ms_judged:{k}`, `ms_reference:{k}` | calls that took up to 2^(k/2) ms                                 |
@@ -17,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 DIFF_STEPS = 50  # a step is 0.02 wide
 SCORE_STEPS = 20
@@ -37,6 +38,13 @@ class Observations:
         counts[f"judged:{score_step(judged)}"] += 1
         counts[f"reference:{score_step(reference)}"] += 1
         counts["stale" if stale else "fresh"] += 1
+
+    def inputs(self, names: Sequence[str], empty: Sequence[float], rows: int) -> None:
+        """How many rows there were, and in how many each input was empty."""
+        self._counts["rows"] += rows
+        for name, count in zip(names, empty, strict=True):
+            if count:
+                self._counts[f"empty:{name}"] += int(count)
 
     def call(self, judged_ms: float | None, reference_ms: float | None, *, slow_ms: float) -> None:
         """Both models called with the same rows. None: it failed."""

@@ -5,6 +5,7 @@
         20261124T070501Z-ab12cd/        created_at (UTC) and the first digits of the model's sha256
             model.skops                 no pickle: only the types in TRUSTED_TYPES are built
             metadata.json               Metadata
+            reference.npy               test rows a rollout is held against, where training gave some
 
     save ──► version, "register" ──► begin ──► advance … ──► champion ──► load ──► ChurnModel
                 └── beyond the newest 20, unless it has a part or ever was champion ──► "retire", deleted
@@ -20,6 +21,8 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import io
+import logging
 import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -30,6 +33,7 @@ from typing import Any
 from zipfile import BadZipFile
 
 import msgspec
+import numpy as np
 from msgspec import Struct
 
 from features.definitions import FEATURE_NAMES, VIEW_NAME, VIEW_VERSION
@@ -37,10 +41,14 @@ from models import rollout
 from models.artefacts import ArtefactStore, open_store
 from models.card import ModelCard, TrainedModel
 from models.churn import ChurnModel, RiskPolicy
+from models.expectation import Expected, expect, sample
 from models.lineage import code_revision, whoami
+from models.matrix import Floats
 from models.rollout import Lineup, RolloutPolicy
 from tocsin.clock import Clock, SystemClock, to_datetime
 from tocsin.errors import ConflictError, ModelUnavailableError, NotFoundError
+
+log = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 2
 KEEP_VERSIONS = 20
@@ -52,7 +60,7 @@ TRUSTED_TYPES: tuple[str, ...] = (
 
 
 APPEND_TRIES = 20
-_MODEL, _METADATA = "model.skops", "metadata.json"
+_MODEL, _METADATA, _REFERENCE = "model.skops", "metadata.json", "reference.npy"
 _VERSION = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{6}")
 _TRAIN = "run `tocsin train`"
 _TRAIN_AGAIN = "train again: run `tocsin train`"
@@ -151,7 +159,10 @@ class Registry:
             card=trained.card,
         )
         said = msgspec.json.format(_encode(metadata), indent=2)
-        self._store.write_folder(version, {_MODEL: model, _METADATA: said})
+        files = {_MODEL: model, _METADATA: said}
+        if trained.reference is not None:
+            files[_REFERENCE] = _npy(sample(trained.reference))
+        self._store.write_folder(version, files)
         self._record(
             Action.REGISTER, version, lambda lineup: rollout.register(lineup, version), reason=reason
         )
@@ -231,11 +242,11 @@ class Registry:
             ConflictError: another one is being tried, or it is the champion.
         """
         tried = self._stored(version or self.head().lineup.challenger)
-        chosen = policy or RolloutPolicy()
+        chosen, expected = policy or RolloutPolicy(), self._expected(tried)
         return self._record(
             Action.BEGIN,
             tried,
-            lambda lineup: rollout.begin(lineup, tried, self._clock.now(), chosen),
+            lambda lineup: rollout.begin(lineup, tried, self._clock.now(), chosen, expected),
             reason=reason,
         )
 
@@ -247,10 +258,11 @@ class Registry:
             ConflictError: another one is being tried, or it is the champion.
         """
         wanted = self._stored(version)
+        expected = self._expected(wanted)
         return self._record(
             Action.PROMOTE,
             wanted,
-            lambda lineup: rollout.promote(lineup, wanted, self._clock.now()),
+            lambda lineup: rollout.promote(lineup, wanted, self._clock.now(), expected),
             reason=reason,
         )
 
@@ -344,6 +356,31 @@ class Registry:
                 hint="restore journal.jsonl; until then the models in service stay in service",
             ) from error
 
+    def reference(self, version: str) -> Floats | None:
+        """The rows a version's rollout is held against, shape `(n, inputs)`; None: none were stored."""
+        content = self._store.read(f"{version}/{_REFERENCE}")
+        if content is None:
+            return None
+        try:
+            rows: Floats = np.load(io.BytesIO(content), allow_pickle=False)
+        except (ValueError, EOFError, OSError):
+            log.warning("%s of churn model %s is not readable", _REFERENCE, version)
+            return None
+        return rows
+
+    def _expected(self, version: str) -> Expected:
+        """How far a version is known to differ from the champion; nothing where either cannot be loaded."""
+        rows = self.reference(version)
+        champion = self.head().lineup.champion
+        if rows is None or not champion:
+            return Expected()
+        try:
+            judged, reference = self.load(version), self.load(champion)
+            return expect(judged.probabilities(rows), reference.probabilities(rows), rows, judged.inputs)
+        except (ModelUnavailableError, ValueError) as error:
+            log.warning("nothing is expected of churn model %s: %s", version, error)
+            return Expected()
+
     def _stored(self, version: str) -> str:
         stored = self.versions()
         if version not in stored:
@@ -393,6 +430,12 @@ def _without(version: str, lineup: Lineup) -> Lineup:
     if version in _parts(lineup):
         raise ConflictError(f"{version} was given a part meanwhile")
     return lineup
+
+
+def _npy(rows: Floats) -> bytes:
+    file = io.BytesIO()
+    np.save(file, rows, allow_pickle=False)
+    return file.getvalue()
 
 
 def feature_schema(card: ModelCard) -> str:

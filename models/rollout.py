@@ -29,6 +29,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
+from models.expectation import Expected
 from tocsin.errors import ConflictError
 
 Share = Annotated[float, Meta(gt=0, lt=1)]
@@ -64,6 +65,7 @@ class Lineup(Struct, frozen=True, kw_only=True):
     step: int = 0
     since: float = 0.0
     policy: RolloutPolicy = RolloutPolicy()
+    expected: Expected = Expected()  # of the one judged, against its reference
 
     @property
     def under_way(self) -> bool:
@@ -124,7 +126,9 @@ def register(lineup: Lineup, version: str) -> Lineup:
     return lineup if lineup.under_way else replace(lineup, challenger=version)
 
 
-def begin(lineup: Lineup, version: str, now: float, policy: RolloutPolicy) -> Lineup:
+def begin(
+    lineup: Lineup, version: str, now: float, policy: RolloutPolicy, expected: Expected | None = None
+) -> Lineup:
     """Try a version, first in shadow. Where there is no champion it becomes that.
 
     Raises:
@@ -133,10 +137,18 @@ def begin(lineup: Lineup, version: str, now: float, policy: RolloutPolicy) -> Li
     if not lineup.champion:
         return promote(lineup, version, now)
     _check_free(lineup, version)
-    return replace(lineup, challenger=version, stage=Stage.SHADOW, step=0, since=now, policy=policy)
+    return replace(
+        lineup,
+        challenger=version,
+        stage=Stage.SHADOW,
+        step=0,
+        since=now,
+        policy=policy,
+        expected=expected or Expected(),
+    )
 
 
-def promote(lineup: Lineup, version: str, now: float) -> Lineup:
+def promote(lineup: Lineup, version: str, now: float, expected: Expected | None = None) -> Lineup:
     """Make a version the champion at once; the one before is kept to go back to.
 
     Raises:
@@ -144,7 +156,8 @@ def promote(lineup: Lineup, version: str, now: float) -> Lineup:
     """
     if lineup.challenger != version or not lineup.under_way:
         _check_free(lineup, version)
-    return _crowned(lineup, version, now)
+    crowned = _crowned(lineup, version, now)
+    return crowned if expected is None else replace(crowned, expected=expected)
 
 
 def advance(lineup: Lineup, now: float) -> Lineup:

@@ -30,6 +30,7 @@ class BrokenModel:
 
     def __init__(self, version: str, error: TocsinError) -> None:
         self.version = version
+        self.inputs: tuple[str, ...] = ()
         self._error = error
 
     def probabilities(self, raw: Floats) -> Floats:  # noqa: ARG002 (as a model's)

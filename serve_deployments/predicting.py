@@ -98,9 +98,17 @@ class Predictor:
                 unknown = []
             by_id = {answer.advertiser_id: answer for answer in answers}
             answers = [by_id[name] for name in advertiser_ids if name in by_id]
-        elif asked is None and rows.advertiser_ids:
-            self.beside.offer(Offer(rows.advertiser_ids, rows.raw, rows.stale, rows.as_of))
+        elif asked is None and self._trial:
+            self._offer(serving, rows)
         return answers, unknown
+
+    def _offer(self, serving: InService, rows: Rows) -> None:
+        """To the trial: those who are active. Of others no model was taught anything, and what it says is chance."""
+        active_days = serving.champion.card.active_window_days if serving.champion else 0
+        active = np.flatnonzero(rows.raw[:, RECENCY] < active_days)
+        if len(active):
+            some = rows.some(active.tolist())
+            self.beside.offer(Offer(some.advertiser_ids, some.raw, some.stale, some.as_of))
 
     async def _answer(self, serving: InService, rows: Rows, *, explain: bool) -> list[ChurnAnswer]:
         """Answers in the order of the rows."""
