@@ -31,6 +31,7 @@ from tocsin.settings import Settings
 __all__ = ["events", "trained"]
 
 NAMES = [f"advertiser {number}" for number in range(40)]
+ACTIVE = NAMES[:28]  # by days since their last campaign
 HALF = RolloutPolicy(shares=(0.5,))
 
 
@@ -288,8 +289,8 @@ async def test_what_was_answered_is_scored_by_both_beside(bench: Bench) -> None:
     await wait_until(lambda: not beside._queue and bool(beside._unsent))
     running.cancel()
     counts = bench.counts()
-    assert counts["fresh"] == counts["diff:0"] == len(NAMES)
-    assert {prediction.advertiser_id for prediction in beside._unsent} == set(NAMES)
+    assert counts["fresh"] == counts["diff:0"] == counts["rows"] == len(ACTIVE)
+    assert {prediction.advertiser_id for prediction in beside._unsent} == set(ACTIVE)
 
 
 async def test_a_queue_that_is_full_drops_and_counts(bench: Bench) -> None:
@@ -297,7 +298,7 @@ async def test_a_queue_that_is_full_drops_and_counts(bench: Bench) -> None:
     await bench.challenger(Stage.SHADOW)
     for _ in range(20):  # nobody scores
         await bench.all()
-    assert bench.counts()["dropped"] == (20 - 512 // len(NAMES)) * len(NAMES)
+    assert bench.counts()["dropped"] == (20 - 512 // len(ACTIVE)) * len(ACTIVE)
 
 
 async def test_those_at_risk_come_likeliest_first(bench: Bench) -> None:
