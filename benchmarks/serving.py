@@ -48,7 +48,7 @@ QUICK_ROUNDS = 1
 WARM_UP_S = 2.0
 START_S = 60.0
 TRIVIAL, CHURN, BATCH, SEND, LIMIT = "trivial", "churn", "churn_100", "notifications_500", "generator"
-CHURN_1, BATCH_BARE = "churn_1", "churn_100_without_drivers"
+CHURN_1, BATCH_DRIVERS = "churn_1", "churn_100_with_drivers"
 STOCK, STOCK_1, FASTAPI, FASTAPI_1, FASTAPI_OURS = (
     "stock",
     "stock_1",
@@ -57,7 +57,7 @@ STOCK, STOCK_1, FASTAPI, FASTAPI_1, FASTAPI_OURS = (
     "fastapi_our_model",
 )
 ALONE = frozenset({CHURN_1, STOCK_1, FASTAPI_1})
-OURS = frozenset({TRIVIAL, CHURN, CHURN_1, BATCH, BATCH_BARE, SEND})
+OURS = frozenset({TRIVIAL, CHURN, CHURN_1, BATCH, BATCH_DRIVERS, SEND})
 DAY_S = 86_400.0
 
 
@@ -98,7 +98,10 @@ def orders(ids: Sequence[str], ports: Ports, options: Options) -> dict[str, Orde
         STOCK_1: (ports.stock, one),
         FASTAPI_1: (ports.fastapi, one),
         BATCH: (ports.ours, [_batch({"advertiser_ids": names}) for names in samples]),
-        BATCH_BARE: (ports.ours, [_batch({"advertiser_ids": names, "drivers": False}) for names in samples]),
+        BATCH_DRIVERS: (
+            ports.ours,
+            [_batch({"advertiser_ids": names, "drivers": True}) for names in samples],
+        ),
         SEND: (ports.ours, [encode_request("POST", "/v1/notifications", body) for body in sends]),
     }
     turn_s = options.seconds / (rounds_of(options) * len(requests))
@@ -115,7 +118,7 @@ def _batch(body: dict[str, Any]) -> bytes:
 def _connections(name: str) -> int:
     if name in ALONE:
         return 1
-    return BULK_CONNECTIONS if name in {BATCH, BATCH_BARE, SEND} else CONNECTIONS
+    return BULK_CONNECTIONS if name in {BATCH, BATCH_DRIVERS, SEND} else CONNECTIONS
 
 
 def rounds_of(options: Options) -> int:
@@ -177,7 +180,7 @@ def figures(found: Mapping[str, Sequence[Measured]]) -> Figures:
             "errors": sum(one.round.errors for one in turns),
         }
     kinds[BATCH]["predictions_per_s"] = round(kinds[BATCH]["requests_per_s"] * BATCH_IDS)
-    kinds[BATCH_BARE]["predictions_per_s"] = round(kinds[BATCH_BARE]["requests_per_s"] * BATCH_IDS)
+    kinds[BATCH_DRIVERS]["predictions_per_s"] = round(kinds[BATCH_DRIVERS]["requests_per_s"] * BATCH_IDS)
     kinds[SEND]["events_per_s"] = round(kinds[SEND]["requests_per_s"] * BLOCK_RECORDS)
     rounds = {name: [one.round for one in turns] for name, turns in found.items()}
     return {

@@ -3,7 +3,7 @@
     <root>/churn/
         journal.jsonl                   who did what when, and who had which part after it: one line each, on the disk
         20261124T070501Z-ab12cd/        created_at (UTC) and the first digits of the model's sha256
-            model.skops                 no pickle: only the types in TRUSTED_TYPES are built
+            model.skops                 no pickle: only listed types are built
             metadata.json               Metadata
             reference.npy               test rows a rollout is held against, where training gave some
 
@@ -20,7 +20,6 @@ The checksum finds damage, not malice: whoever can write here can write both fil
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import io
 import logging
 import re
@@ -30,55 +29,46 @@ from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import msgspec
 import numpy as np
 from msgspec import Struct
 
-from features.definitions import FEATURE_NAMES, VIEW_NAME, VIEW_VERSION
 from models import rollout
 from models.artefacts import ArtefactStore, open_store
-from models.card import ModelCard, TrainedModel
+from models.card import TrainedModel
 from models.churn import ChurnModel, RiskPolicy
 from models.expectation import Expected, expect, sample
 from models.lineage import code_revision, whoami
 from models.matrix import Floats
 from models.rollout import Lineup, RolloutPolicy
+from models.stored import (
+    METADATA,
+    MODEL,
+    REFERENCE,
+    SCHEMA_VERSION,
+    TRAIN_AGAIN,
+    TRUSTED_TYPES,
+    Metadata,
+    build,
+    check_compatible,
+    feature_schema,
+    npy,
+    read_metadata,
+)
 from tocsin.clock import Clock, SystemClock, to_datetime
 from tocsin.errors import ConflictError, ModelUnavailableError, NotFoundError
 
+__all__ = ["TRUSTED_TYPES", "Action", "Entry", "Head", "Metadata", "Registry"]
 log = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 2
 KEEP_VERSIONS = 20
-# What the candidates are made of beyond the types skops trusts by itself.
-TRUSTED_TYPES: tuple[str, ...] = (
-    "numpy.dtype",
-    "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
-)
-
-
 APPEND_TRIES = 20
-_MODEL, _METADATA, _REFERENCE = "model.skops", "metadata.json", "reference.npy"
 _VERSION = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{6}")
 _TRAIN = "run `tocsin train`"
-_TRAIN_AGAIN = "train again: run `tocsin train`"
 _encode = msgspec.json.Encoder().encode
 
 Decide = Callable[[Lineup], Lineup]
-
-
-class Metadata(Struct, frozen=True, kw_only=True):
-    """The contents of `metadata.json`."""
-
-    schema_version: int
-    version: str
-    model_sha256: str
-    feature_schema: str  # a hash of what the inputs mean, in hex
-    code_revision: str  # the commit it was made with; `+`: and changes on top
-    made_by: str
-    card: ModelCard
 
 
 class Action(StrEnum):
@@ -159,9 +149,9 @@ class Registry:
             card=trained.card,
         )
         said = msgspec.json.format(_encode(metadata), indent=2)
-        files = {_MODEL: model, _METADATA: said}
+        files = {MODEL: model, METADATA: said}
         if trained.reference is not None:
-            files[_REFERENCE] = _npy(sample(trained.reference))
+            files[REFERENCE] = npy(sample(trained.reference))
         self._store.write_folder(version, files)
         self._record(
             Action.REGISTER, version, lambda lineup: rollout.register(lineup, version), reason=reason
@@ -180,22 +170,11 @@ class Registry:
             ModelUnavailableError: It is missing or not readable.
         """
         if not _VERSION.fullmatch(version):
-            raise ModelUnavailableError(f"{version!r} is no model version", hint=_TRAIN_AGAIN)
-        content = self._store.read(f"{version}/{_METADATA}")
+            raise ModelUnavailableError(f"{version!r} is no model version", hint=TRAIN_AGAIN)
+        content = self._store.read(f"{version}/{METADATA}")
         if content is None:
-            raise ModelUnavailableError(f"churn model {version} is not stored", hint=_TRAIN_AGAIN)
-        try:
-            found = msgspec.json.decode(content, type=dict[str, Any])
-            if (schema := found.get("schema_version")) != SCHEMA_VERSION:
-                raise ModelUnavailableError(
-                    f"churn model {version} has metadata of schema {schema}, this release reads {SCHEMA_VERSION}",
-                    hint=_TRAIN_AGAIN,
-                )
-            return msgspec.json.decode(content, type=Metadata)
-        except msgspec.DecodeError as error:
-            raise ModelUnavailableError(
-                f"metadata of churn model {version} is not readable: {error}", hint=_TRAIN_AGAIN
-            ) from error
+            raise ModelUnavailableError(f"churn model {version} is not stored", hint=TRAIN_AGAIN)
+        return read_metadata(content, version)
 
     def load(self, version: str | None = None) -> ChurnModel:
         """The champion, or the version named, verified.
@@ -208,8 +187,9 @@ class Registry:
         if version is None:
             raise self._none_promoted()
         metadata = self.metadata(version)
-        _check_compatible(metadata)
-        return ChurnModel(self._estimator(metadata), metadata.card, version, self._policy)
+        check_compatible(metadata)
+        estimator = build(self._store.read(f"{version}/{MODEL}"), metadata)
+        return ChurnModel(estimator, metadata.card, version, self._policy)
 
     # ------------------------------------------------------------------ who has which part
 
@@ -358,13 +338,13 @@ class Registry:
 
     def reference(self, version: str) -> Floats | None:
         """The rows a version's rollout is held against, shape `(n, inputs)`; None: none were stored."""
-        content = self._store.read(f"{version}/{_REFERENCE}")
+        content = self._store.read(f"{version}/{REFERENCE}")
         if content is None:
             return None
         try:
             rows: Floats = np.load(io.BytesIO(content), allow_pickle=False)
         except (ValueError, EOFError, OSError):
-            log.warning("%s of churn model %s is not readable", _REFERENCE, version)
+            log.warning("%s of churn model %s is not readable", REFERENCE, version)
             return None
         return rows
 
@@ -388,18 +368,6 @@ class Registry:
                 f"there is no churn model {version!r}", hint=f"stored: {', '.join(stored) or 'none'}"
             )
         return version
-
-    def _estimator(self, metadata: Metadata) -> Any:
-        version = metadata.version
-        data = self._store.read(f"{version}/{_MODEL}")
-        if data is None:
-            raise ModelUnavailableError(f"{_MODEL} of churn model {version} is missing", hint=_TRAIN_AGAIN)
-        if hashlib.sha256(data).hexdigest() != metadata.model_sha256:
-            raise ModelUnavailableError(
-                f"{_MODEL} of churn model {version} is damaged: its checksum is not the one in {_METADATA}",
-                hint=_TRAIN_AGAIN,
-            )
-        return _build(data, version)
 
     def _none_promoted(self) -> ModelUnavailableError:
         stored = self.versions()
@@ -430,56 +398,3 @@ def _without(version: str, lineup: Lineup) -> Lineup:
     if version in _parts(lineup):
         raise ConflictError(f"{version} was given a part meanwhile")
     return lineup
-
-
-def _npy(rows: Floats) -> bytes:
-    file = io.BytesIO()
-    np.save(file, rows, allow_pickle=False)
-    return file.getvalue()
-
-
-def feature_schema(card: ModelCard) -> str:
-    """A hash of what a model's inputs are: their view, its version, their names and order."""
-    meaning = [card.feature_view, card.feature_view_version, *card.feature_names]
-    return hashlib.blake2b(_encode(meaning), digest_size=8).hexdigest()
-
-
-def _build(data: bytes, version: str) -> Any:
-    from skops.io import get_untrusted_types, loads  # noqa: PLC0415 (heavy: only where a model is built)
-
-    try:
-        foreign = sorted(set(get_untrusted_types(data=data)) - set(TRUSTED_TYPES))
-    except (BadZipFile, KeyError, ValueError) as error:
-        raise ModelUnavailableError(
-            f"{_MODEL} of churn model {version} is no skops file", hint=_TRAIN_AGAIN
-        ) from error
-    if foreign:
-        raise ModelUnavailableError(
-            f"churn model {version} holds types that are not trusted: {', '.join(foreign)}",
-            hint=f"it was not made by `tocsin train`, or by another release; {_TRAIN_AGAIN}",
-        )
-    return loads(data, trusted=list(TRUSTED_TYPES))
-
-
-def _check_compatible(metadata: Metadata) -> None:
-    card, version = metadata.card, metadata.version
-    found = (card.feature_view, card.feature_view_version, tuple(card.feature_names))
-    problem = ""
-    if found != (VIEW_NAME, VIEW_VERSION, FEATURE_NAMES):
-        problem = (
-            f"was trained on {len(found[2])} features of {found[0]} v{found[1]}, "
-            f"served are {len(FEATURE_NAMES)} of {VIEW_NAME} v{VIEW_VERSION}"
-        )
-        differing = sorted(set(found[2]) ^ set(FEATURE_NAMES))
-        if differing:
-            problem += f"; in one only: {', '.join(differing)}"
-    elif metadata.feature_schema != feature_schema(card):
-        problem = "says that its features mean something else than those served"
-    elif _minor(card.sklearn_version) != _minor(installed := importlib.metadata.version("scikit-learn")):
-        problem = f"was trained with scikit-learn {card.sklearn_version}, this is {installed}"
-    if problem:
-        raise ModelUnavailableError(f"churn model {version} {problem}", hint=_TRAIN_AGAIN)
-
-
-def _minor(release: str) -> list[str]:
-    return release.split(".")[:2]

@@ -18,6 +18,7 @@ from tocsin.recipients import ChannelChoice, QuietSpan, Recipient, RecipientRequ
 from tocsin.schemas import (
     ActivityAccepted,
     ActivityRequest,
+    AtRiskAnswer,
     ChurnAnswer,
     ChurnBatchAnswer,
     DeadLetterPage,
@@ -44,6 +45,7 @@ __all__ = [
     "ActivityAccepted",
     "ActivityRequest",
     "AsyncClient",
+    "AtRiskAnswer",
     "ChannelChoice",
     "ChurnAnswer",
     "ChurnBatchAnswer",

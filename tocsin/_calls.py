@@ -201,7 +201,7 @@ def ask_call(collection: str, name: str, *, field: str, as_of: datetime | None =
     return Call(method="GET", path=f"/v1/{collection}/{_segment(name, field)}", params=params)
 
 
-def churn_calls(ids: Iterable[str], as_of: datetime | None) -> Iterator[Call]:
+def churn_calls(ids: Iterable[str], as_of: datetime | None, *, drivers: bool = False) -> Iterator[Call]:
     """Ask for many predictions, `MAX_CHURN_IDS` a request."""
     if isinstance(ids, str):
         raise InvalidRecordError("advertiser_ids is a list of ids, not one id", field="advertiser_ids")
@@ -209,7 +209,7 @@ def churn_calls(ids: Iterable[str], as_of: datetime | None) -> Iterator[Call]:
         _rfc3339(as_of)
     every = list(ids)
     for start in range(0, len(every), MAX_CHURN_IDS):
-        chunk = {"advertiser_ids": every[start : start + MAX_CHURN_IDS], "as_of": as_of}
+        chunk = {"advertiser_ids": every[start : start + MAX_CHURN_IDS], "as_of": as_of, "drivers": drivers}
         yield Call(
             method="POST", path="/v1/churn", body=encode_record(chunk, ChurnBatchRequest), idempotent=True
         )

@@ -20,6 +20,7 @@ import httpx2
 
 from tocsin._answers import Outcome
 from tocsin._calls import Call, dead_letters_call, letter_filter, notification_given, purge_call
+from tocsin._churn_methods import AsyncChurnMethods, ChurnMethods
 from tocsin._flows import Flow, Flows, Pause, RetryPolicy
 from tocsin._recipient_methods import AsyncRecipientMethods, RecipientMethods
 from tocsin._transport import check_limits, failure, platform_url, reply, request_headers, request_parts
@@ -28,8 +29,6 @@ from tocsin.dead_letters import DEFAULT_RATE, HandledLetters, Purged, Traits, Wh
 from tocsin.schemas import (
     ActivityAccepted,
     ActivityRequest,
-    ChurnAnswer,
-    ChurnBatchAnswer,
     DeadLetterPage,
     DeadLetterView,
     FeaturesAnswer,
@@ -47,7 +46,7 @@ NotificationLike = NotificationRequest | Mapping[str, Any]
 ActivityLike = ActivityRequest | Mapping[str, Any]
 
 
-class Client(RecipientMethods):
+class Client(RecipientMethods, ChurnMethods):
     """A blocking client of one platform; safe to share between threads.
 
     Args:
@@ -184,14 +183,6 @@ class Client(RecipientMethods):
         """An advertiser's feature vector, now or as of an aware datetime."""
         return self._run(self._flows.about("features", advertiser_id, FeaturesAnswer, as_of))
 
-    def churn(self, advertiser_id: str, as_of: datetime | None = None) -> ChurnAnswer:
-        """The chance that an advertiser leaves, now or as of an aware datetime."""
-        return self._run(self._flows.about("churn", advertiser_id, ChurnAnswer, as_of))
-
-    def churn_many(self, advertiser_ids: Iterable[str], as_of: datetime | None = None) -> ChurnBatchAnswer:
-        """As `churn`, for many advertisers, 1,000 a request."""
-        return self._run(self._flows.churn_many(advertiser_ids, as_of))
-
     def insight(self, advertiser_id: str, as_of: datetime | None = None) -> InsightAnswer:
         """What one should know about an advertiser, now or as of an aware datetime."""
         return self._run(self._flows.about("insights", advertiser_id, InsightAnswer, as_of))
@@ -265,7 +256,7 @@ class Client(RecipientMethods):
         return self._run(self._flows.ready())
 
 
-class AsyncClient(AsyncRecipientMethods):
+class AsyncClient(AsyncRecipientMethods, AsyncChurnMethods):
     """`Client` for asyncio: the same arguments, methods and errors; `sleep` is a coroutine function."""
 
     def __init__(
@@ -364,16 +355,6 @@ class AsyncClient(AsyncRecipientMethods):
     async def features(self, advertiser_id: str, as_of: datetime | None = None) -> FeaturesAnswer:
         """As `Client.features`."""
         return await self._run(self._flows.about("features", advertiser_id, FeaturesAnswer, as_of))
-
-    async def churn(self, advertiser_id: str, as_of: datetime | None = None) -> ChurnAnswer:
-        """As `Client.churn`."""
-        return await self._run(self._flows.about("churn", advertiser_id, ChurnAnswer, as_of))
-
-    async def churn_many(
-        self, advertiser_ids: Iterable[str], as_of: datetime | None = None
-    ) -> ChurnBatchAnswer:
-        """As `Client.churn_many`."""
-        return await self._run(self._flows.churn_many(advertiser_ids, as_of))
 
     async def insight(self, advertiser_id: str, as_of: datetime | None = None) -> InsightAnswer:
         """As `Client.insight`."""

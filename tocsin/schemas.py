@@ -367,7 +367,7 @@ class ChurnBatchRequest(Struct, frozen=True, forbid_unknown_fields=True, kw_only
 
     advertiser_ids: Annotated[list[Identifier], Meta(min_length=1, max_length=MAX_CHURN_IDS)]
     as_of: AwareDatetime | None = None
-    drivers: Annotated[bool, Meta(description="Whether to say what drives each prediction")] = True
+    drivers: Annotated[bool, Meta(description="Whether to say what drives each prediction")] = False
 
 
 class ChurnBatchAnswer(Struct, frozen=True, kw_only=True):

@@ -110,6 +110,18 @@ def train(
     command.train_command(Settings.from_env(), console(to_stderr=json), promote=promote, json=json, emit=emit)
 
 
+@app.command("at-risk")
+def at_risk(
+    *,
+    limit: Annotated[int, typer.Option(min=1, max=1_000, help="How many.")] = 20,
+    json: JsonFlag = False,
+) -> None:
+    """The active advertisers most likely to leave, and what drives it."""
+    from tocsin.cli import at_risk as command
+
+    command.show(Settings.from_env(), console(), limit, json=json, emit=emit)
+
+
 @app.command()
 def demo(
     *,

@@ -187,7 +187,8 @@ async def test_drivers_are_given_unless_not_wanted(bench: Bench) -> None:
     await bench.champion()
     assert (await bench.get(f"/{NAMES[25]}"))["drivers"]
     assert (await bench.get(f"/{NAMES[25]}?drivers=false"))["drivers"] == []
-    assert not any(found["drivers"] for found in (await bench.all(drivers=False)).values())
+    assert not any(found["drivers"] for found in (await bench.all()).values())
+    assert any(found["drivers"] for found in (await bench.all(drivers=True)).values())
     await bench.get(f"/{NAMES[25]}?drivers=perhaps", 422)
 
 
