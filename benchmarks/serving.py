@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import random
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -237,9 +238,11 @@ def balance(settings: Settings) -> Figures:
 def measure(settings: Settings, options: Options) -> Figures:
     """Start the platform, its peers and the generators, measure, stop them."""
     with ExitStack() as stack:
-        stock = stack.enter_context(
-            Worker(stock_server, settings)
-        )  # first: it reads the environment as it is
+        scratch = stack.enter_context(
+            tempfile.TemporaryDirectory(prefix="tocsin-s-", ignore_cleanup_errors=True)
+        )
+        # First: it reads the environment as it is.
+        stock = stack.enter_context(Worker(stock_server, settings, scratch))
         stock.hear(int, timeout_s=STARTED_S)
         platform = stack.enter_context(Platform(settings, lambda part, line: say(f"  {part:<18} {line}")))
         plain = stack.enter_context(Worker(plain_server))

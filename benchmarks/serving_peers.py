@@ -1,9 +1,9 @@
 """The same model served as one would otherwise: a stock Serve deployment, and FastAPI on uvicorn.
 
 Both do the least there is: the stored estimator as scikit-learn runs it, its calibration, no drivers, no batching.
-The stock deployment has Serve's own proxy and defaults, and reads what it needs of an advertiser key by key; FastAPI
-reads all in one. FastAPI also serves our loaded model (`/ours/{id}`, drivers included), which tells the model's part
-from that of HTTP.
+The stock deployment has Serve's own proxy and its defaults but one (`max_ongoing_requests`), and reads what it needs
+of an advertiser key by key; FastAPI reads all in one. FastAPI also serves our loaded model (`/ours/{id}`, drivers
+included), which tells the model's part from that of HTTP.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import contextlib
 import logging
 import os
 import socket
-import tempfile
 import threading
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
@@ -128,7 +127,7 @@ async def _until_closed(pipe: Connection, app: FastAPI) -> None:
         await serve(sockets=[listener])
 
 
-def stock_server(pipe: Connection, settings: Settings) -> None:
+def stock_server(pipe: Connection, settings: Settings, scratch: str) -> None:
     """A Ray of its own with one stock Serve deployment, until the pipe closes; tells its port once told `as_of`.
 
     Starts Ray at once, so that it takes no part of the measured time.
@@ -157,30 +156,25 @@ def stock_server(pipe: Connection, settings: Settings) -> None:
                 return {"detail": "not found"}
             return _answer(advertiser_id, self._model.predict(vector), self._model.version)
 
-    with (
-        tempfile.TemporaryDirectory(prefix="tocsin-stock-", dir="/tmp") as scratch,
-        contextlib.suppress(EOFError),
-    ):
-        port = free_port()
-        ray.init(
-            address="local",
-            num_cpus=8,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            _temp_dir=scratch,
-        )
-        try:
-            tell(pipe, port)
-            as_of = hear(pipe, float)
-            serve.start(http_options={"host": "127.0.0.1", "port": port})
-            serve.run(serve.deployment(Stock).bind(settings, as_of), route_prefix="/v1/churn")
-            tell(pipe, port)
-            hear(pipe, str)
-        finally:
-            with contextlib.suppress(Exception):
-                serve.shutdown()
-            ray.shutdown()
+    port = free_port()
+    ray.init(
+        address="local",
+        num_cpus=8,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        _temp_dir=scratch,
+    )
+    with contextlib.suppress(EOFError):
+        tell(pipe, port)
+        as_of = hear(pipe, float)
+        serve.start(http_options={"host": "127.0.0.1", "port": port})
+        # Its default of 5 makes the proxy back off for seconds once more than that ask: 20 answers a second at 32.
+        deployed = serve.deployment(max_ongoing_requests=100)(Stock)
+        serve.run(deployed.bind(settings, as_of), route_prefix="/v1/churn")
+        tell(pipe, port)
+        hear(pipe, str)
+    ray.shutdown()
 
 
 def _answer(advertiser_id: str, probability: float, version: str) -> dict[str, Any]:

@@ -94,6 +94,8 @@ class Guardian:
         verdict, self._state = judge(
             counts, labels, lineup.stage, epoch, self._state, self.policy, lineup.expected
         )
+        if self.last is None or self.last.decision is not verdict.decision:
+            log.info("guard: %s in %s: %s, %s", lineup.judged, lineup.stage, verdict.decision, verdict.reason)
         self.last = verdict
         if verdict.decision is Decision.BREACH:
             entry = await asyncio.to_thread(
