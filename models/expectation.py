@@ -7,6 +7,7 @@ that come, is no difference of opinion but a fault.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,6 +16,7 @@ from msgspec import Struct
 from models.matrix import Floats
 
 MOST_ROWS = 512
+TENTHS = 10  # bins of probabilities
 DIFFERS = 0.2  # of probability: two answers that far apart disagree
 
 
@@ -25,6 +27,7 @@ class Expected(Struct, frozen=True, kw_only=True):
     squared: float = 0.0  # mean squared difference of the probabilities
     differing: float = 0.0  # share of rows that differ by 0.2 or more
     shift: float = 0.0  # mean difference, judged minus reference
+    drift: float = 0.0  # how far one's probabilities are spread otherwise than the other's
     empty: dict[str, float] = {}
 
 
@@ -38,8 +41,22 @@ def expect(judged: Floats, reference: Floats, raw: Floats, names: Sequence[str])
         squared=float((difference**2).mean()),
         differing=float((np.abs(difference) >= DIFFERS).mean()),
         shift=float(difference.mean()),
+        drift=stability_index(_tenths(judged), _tenths(reference)),
         empty=dict(zip(names, is_empty(raw).mean(axis=0).tolist(), strict=True)),
     )
+
+
+def stability_index(counts: Sequence[float], others: Sequence[float]) -> float:
+    """The population stability index of two histograms, half a row added to each bin so that an empty one is finite."""
+    shares, theirs = (
+        [(count + 0.5) / (sum(each) + len(each) / 2) for count in each] for each in (counts, others)
+    )
+    return math.fsum((one - other) * math.log(one / other) for one, other in zip(shares, theirs, strict=True))
+
+
+def _tenths(probabilities: Floats) -> list[float]:
+    found: list[float] = np.histogram(probabilities, bins=TENTHS, range=(0.0, 1.0))[0].tolist()
+    return found
 
 
 def is_empty(raw: Floats) -> Floats:

@@ -37,7 +37,7 @@ from enum import StrEnum
 from msgspec import Struct
 from msgspec.structs import replace
 
-from models.expectation import DIFFERS, Expected
+from models.expectation import DIFFERS, TENTHS, Expected, stability_index
 from models.observations import SCORE_STEPS, diff_edges, ms_edge, steps
 from models.rollout import Stage
 from models.sequential import log_wealth, spent
@@ -94,7 +94,7 @@ class GuardPolicy(Struct, frozen=True, kw_only=True):
     shift: float = 0.03
     most_shift: float = 0.10
     more_empty: float = 0.15  # share of rows in which an input is 0 or not known
-    drift: float = 0.25  # population stability index from which a rollout waits
+    drift: float = 0.25  # population stability index beyond what is expected from which a rollout waits
 
 
 MOST_EMPTY = 0.9  # an input that is mostly empty tells nothing by being so
@@ -202,14 +202,15 @@ def judge(
     evidence = weigh(counts, labels, stage, epoch, policy, expected or Expected())
     breached = [one for one in evidence if one.counts and one.wealth >= one.needed and _enough(one, policy)]
     breaches = state.breaches + 1 if breached else 0
-    drift = stability_index(counts)
+    known = expected or Expected()
+    drift = drift_of(counts)
     held = _held(state, evidence, policy)
     after = GuardState(breaches=breaches, held=held)
     decision, reason = Decision.GO, "all signals are within their limits"
     if breached:
         decision = Decision.BREACH if breaches >= policy.looks else Decision.HOLD
         reason = "; ".join(_said(one) for one in breached)
-    elif waits := _waits_for(counts, held, drift, policy):
+    elif waits := _waits_for(counts, held, drift, policy, known):
         decision, reason = Decision.HOLD, waits
     p99_ms = {arm: _p99_ms(counts, f"ms_{arm}") for arm in ("judged", "reference")}
     return Verdict(decision=decision, reason=reason, evidence=evidence, drift=drift, p99_ms=p99_ms), after
@@ -258,20 +259,16 @@ def weigh(
     ]
 
 
-def stability_index(counts: Mapping[str, int]) -> float | None:
-    """How far the judged model's probabilities are spread otherwise than the reference's; None: nothing seen.
-
-    The population stability index over ten bins, half a row added to each so that an empty one is finite.
-    """
-    bins: dict[str, list[float]] = {}
+def drift_of(counts: Mapping[str, int]) -> float | None:
+    """How far the judged model's probabilities are spread otherwise than the reference's; None: too little seen."""
+    tenths: dict[str, list[float]] = {}
     for arm in ("judged", "reference"):
-        bins[arm] = [0.5] * (SCORE_STEPS // 2)
+        tenths[arm] = [0.0] * TENTHS
         for step, count in steps(counts, arm):
-            bins[arm][step // 2] += count
-    if sum(bins["judged"]) < SCORE_STEPS:
+            tenths[arm][step * TENTHS // SCORE_STEPS] += count
+    if sum(tenths["judged"]) < SCORE_STEPS:
         return None
-    judged, reference = ([value / sum(bins[arm]) for value in bins[arm]] for arm in ("judged", "reference"))
-    return math.fsum((j - r) * math.log(j / r) for j, r in zip(judged, reference, strict=True))
+    return stability_index(tenths["judged"], tenths["reference"])
 
 
 def _plain(signal: Signal, values: list[tuple[float, int]], limit: float, needed: float) -> Evidence:
@@ -337,13 +334,15 @@ def _held(state: GuardState, evidence: list[Evidence], policy: GuardPolicy) -> b
     return most >= (policy.settled if state.held else policy.suspicious)
 
 
-def _waits_for(counts: Mapping[str, int], held: bool, drift: float | None, policy: GuardPolicy) -> str:
+def _waits_for(
+    counts: Mapping[str, int], held: bool, drift: float | None, policy: GuardPolicy, known: Expected
+) -> str:
     rows, calls = (sum(count for _, count in steps(counts, name)) for name in ("diff", "error"))
     if rows < policy.least_rows or calls < policy.least_calls:
         return f"too little seen: {rows} rows of {policy.least_rows}, {calls} calls of {policy.least_calls}"
     if held:
         return "a signal is suspicious"
-    if drift is not None and drift >= policy.drift:
+    if drift is not None and drift >= policy.drift + EXPECTED_TIMES * known.drift:
         return f"probabilities are spread otherwise than the reference's (index {drift:.2f})"
     return ""
 

@@ -25,6 +25,18 @@ def test_what_is_expected_of_two_models() -> None:
     assert is_empty(RAW).sum() == 3
 
 
+def test_probabilities_spread_otherwise_are_told_from_the_same() -> None:
+    chance = np.random.default_rng(1)
+    some, others = chance.beta(1.2, 2.0, 500), chance.beta(1.2, 2.0, 500)
+    known = [
+        expect(judged, some, np.zeros((500, 1)), ("days",)).drift
+        for judged in (some, others, 0.5 * some + 0.25)
+    ]
+    assert known[0] == pytest.approx(0.0)
+    assert known[0] < known[1] < 0.1
+    assert known[2] > 0.5
+
+
 def test_a_sample_is_spread_over_all_rows() -> None:
     rows = np.arange(4_000.0)[:, None]
     found = sample(rows)

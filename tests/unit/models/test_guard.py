@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from models.expectation import Expected
-from models.guard import Decision, GuardPolicy, GuardState, Signal, Verdict, epoch_of, judge, stability_index
+from models.guard import Decision, GuardPolicy, GuardState, Signal, Verdict, drift_of, epoch_of, judge
 from models.observations import Observations
 from models.rollout import Stage
 from models.sequential import log_wealth, spent
@@ -222,12 +222,14 @@ def test_what_the_tests_may_spend_adds_up() -> None:
 
 
 def test_drift_is_told_and_waits() -> None:
-    assert stability_index({}) is None
+    assert drift_of({}) is None
     counts = observe(lambda p: min(0.99, max(0.01, p + (0.04 if p > 0.3 else -0.04))))
-    found = stability_index(counts)
+    found = drift_of(counts)
     assert found is not None
     policy = msgspec.structs.replace(POLICY, drift=found / 2)
     assert judge(counts, {}, Stage.SHADOW, 1, GuardState(), policy)[0].decision is Decision.HOLD
+    known = msgspec.structs.replace(EXPECTED, drift=found)
+    assert judge(counts, {}, Stage.SHADOW, 1, GuardState(), policy, known)[0].decision is Decision.GO
 
 
 def test_counts_from_several_replicas_add_up() -> None:
