@@ -6,7 +6,7 @@ BIN := .venv/bin
 export RAY_ENABLE_UV_RUN_RUNTIME_ENV := 0
 export UV_PYTHON_DOWNLOADS := automatic
 
-.PHONY: help demo test check bench bench-routing verify-routing verify-rollout bench-serving setup clean
+.PHONY: help demo test check bench bench-routing bench-peers bench-features bench-serving verify-routing verify-rollout setup clean
 
 help: ## What can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -26,11 +26,17 @@ check: .venv/.synced ## Format, lint, types, import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: .venv/.synced ## Every benchmark, one JSON line each
+bench: .venv/.synced ## Both benchmarks of ours, one JSON line each
 	$(BIN)/python -m benchmarks
 
 bench-routing: .venv/.synced ## Notifications end to end, and the floor below them: one JSON line
 	@$(BIN)/python -m benchmarks.routing --seconds 30
+
+bench-peers: .venv/.synced ## The same job on Celery, Dramatiq, taskiq, BullMQ and ours: one JSON line
+	@$(BIN)/python -m benchmarks.peers
+
+bench-features: .venv/.synced ## The feature store beside Feast (installed on first use): one JSON line
+	@$(BIN)/python -m benchmarks.features --seconds 20
 
 verify-routing: .venv/.synced ## Break everything under load and account for every receipt: one JSON line
 	@$(BIN)/python -m verification
@@ -48,12 +54,12 @@ setup: .venv/.synced ## Only make the environment
 	@set -e; \
 	if command -v uv >/dev/null 2>&1; then uv=uv; \
 	else \
-	  test -x .uv/bin/uv || { echo "installing uv into .uv"; $(PYTHON) -m venv .uv && .uv/bin/pip install -q 'uv>=0.9'; }; \
+	  test -x .uv/bin/uv || { echo "installing uv into .uv" >&2; $(PYTHON) -m venv .uv && .uv/bin/pip install -q 'uv>=0.9'; }; \
 	  uv=.uv/bin/uv; \
 	fi; \
-	echo "installing what the lock file names into .venv"; \
+	echo "installing what the lock file names into .venv" >&2; \
 	$$uv sync --frozen --quiet; \
 	touch .venv/.synced
 
-clean: ## Remove the environment and caches
-	rm -rf .venv .uv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist
+clean: ## Remove the environments and caches
+	rm -rf .venv .uv .peers .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist

@@ -13,13 +13,17 @@ import gc
 import logging
 import os
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
 
 import msgspec
 import uvloop
+from redis import asyncio as aioredis
 
-from features.store import FeatureStore, Shard
+from features.freshening import Freshener
+from features.landing import Lander, open_archive
+from features.moments import Moments
+from features.shard import Shard
 from routing.channels.configured import configured_channels
 from routing.fallback import Fallback
 from routing.late import LateDeliveries, LatePolicy
@@ -35,7 +39,7 @@ from routing.stages.quiet_hours import QuietHours
 from routing.stages.throttle import Throttle
 from tocsin.clock import Clock, SystemClock
 from tocsin.consumer import Consumer, ConsumerPolicy, ConsumerState, Handler
-from tocsin.lanes import Lane
+from tocsin.lanes import Lane, partition_of
 from tocsin.leases import LeasePolicy, Leases
 from tocsin.resilience.breakers import Breakers, ChannelGuard
 from tocsin.resilience.retry import RetryPolicy
@@ -43,6 +47,7 @@ from tocsin.schemas import LaneName
 from tocsin.settings import Settings
 from tocsin.storage.connect import CONSUME_TIMEOUT_S, connect, resolve_url
 from tocsin.storage.servers import Servers
+from tocsin.telemetry.reports import Reports, faults_of
 
 log = logging.getLogger(__name__)
 
@@ -75,13 +80,21 @@ POLICIES: dict[LaneName, LanePolicy] = {
         retry=RetryPolicy(max_attempts=6, base_s=1.0, cap_s=60.0),
     ),
     LaneName.P2: LanePolicy(
-        consumer=ConsumerPolicy(unit_entries=4, read_entries=8, concurrency=8, promote_every_s=1.0),
+        consumer=ConsumerPolicy(unit_entries=4, read_entries=8, concurrency=16, promote_every_s=1.0),
         lease=LeasePolicy(),
         retry=RetryPolicy(max_attempts=5, base_s=2.0, cap_s=120.0, patience_s=21_600.0),
     ),
     LaneName.ACTIVITY: LanePolicy(
-        # One unit at a time: a history has one writer.
-        consumer=ConsumerPolicy(unit_entries=16, read_entries=16, concurrency=1, promote_every_s=60.0),
+        # One unit at a time: a history has one writer. Large units, whatever the size of blocks: under load an
+        # advertiser's events share its cost. Two MiB are some 25,000 events and half a second.
+        consumer=ConsumerPolicy(
+            unit_entries=1024,
+            unit_bytes=2 * 1024 * 1024,
+            read_entries=256,
+            concurrency=1,
+            promote_every_s=60.0,
+            read_every_s=0.1,
+        ),
         lease=LeasePolicy(),
         retry=RetryPolicy(max_attempts=1, base_s=1.0, cap_s=1.0),
     ),
@@ -117,6 +130,8 @@ class PoolMember:
         self._clock: Clock = SystemClock()
         self._consumer: Consumer | None = None
         self._leases: Leases | None = None
+        self._shard: Shard | None = None
+        self._freshener: Freshener | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._started: Future[None] = Future()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -144,6 +159,18 @@ class PoolMember:
                 self._loop.call_soon_threadsafe(self._consumer.stop)
         self._thread.join(timeout=timeout_s)
         return not self._thread.is_alive()
+
+    def remembered(self, advertiser_ids: Sequence[str]) -> list[tuple[bytes | None, float | None]]:
+        """For when storage is down: the last known history of each advertiser, encoded, with the time (epoch
+        seconds) up to which its partition was known to be applied. Only a feature shard remembers any.
+        """
+        if self._shard is None or self._freshener is None:
+            return [(None, None)] * len(advertiser_ids)
+        marks, partitions = self._freshener.marks, self._settings.partitions(self._lane)
+        return [
+            (body, marks.get(partition_of(name, partitions)))
+            for name, body in zip(advertiser_ids, self._shard.remembered(advertiser_ids), strict=True)
+        ]
 
     def _run(self) -> None:
         # Blocks hold thousands of small acyclic records at once; walking them over and over finds nothing.
@@ -179,24 +206,27 @@ class PoolMember:
             policy=policy.lease,
             clock=self._clock,
         )
-        handler, close = self._handler(lane, servers, policy)
-        self._consumer = Consumer(lane, leases, handler, policy=policy.consumer, clock=self._clock)
+        handler, close = self._handler(lane, servers, policy, leases)
+        consumer = self._consumer = Consumer(lane, leases, handler, policy=policy.consumer, clock=self._clock)
         self._leases, self._loop = leases, asyncio.get_running_loop()
+        reports = Reports(control, lane.keys.reports, lambda: faults_of(consumer, lane, handler))
+        telling = asyncio.create_task(reports.run())
         self._started.set_result(None)
         try:
-            await self._consumer.run()
+            await consumer.run()
         finally:
+            telling.cancel()
+            await asyncio.gather(telling, return_exceptions=True)
             await close()
             await servers.aclose()
             await control.aclose()
 
     def _handler(
-        self, lane: Lane, servers: Servers, policy: LanePolicy
+        self, lane: Lane, servers: Servers, policy: LanePolicy, leases: Leases
     ) -> tuple[Handler, Callable[[], Awaitable[None]]]:
         client = servers.main
         if self._lane is LaneName.ACTIVITY:
-            store = FeatureStore(client, namespace=self._settings.namespace)
-            return Shard(store, client, lane.keys), _nothing
+            return self._shard_handler(lane, client, leases)
         settings, namespace = self._settings, self._settings.namespace
         breakers = Breakers(client, namespace, self._clock, holder=self._name)
         sharing = asyncio.create_task(breakers.run())
@@ -228,6 +258,40 @@ class PoolMember:
 
         return Router(stages, ledger, lane.keys, self._clock, late=late), close
 
+    def _shard_handler(
+        self, lane: Lane, client: aioredis.Redis, leases: Leases
+    ) -> tuple[Handler, Callable[[], Awaitable[None]]]:
+        settings = self._settings
+        shard = Shard(
+            client,
+            lane.keys,
+            namespace=settings.namespace,
+            partitions=lane.partitions,
+            as_of=settings.as_of,
+            clock=self._clock,
+        )
+        freshener = Freshener(
+            shard.store,
+            client,
+            lane.keys,
+            held=leases.held,
+            partitions=lane.partitions,
+            moments=Moments(settings.as_of, shard.store.latest, self._clock),
+            clock=self._clock,
+        )
+        lander = Lander(
+            client,
+            shard.store.keys,
+            archive=lambda: open_archive(settings.archive),
+            held=leases.held,
+            clock=self._clock,
+        )
+        self._shard, self._freshener = shard, freshener
+        beside = [asyncio.create_task(freshener.run()), asyncio.create_task(lander.run())]
 
-async def _nothing() -> None:
-    return None
+        async def close() -> None:
+            for task in beside:
+                task.cancel()
+            await asyncio.gather(*beside, return_exceptions=True)
+
+        return shard, close

@@ -6,9 +6,9 @@ import sys
 import traceback
 from collections.abc import Callable
 
-from benchmarks import routing, serving
+from benchmarks import fairness, routing, serving
 
-MEMBERS: tuple[Callable[[list[str] | None], int], ...] = (routing.main, serving.main)
+MEMBERS: tuple[Callable[[list[str] | None], int], ...] = (routing.main, fairness.main, serving.main)
 
 
 def main(argv: list[str] | None = None) -> int:

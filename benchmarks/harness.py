@@ -49,12 +49,12 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     seed: int
 
 
-def parse(name: str, description: str, argv: Sequence[str] | None = None) -> Options:
+def parse(
+    name: str, description: str, argv: Sequence[str] | None = None, *, seconds: float = DEFAULT_S
+) -> Options:
     """Read the arguments every member takes; exits with status 2 where they make no sense."""
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=description)
-    parser.add_argument(
-        "--seconds", type=_seconds, help=f"length of the measured part (default {DEFAULT_S:g})"
-    )
+    parser.add_argument("--seconds", type=_seconds, help=f"length of the measured part (default {seconds:g})")
     parser.add_argument(
         "--quick", action="store_true", help=f"a smoke run of {QUICK_S:g} s: does it work at all?"
     )
@@ -62,7 +62,7 @@ def parse(name: str, description: str, argv: Sequence[str] | None = None) -> Opt
         "--seed", type=int, default=DEFAULT_SEED, help="of made-up data (default %(default)s)"
     )
     found = parser.parse_args(argv)
-    default_s = QUICK_S if found.quick else DEFAULT_S
+    default_s = QUICK_S if found.quick else seconds
     return Options(seconds=found.seconds or default_s, quick=found.quick, seed=found.seed)
 
 
@@ -119,8 +119,8 @@ def _cpu_model() -> str:
 def report(name: str, figures: Figures, options: Options, out: TextIO) -> None:
     """Print the result: one line of JSON."""
     line = {
-        "benchmark": name,
         **figures,
+        "benchmark": name,
         "run": msgspec.to_builtins(options),
         "machine": machine(),
     }
@@ -132,9 +132,19 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def run(name: str, description: str, measure: Measure, argv: Sequence[str] | None = None) -> int:
-    """One member from its arguments to its line. Returns the exit status: 1 where something was lost."""
-    options = parse(name, description, argv)
+def run(
+    name: str,
+    description: str,
+    measure: Measure,
+    argv: Sequence[str] | None = None,
+    *,
+    seconds: float = DEFAULT_S,
+) -> int:
+    """One member from its arguments to its line. Returns the exit status: 1 where something was lost.
+
+    `seconds` is the length of the measured part where the arguments name none.
+    """
+    options = parse(name, description, argv, seconds=seconds)
     with reserved_stdout() as out, obeying_sigterm():
         with workspace() as settings:
             figures = measure(settings, options)

@@ -12,22 +12,33 @@ from tocsin.schemas import Envelope, Notification
 
 BLOCK_RECORDS = 500
 BLOCKS = 16  # different ones, sent round and round
+WEBHOOK_EVERY = 100
 
 _WORDS = ("meeting", "bridge", "garden", "water", "delivery", "school", "road", "clinic", "market", "power")
 _encode = msgspec.msgpack.Encoder().encode
 
 
-def p2_bodies(seed: int) -> list[list[tuple[str, bytes]]]:
-    """`BLOCKS` blocks of `BLOCK_RECORDS` reminders, each a recipient and an encoded envelope."""
+def p2_bodies(seed: int, webhook_url: str = "") -> list[list[tuple[str, bytes]]]:
+    """`BLOCKS` blocks of `BLOCK_RECORDS` reminders, each a recipient and an encoded envelope.
+
+    With a `webhook_url`, one in `WEBHOOK_EVERY` goes there instead of to the sink.
+    """
     chance = random.Random(seed)  # noqa: S311 (nothing secret)
     now = time.time()
-    return [[_reminder(chance, now) for _ in range(BLOCK_RECORDS)] for _ in range(BLOCKS)]
+    return [
+        [
+            _reminder(chance, now, "" if number % WEBHOOK_EVERY else webhook_url)
+            for number in range(BLOCK_RECORDS)
+        ]
+        for _ in range(BLOCKS)
+    ]
 
 
-def _reminder(chance: random.Random, now: float) -> tuple[str, bytes]:
+def _reminder(chance: random.Random, now: float, webhook_url: str) -> tuple[str, bytes]:
     recipient = f"subscriber-{chance.randrange(100_000)}"
     words = " ".join(chance.choices(_WORDS, k=8))
-    note = _notification("reminder", f"Reminder: {words}", recipient, "", now, channel="sink")
+    channel = "webhook" if webhook_url else "sink"
+    note = _notification("reminder", f"Reminder: {words}", recipient, "", now, channel, webhook_url)
     return recipient, _encode(Envelope(note))
 
 
@@ -39,7 +50,13 @@ def p0_record(number: int, partitions: int, now: float) -> Record:
 
 
 def _notification(
-    kind: str, title: str, recipient: str, alert_type: str, now: float, channel: str = "log"
+    kind: str,
+    title: str,
+    recipient: str,
+    alert_type: str,
+    now: float,
+    channel: str = "log",
+    webhook_url: str = "",
 ) -> Notification:
     return Notification(
         type=kind,
@@ -50,7 +67,7 @@ def _notification(
         body="",
         source="bench",
         channels=(channel,),
-        webhook_url="",
+        webhook_url=webhook_url,
         expires_at=0.0,
         dedup_key="",
         data={},

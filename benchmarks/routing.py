@@ -11,10 +11,12 @@ In the same run, before and after, on the same server with the same payloads: th
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import ExitStack
+from typing import Any
 
 import msgspec
 import psutil
@@ -27,7 +29,7 @@ from tocsin.lanes import Lane
 from tocsin.schemas import LaneName
 from tocsin.settings import Settings
 from tocsin.storage.connect import connect, resolve_url
-from tocsin.storage.embedded import EmbeddedServer
+from tocsin.storage.embedded import EmbeddedServer, Endpoint
 
 P0_PER_S = 50.0
 MAX_RECORDS = 400_000_000  # of one flood
@@ -42,6 +44,9 @@ POLL_S = 0.02
 RSS_EVERY_S = 0.2
 MIB = 1024 * 1024
 P2_ROUTER = "router-p2-0"
+
+# Settings, options, the loader, the bare reader and the processes watched, to figures.
+Plan = Callable[[Settings, Options, Worker, Worker, Mapping[str, int]], Coroutine[Any, Any, Figures]]
 
 
 class Rss(msgspec.Struct, frozen=True):
@@ -116,7 +121,7 @@ class Bench:
         before = self._cpu_s()
         sent = await self._send_p2(seconds, target)
         sent_all.set()
-        drained_at = await self._drained(LaneName.P2)
+        drained_at = await self._drained(LaneName.P2, retried=target is not workers.Target.HANGING)
         cpu_s = self._cpu_since(before)
         watching.cancel()
         accepted_at = await beside
@@ -159,12 +164,17 @@ class Bench:
         self._load.tell(order)
         return await asyncio.to_thread(self._load.hear, workers.Flooded, timeout_s=seconds + DRAIN_S)
 
-    async def _drained(self, name: LaneName) -> float:
-        """When nothing waited in a lane any more (monotonic), or the deadline, where something still does."""
+    async def _drained(self, name: LaneName, *, retried: bool = True) -> float:
+        """When nothing waited in a lane any more (monotonic), or the deadline, where something still does.
+
+        Args:
+            name: The lane.
+            retried: Retries count as waiting.
+        """
         deadline = time.monotonic() + DRAIN_S
         while time.monotonic() < deadline:
             depth = await self.lanes[name].depth()
-            if not (depth.blocks or depth.retrying):
+            if not (depth.blocks or (retried and depth.retrying)):
                 break
             await asyncio.sleep(POLL_S)
         return time.monotonic()
@@ -209,9 +219,34 @@ async def measure_lanes(
         scattered = await bench.flood(part_s, workers.Target.SCATTERED)
         say(f"routing: the bare loop again for {part_s:.1f} s")
         floors.append(await bench.bare_loop(part_s))
-        return speeds(flow, scattered, floors) | await outcomes(
+        figures = speeds(flow, scattered, floors) | await outcomes(
             bench, settings, warm_up, idle, [flow, scattered]
         )
+        say(
+            f"routing: the same flood, one in a hundred to a provider that hangs, for {options.seconds:.1f} s"
+        )
+        hanging = await beside_a_provider_that_hangs(bench, options.seconds, figures)
+        return figures | {"hanging": hanging, "lost": figures["lost"] + hanging["lost"]}
+    finally:
+        await client.aclose()
+
+
+async def measure_flood(
+    settings: Settings, options: Options, load: Worker, bare: Worker, watched: Mapping[str, int]
+) -> Figures:
+    """One flood with P0 beside it and nothing else: what peers are held against."""
+    client = connect(resolve_url(settings), timeout_s=PATIENCE_S)
+    try:
+        bench = Bench(client, settings, load, bare, watched)
+        warm_up = await bench.send_p0(WARM_UP_S)
+        load_1m = round(os.getloadavg()[0], 2)
+        flow = await bench.flood(options.seconds, workers.Target.BLOCKS, p0=True)
+        figures = {
+            "load_1m": load_1m,
+            "delivered_per_s": round(flow.per_s),
+            "cores_used": {name: round(used / flow.took_s, 2) for name, used in flow.cpu_s.items()},
+        }
+        return figures | await outcomes(bench, settings, warm_up, {}, [flow])
     finally:
         await client.aclose()
 
@@ -271,12 +306,37 @@ async def outcomes(
     }
 
 
+async def beside_a_provider_that_hangs(bench: Bench, seconds: float, without: Figures) -> Figures:
+    """The flood again: what it costs everybody else that one provider never answers."""
+    lane = bench.lanes[LaneName.P2]
+    before = await evidence.accounted(bench.client, lane)
+    flow = await bench.flood(seconds, workers.Target.HANGING, p0=True)
+    waiting = (await lane.depth()).retrying
+    finished = await evidence.accounted(bench.client, lane) - before
+    latencies = await evidence.latencies_ms(bench.client, bench.lanes[LaneName.P0], flow.p0_accepted_at)
+    p0_ms = harness.summary_ms(list(latencies.values()))
+    return {
+        "delivered_per_s": round(finished / flow.took_s),
+        "ratio_to_flood": round(finished / flow.took_s / without["delivered_per_s"], 3),
+        "p0_ms": p0_ms,
+        "p0_p99_to_flood": round(p0_ms["p99"] / without["p0_ms"]["flood"]["p99"], 2),
+        "parked": waiting,
+        "lost": max(0, flow.sent.records - finished - waiting),
+    }
+
+
 def measure(settings: Settings, options: Options) -> Figures:
     """Start a server and processes, measure, stop them."""
+    settings = msgspec.structs.replace(settings, webhook_allow_private=True)
     with ExitStack() as stack:
         server = EmbeddedServer(settings.data_path, say)
         stack.callback(server.stop)
-        endpoint = server.start()
+        return measure_on(server.start(), settings, options, measure_lanes)
+
+
+def measure_on(endpoint: Endpoint, settings: Settings, options: Options, plan: Plan) -> Figures:
+    """Start the processes on a server that runs, carry out a plan, stop them."""
+    with ExitStack() as stack:
         routers = {
             f"router-{lane}-{number}": stack.enter_context(
                 Worker(workers.member, f"router-{lane}-{number}", lane.value, settings)
@@ -284,13 +344,14 @@ def measure(settings: Settings, options: Options) -> Figures:
             for lane in (LaneName.P0, LaneName.P2)
             for number in range(settings.pool_size(lane))
         }
-        load = stack.enter_context(Worker(workers.loader, settings, options.seed))
+        hanging_url = stack.enter_context(Worker(workers.hanging_provider)).hear(str, timeout_s=START_S)
+        load = stack.enter_context(Worker(workers.loader, settings, options.seed, hanging_url))
         bare = stack.enter_context(Worker(workers.bare_reader, settings))
         for worker in (*routers.values(), load, bare):
             worker.hear(str, timeout_s=START_S)
         watched = {name: worker.pid for name, worker in routers.items()}
         watched |= {"loader": load.pid, "bare-reader": bare.pid, "server": endpoint.pid}
-        return asyncio.run(measure_lanes(settings, options, load, bare, watched))
+        return asyncio.run(plan(settings, options, load, bare, watched))
 
 
 def measure_all(settings: Settings, options: Options) -> Figures:

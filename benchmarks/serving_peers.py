@@ -25,12 +25,13 @@ from fastapi import FastAPI, HTTPException
 from starlette.requests import Request
 
 from benchmarks.harness import hear, tell
-from features.tiles import decode
-from features.vectors import compute
+from features.answers import vector_of
+from features.online import Question
 from models.matrix import Vector, calibrate, scale, to_raw
 from models.registry import TRUSTED_TYPES, Registry
 from tocsin.keys import FeatureKeys
 from tocsin.ports import free_port
+from tocsin.schemas import LaneName
 from tocsin.settings import Settings
 from tocsin.storage.connect import connect, resolve_url
 
@@ -70,18 +71,27 @@ class Reads:
     def __init__(self, settings: Settings, as_of: float) -> None:
         self._client: Any = connect(resolve_url(settings), timeout_s=5.0)
         self._keys = FeatureKeys(settings.namespace)
+        self._partitions = settings.partitions(LaneName.ACTIVITY)
         self._as_of = as_of
 
     async def one_by_one(self, advertiser_id: str) -> Vector | None:
-        """When it was last seen, then its history: a read each."""
-        if await self._client.zscore(self._keys.advertisers, advertiser_id) is None:
-            return None
-        return await self.at_once(advertiser_id)
+        """How far the shards are, then each view: a read each."""
+        question = self._question(advertiser_id)
+        return await self._finish(question, [await self._client.get(key) for key in question.keys()])  # noqa: SIM118 (no dict)
 
     async def at_once(self, advertiser_id: str) -> Vector | None:
         """In one read."""
-        body = await self._client.get(self._keys.history(advertiser_id))
-        return compute(decode(body), self._as_of) if body else None
+        question = self._question(advertiser_id)
+        return await self._finish(question, await self._client.mget(question.keys()))
+
+    def _question(self, advertiser_id: str) -> Question:
+        return Question(self._keys, [advertiser_id], partitions=self._partitions, as_of=self._as_of)
+
+    async def _finish(self, question: Question, bodies: list[bytes | None]) -> Vector | None:
+        if missing := question.take(bodies):  # no vector of this moment is stored
+            question.take_histories(await self._client.mget([self._keys.history(name) for name in missing]))
+        vector = vector_of(question.finish(), 0)
+        return None if vector["days_since_last_campaign"] is None else vector
 
 
 def fastapi_server(pipe: Connection, settings: Settings, as_of: float) -> None:

@@ -52,6 +52,7 @@ class Target(StrEnum):
     SCATTERED = (
         "scattered"  # the lane; each record to its recipient's partition, as HTTP does: an entry a partition
     )
+    HANGING = "hanging"  # blocks of which one record in a hundred goes to a provider that never answers
     BARE = "bare"  # one stream without a lane
 
 
@@ -74,16 +75,35 @@ class Flooded(msgspec.Struct, frozen=True, kw_only=True):
     burst_s: float
 
 
-def loader(pipe: Connection, settings: Settings, seed: int) -> None:
+def hanging_provider(pipe: Connection) -> None:
+    """Tell a URL, and let whoever calls there wait, until the pipe closes."""
+    asyncio.run(_hang(pipe))
+
+
+async def _hang(pipe: Connection) -> None:
+    async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.read(65_536):  # until the caller gives up
+            pass
+        writer.close()
+
+    server = await asyncio.start_server(take, "127.0.0.1", 0)
+    tell(pipe, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/never")
+    with contextlib.suppress(EOFError):
+        await asyncio.to_thread(hear, pipe, str)
+    server.close()
+
+
+def loader(pipe: Connection, settings: Settings, seed: int, hanging_url: str) -> None:
     """Carry out floods (`Flood` in, `Flooded` out) until the pipe closes."""
-    uvloop.run(_load(pipe, settings, seed))
+    uvloop.run(_load(pipe, settings, seed, hanging_url))
 
 
-async def _load(pipe: Connection, settings: Settings, seed: int) -> None:
+async def _load(pipe: Connection, settings: Settings, seed: int, hanging_url: str) -> None:
     client = connect(resolve_url(settings), timeout_s=WRITE_TIMEOUT_S)
     targets = {
-        Target.BLOCKS: _onto_lane(client, settings, seed, scatter=False),
-        Target.SCATTERED: _onto_lane(client, settings, seed, scatter=True),
+        Target.BLOCKS: _onto_lane(client, settings, p2_bodies(seed), scatter=False),
+        Target.SCATTERED: _onto_lane(client, settings, p2_bodies(seed), scatter=True),
+        Target.HANGING: _onto_lane(client, settings, p2_bodies(seed, hanging_url), scatter=False),
         Target.BARE: _onto_bare_stream(client, seed),
     }
     tell(pipe, "ready")
@@ -98,7 +118,9 @@ async def _load(pipe: Connection, settings: Settings, seed: int) -> None:
         await client.aclose()
 
 
-def _onto_lane(client: aioredis.Redis, settings: Settings, seed: int, *, scatter: bool) -> tuple[Put, Depth]:
+def _onto_lane(
+    client: aioredis.Redis, settings: Settings, bodies: list[list[tuple[str, bytes]]], *, scatter: bool
+) -> tuple[Put, Depth]:
     partitions = settings.partitions(LaneName.P2)
     lane = Lane.of(client, settings, LaneName.P2)
     blocks = [
@@ -106,7 +128,7 @@ def _onto_lane(client: aioredis.Redis, settings: Settings, seed: int, *, scatter
             Record(partition_of(recipient, partitions) if scatter else number % partitions, body)
             for recipient, body in block
         ]
-        for number, block in enumerate(p2_bodies(seed))
+        for number, block in enumerate(bodies)
     ]
 
     async def put(number: int) -> object:

@@ -7,11 +7,20 @@ from hashlib import blake2b
 _DIGEST_BYTES = 12
 
 
-def derive_event_id(advertiser_id: str, event_time: float, amount: float, kind: str) -> str:
+def derive_event_id(
+    advertiser_id: str,
+    event_time: float,
+    amount: float,
+    kind: str,
+    campaign_id: str = "",
+    currency: str = "",
+) -> str:
     """A stable id from what the event says: the same event has the same id wherever it enters.
 
-    24 hexadecimal digits. `event_time` is in epoch seconds. Only the id may hold a `|`, so no two events share
-    a text.
+    24 hexadecimal digits. `event_time` is in epoch seconds. Only the two ids may hold a `|`, the first and the last
+    of the text, so no two events share one.
     """
     text = f"{advertiser_id}|{float(event_time)!r}|{float(amount)!r}|{kind}"
+    if campaign_id or currency:
+        text += f"|{currency}|{campaign_id}"
     return blake2b(text.encode(), digest_size=_DIGEST_BYTES).hexdigest()

@@ -24,7 +24,16 @@ from tocsin.schemas import Activity
 __all__ = ["ImportBatch", "Reject", "SourceFormat", "count_rows", "detect", "read_activity", "write_rejects"]
 
 BATCH_ROWS = 2_000
-FIELDS: Final = ("advertiser_id", "event_time", "amount", "kind", "event_id")
+FIELDS: Final = (
+    "advertiser_id",
+    "event_time",
+    "amount",
+    "kind",
+    "event_id",
+    "campaign_id",
+    "currency",
+    "arrival",
+)
 REQUIRED: Final = ("advertiser_id", "event_time")
 GOOGLE_COLUMNS: Final = ("Advertiser_ID", "Week_Start_Date", "Spend_USD")
 _RAW_CHARS = 256
@@ -67,8 +76,9 @@ def read_activity(
 ) -> Iterator[ImportBatch]:
     """Read a Parquet or CSV file, batch by batch. `now` is in epoch seconds.
 
-    `mapping` gives the column of each field (`advertiser_id`, `event_time`, `amount`, `kind`, `event_id`; only
-    the first two are required); a field it leaves out is read from the column of its own name, if there is one.
+    `mapping` gives the column of each field (`advertiser_id`, `event_time`, `amount`, `kind`, `event_id`,
+    `campaign_id`, `currency`, `arrival`; only the first two are required); a field it leaves out is read from the
+    column of its own name, if there is one.
     None: the format is detected.
 
     Raises UnreadableFileError, before the first batch, where the file is not a table with rows and the columns

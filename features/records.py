@@ -19,6 +19,7 @@ KINDS = ("spend", "campaign")
 WEEK_S = 7 * DAY_S
 
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_CURRENCY: Final = re.compile(r"[A-Z]{3}")
 _NOT_UTF8: Final = re.compile(r"[\ud800-\udfff]")
 _SHOWN_CHARS = 40
 
@@ -26,7 +27,7 @@ _SHOWN_CHARS = 40
 def activity_of(values: Mapping[str, Any], columns: Mapping[str, str], now: float) -> Activity:
     """The activity a row of any table describes; `columns` maps each field to its column.
 
-    Without an event id, one is derived from the rest. Raises InvalidRecordError.
+    Without an event id, one is derived from the rest; without an arrival it is 0. Raises InvalidRecordError.
     """
 
     def cell(field: str) -> Any:
@@ -37,13 +38,18 @@ def activity_of(values: Mapping[str, Any], columns: Mapping[str, str], now: floa
     kind = kind_of(cell("kind"))
     unpaid = "amount" not in columns or (kind == "campaign" and _blank(cell("amount")))
     spend = 0.0 if unpaid else amount(cell("amount"), "amount")
+    campaign_id = "" if _blank(cell("campaign_id")) else identifier(cell("campaign_id"), "campaign_id")
+    currency = "" if _blank(cell("currency")) else currency_of(cell("currency"))
     given = cell("event_id")
     event_id = (
-        derive_event_id(advertiser_id, event_time, spend, kind)
+        derive_event_id(advertiser_id, event_time, spend, kind, campaign_id, currency)
         if _blank(given)
         else identifier(given, "event_id")
     )
-    return Activity(advertiser_id, event_time, spend, kind, event_id)
+    arrival = 0.0
+    if not _blank(cell("arrival")):
+        arrival = within_time(moment(cell("arrival"), "arrival"), "arrival", now)
+    return Activity(advertiser_id, event_time, spend, kind, event_id, campaign_id, currency, arrival)
 
 
 def weekly_activity_of(values: Mapping[str, Any], now: float) -> Activity:
@@ -132,6 +138,13 @@ def kind_of(value: Any) -> str:
     if value not in KINDS:
         raise _invalid("kind", f"{_shown(value)} is unknown", f"one of {', '.join(KINDS)}")
     return str(value)
+
+
+def currency_of(value: Any) -> str:
+    """An ISO 4217 code. Raises InvalidRecordError."""
+    if not isinstance(value, str) or not _CURRENCY.fullmatch(value):
+        raise _invalid("currency", f"{_shown(value)} is unknown", "three capital letters, as in EUR")
+    return value
 
 
 def _seconds(value: Any) -> float:

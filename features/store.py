@@ -1,39 +1,53 @@
-"""The feature store on Redis: one event log and one history an advertiser.
+"""The feature store's state on Redis, as its readers see it.
 
-    block ──► Shard.handle: what is new or restated? ──► histories ──► settle (events, histories, ack: one step)
-                                                               │
-    question ──────────────────────── MGET ◄───────────────────┘
+    block ──► Shard (features.shard): events, tiles and packed vectors, in one step with the acknowledgement
+                         │
+    question ── MGET vectors and watermarks (features.online) ──► what does not fit is computed from tiles and events
 
-An advertiser belongs to one partition and a partition to one shard at a time, so a history has one writer. An
-event that is already in the log with the same content changes nothing, so a block may be applied twice.
+An advertiser belongs to one partition of the activity lane, so its state has one writer at a time.
 """
 
 from __future__ import annotations
 
-import logging
-from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
-from typing import Any
+from datetime import datetime
+from typing import Any, Final
 
 import msgspec
 from redis import asyncio as aioredis
 from redis import exceptions as redis_errors
-from redis.asyncio.client import Pipeline
 
-from features.tiles import AdvertiserHistory, Change, apply, decode, encode
-from tocsin.consumer import Hold
-from tocsin.keys import FeatureKeys, LaneKeys
-from tocsin.lanes import Entry, Stage
-from tocsin.quarantine import stage_quarantine
-from tocsin.schemas import WIRE_VERSION, Activity, LaneName
+from features.definitions import DAY_S
+from features.tiles import History, decode, fold
+from tocsin.clock import to_epoch
+from tocsin.errors import InvalidRecordError
+from tocsin.keys import FeatureKeys
+from tocsin.schemas import Activity
 from tocsin.storage.connect import translate
 
-log = logging.getLogger(__name__)
-
 SCAN_PAGE = 200
-_activity = msgspec.msgpack.Decoder(Activity)
-_block = msgspec.msgpack.Decoder(list[Activity])
-_encode = msgspec.msgpack.Encoder().encode
+
+decode_activity: Final = msgspec.msgpack.Decoder(Activity).decode
+
+
+def fixed_moment(as_of: str) -> float | None:
+    """The moment a setting names, in epoch seconds; None for `now` and `latest`, which move."""
+    return None if as_of in {"now", "latest"} else to_epoch(msgspec.convert(as_of, datetime))
+
+
+def moment_after(newest: float) -> float:
+    """The midnight UTC after an event: what `latest` stands for."""
+    return (newest // DAY_S + 1) * DAY_S
+
+
+def read_history(body: bytes | None) -> tuple[History | None, bool]:
+    """A history from its bytes, and whether it has to be folded anew: another version of the platform wrote it."""
+    if not body:
+        return None, False
+    try:
+        return decode(body), False
+    except InvalidRecordError:
+        return None, True
 
 
 class FeatureStore:
@@ -48,8 +62,8 @@ class FeatureStore:
         self.keys = FeatureKeys(namespace)
         self._client = client
 
-    async def histories(self, advertiser_ids: Sequence[str]) -> list[AdvertiserHistory | None]:
-        """The history of each advertiser, None for one that is not known; one round trip.
+    async def histories(self, advertiser_ids: Sequence[str]) -> list[History | None]:
+        """The history of each advertiser, None for one that is not known; usually one round trip.
 
         Raises:
             StorageUnavailableError: the server does not answer.
@@ -57,12 +71,33 @@ class FeatureStore:
         if not advertiser_ids:
             return []
         try:
-            bodies: Any = await self._client.mget(
-                [self.keys.history(advertiser_id) for advertiser_id in advertiser_ids]
-            )
+            bodies: Any = await self._client.mget([self.keys.history(name) for name in advertiser_ids])
         except (redis_errors.RedisError, OSError) as error:
             raise translate(error) from error
-        return [decode(body) if body else None for body in bodies]
+        found = [read_history(body) for body in bodies]
+        old = [name for name, (_, refold) in zip(advertiser_ids, found, strict=True) if refold]
+        logs = dict(zip(old, await self.events_of(old), strict=True))
+        return [
+            fold(name, logs[name]) if refold else history
+            for name, (history, refold) in zip(advertiser_ids, found, strict=True)
+        ]
+
+    async def events_of(self, advertiser_ids: Sequence[str]) -> list[list[Activity]]:
+        """All events of each advertiser, each once, in no order; one round trip.
+
+        Raises:
+            StorageUnavailableError: the server does not answer.
+        """
+        if not advertiser_ids:
+            return []
+        try:
+            async with self._client.pipeline(transaction=False) as pipe:
+                for name in advertiser_ids:
+                    pipe.hvals(self.keys.events(name))
+                pages: list[list[bytes]] = await pipe.execute()
+        except (redis_errors.RedisError, OSError) as error:
+            raise translate(error) from error
+        return [[decode_activity(body) for body in page] for page in pages]
 
     async def latest(self) -> float | None:
         """The time of the newest event (epoch seconds), None for an empty store.
@@ -121,120 +156,5 @@ class FeatureStore:
         """
         ids = await self.advertisers(limit=2**31)
         for start in range(0, len(ids), SCAN_PAGE):
-            try:
-                async with self._client.pipeline(transaction=False) as pipe:
-                    for advertiser_id in ids[start : start + SCAN_PAGE]:
-                        pipe.hvals(self.keys.events(advertiser_id))
-                    pages: list[list[bytes]] = await pipe.execute()
-            except (redis_errors.RedisError, OSError) as error:
-                raise translate(error) from error
-            yield [_activity.decode(body) for page in pages for body in page]
-
-
-class Shard:
-    """The handler of the activity lane: keeps histories up to date.
-
-    Args:
-        store: For its keys.
-        client: The lane's server.
-        lane_keys: The lane's keys.
-    """
-
-    def __init__(self, store: FeatureStore, client: aioredis.Redis, lane_keys: LaneKeys) -> None:
-        self._keys = store.keys
-        self._client = client
-        self._lane_keys = lane_keys
-
-    async def handle(self, entries: Sequence[Entry], hold: Hold | None = None) -> Stage:
-        """Work out what the blocks change; what to write is settled together with their acknowledgement.
-
-        Raises:
-            StorageUnavailableError: the server does not answer.
-        """
-        entries = hold.begin() if hold else entries
-        incoming, unreadable = _by_advertiser(entries)
-        known = await self._known(incoming)
-        writes: list[tuple[str, dict[Any, Any], bytes, float]] = []
-        applied = repeated = 0
-        for advertiser_id, activities in incoming.items():
-            history, events = known[advertiser_id]
-            changes, current = _changes(activities, events)
-            applied += len(changes)
-            repeated += len(activities) - len(changes)
-            if changes:
-                updated = apply(history, changes)
-                fields: dict[Any, Any] = {
-                    event_id: _encode(activity) for event_id, activity in current.items()
-                }
-                newest = max(activity.event_time for activity in current.values())
-                writes.append((advertiser_id, fields, encode(updated), newest))
-
-        def stage(pipe: Pipeline) -> None:
-            for advertiser_id, fields, body, newest in writes:
-                pipe.hset(self._keys.events(advertiser_id), mapping=fields)
-                pipe.set(self._keys.history(advertiser_id), body)
-                pipe.zadd(self._keys.advertisers, {advertiser_id: newest}, gt=True)
-            for name, number in (
-                ("applied", applied),
-                ("repeated", repeated),
-            ):
-                if number:
-                    pipe.hincrby(self._lane_keys.counts, name, number)
-            stage_quarantine(pipe, self._lane_keys, unreadable)
-
-        return stage
-
-    async def _known(
-        self, incoming: dict[str, list[Activity]]
-    ) -> dict[str, tuple[AdvertiserHistory | None, dict[str, Activity]]]:
-        """The stored history of each advertiser and those of its stored events that arrive again."""
-        try:
-            async with self._client.pipeline(transaction=False) as pipe:
-                for advertiser_id, activities in incoming.items():
-                    pipe.get(self._keys.history(advertiser_id))
-                    pipe.hmget(
-                        self._keys.events(advertiser_id), [activity.event_id for activity in activities]
-                    )
-                answers: list[Any] = await pipe.execute()
-        except (redis_errors.RedisError, OSError) as error:
-            raise translate(error) from error
-        known: dict[str, tuple[AdvertiserHistory | None, dict[str, Activity]]] = {}
-        for advertiser_id, history, bodies in zip(incoming, answers[0::2], answers[1::2], strict=True):
-            stored = (_activity.decode(body) for body in bodies if body)
-            known[advertiser_id] = (
-                decode(history) if history else None,
-                {activity.event_id: activity for activity in stored},
-            )
-        return known
-
-
-def _by_advertiser(entries: Sequence[Entry]) -> tuple[dict[str, list[Activity]], list[Entry]]:
-    incoming: dict[str, list[Activity]] = defaultdict(list)
-    unreadable: list[Entry] = []
-    for entry in entries:
-        try:
-            activities = _block.decode(entry.block) if entry.version == WIRE_VERSION else None
-        except msgspec.MsgspecError:
-            activities = None
-        if activities is None:
-            log.error("%s block %s cannot be read; set aside", LaneName.ACTIVITY, entry.entry)
-            unreadable.append(entry)
-            continue
-        for activity in activities:
-            incoming[activity.advertiser_id].append(activity)
-    return incoming, unreadable
-
-
-def _changes(
-    activities: Sequence[Activity], events: dict[str, Activity]
-) -> tuple[list[Change], dict[str, Activity]]:
-    """What is new or restated, in order, and the resulting content of each changed event."""
-    changes: list[Change] = []
-    current: dict[str, Activity] = {}
-    for activity in activities:
-        before = current.get(activity.event_id) or events.get(activity.event_id)
-        if before == activity:
-            continue
-        changes.append((before, activity))
-        current[activity.event_id] = activity
-    return changes, current
+            for page in await self.events_of(ids[start : start + SCAN_PAGE]):
+                yield page

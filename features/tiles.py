@@ -1,93 +1,87 @@
-"""Windows that merge: an advertiser's activity as sums by UTC day.
+"""Tiles that merge: an advertiser's activity as small exact sums by hour, day and week.
 
-    changes ──► apply ──► AdvertiserHistory ◄──► merge
-                              tiles: one a day, the last HORIZON_DAYS behind the newest
-                              weeks: what is older, one sum a calendar week
+    events ──► fold ──► History ◄──► merge
+                          hours: the HOURS_KEPT up to the newest event's
+                          days:  the HORIZON_DAYS up to the newest event's (an hour is in its day as well)
+                          weeks: what is older, by calendar week
 
-Adding is exact: money is whole micros (millionths of the currency), so sums do not depend on order and a
-restated event is taken out again to the last digit. Histories therefore merge in any order to the same result.
+A history is a function of the *set* of events: order, repeats and lateness leave no trace. Money is whole micros
+(millionths of the currency) and every aggregate can be added, so histories of different events merge in any order to
+the same result. What cannot be taken out again (a minimum, a campaign) never has to be: where an event is restated,
+the history is folded anew from the event log.
 
-A tile's `last_event_time` is the latest ever seen on that day and is not taken back, because a maximum cannot be
-undone. A tile emptied by a restatement stays, with zero events, for the same reason; no feature counts it.
+Of an event id told more than once, the version that arrived last counts (`later`).
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from hashlib import blake2b
 from operator import attrgetter
 from typing import Final
 
 import msgspec
 from msgspec import Struct
 
-from features.definitions import DAY_S
+from features.definitions import DAY_S, HOUR_S
 from tocsin.errors import InvalidRecordError
 from tocsin.schemas import Activity
 
-HISTORY_VERSION = 1
+HISTORY_VERSION = 2
 HORIZON_DAYS = 730
+HOURS_KEPT = 48
 MICROS = 1_000_000
-_INT64_MAX = 2**63 - 1  # the widest integer MessagePack carries
+SKETCH_K = 64  # campaigns are counted exactly up to here
+INT64_MAX = 2**63 - 1  # the widest integer MessagePack carries; sums stop there
+_HASH_BITS = 64
 _DAYS_TO_SUNDAY = 4  # day 0, 1970-01-01, was a Thursday
-
-Change = tuple[Activity | None, Activity]
-"""What an event was before, where it is restated, and what it is now."""
 
 
 class Tile(Struct, frozen=True, array_like=True, gc=False):
-    """The activity of one UTC day (days since the epoch). Sums saturate at 9.2e12 in the currency."""
+    """The activity of one hour, day or calendar week: at least one event.
 
-    day: int
-    micros: int
+    `start` counts such hours, days or weeks from the epoch (see `day_of`, `hour_of`, `week_of`). `low` and `high` are
+    of single events. `campaigns` is a bottom-k sketch: the smallest SKETCH_K + 1 hashes, ascending.
+    """
+
+    start: int
     events: int
+    micros: int
+    low: int
+    high: int
     last_event_time: float
-
-    @property
-    def amount(self) -> float:
-        """Spend, in the currency of the source."""
-        return self.micros / MICROS
+    campaigns: tuple[int, ...] = ()
 
 
-class Week(Struct, frozen=True, array_like=True, gc=False):
-    """The activity of one calendar week beyond the horizon (see `week_of`)."""
-
-    week: int
-    micros: int
-    events: int
-
-
-class AdvertiserHistory(Struct, frozen=True, array_like=True, gc=False):
-    """All that features need to know of one advertiser. `tiles` and `weeks` ascend, without repeats."""
+class History(Struct, frozen=True, array_like=True, gc=False):
+    """All that features need to know of one advertiser. Tiles ascend, without repeats; `days` is never empty."""
 
     advertiser_id: str
-    tiles: tuple[Tile, ...] = ()
-    weeks: tuple[Week, ...] = ()
+    days: tuple[Tile, ...]
+    hours: tuple[Tile, ...]
+    weeks: tuple[Tile, ...] = ()
 
     @property
-    def lifetime_amount(self) -> float:
-        """Spend ever, in the currency of the source."""
-        return (sum(tile.micros for tile in self.tiles) + sum(week.micros for week in self.weeks)) / MICROS
-
-    @property
-    def lifetime_events(self) -> int:
-        """Events ever."""
-        return sum(tile.events for tile in self.tiles) + sum(week.events for week in self.weeks)
-
-    @property
-    def last_event_time(self) -> float | None:
-        """Of the newest day with activity, in epoch seconds; None where nothing is left within the horizon."""
-        return next((tile.last_event_time for tile in reversed(self.tiles) if tile.events > 0), None)
+    def newest_event_time(self) -> float:
+        """Of the newest event, in epoch seconds."""
+        return self.days[-1].last_event_time
 
 
-_day: Final = attrgetter("day")
+_start: Final = attrgetter("start")
 _encoder: Final = msgspec.msgpack.Encoder()
-_decoder: Final = msgspec.msgpack.Decoder(AdvertiserHistory)
+_decoder: Final = msgspec.msgpack.Decoder(History)
 
 
 def day_of(event_time: float) -> int:
     """The UTC day, counted from the epoch, of a moment in epoch seconds."""
     return int(event_time // DAY_S)
+
+
+def hour_of(event_time: float) -> int:
+    """The hour, counted from the epoch, of a moment in epoch seconds."""
+    return int(event_time // HOUR_S)
 
 
 def week_of(day: int) -> int:
@@ -100,91 +94,164 @@ def week_start(week: int) -> int:
     return 7 * week - _DAYS_TO_SUNDAY
 
 
-def apply(history: AdvertiserHistory | None, changes: Sequence[Change]) -> AdvertiserHistory:
-    """Add events to a history, and take out what they restate.
-
-    All changes are of one advertiser. Raises ValueError where they are not, or where there is neither a history
-    nor a change.
-    """
-    if not changes:
-        if history is None:
-            raise ValueError("no history and no change: nothing to tell the advertiser by")
-        return history
-    advertiser_id = changes[0][1].advertiser_id
-    days: dict[int, Tile] = {}
-    for previous, current in changes:
-        if current.advertiser_id != advertiser_id:
-            raise ValueError(f"changes of two advertisers: {advertiser_id} and {current.advertiser_id}")
-        if previous is not None:
-            _count(days, previous, -1)
-        _count(days, current, 1)
-    delta = AdvertiserHistory(advertiser_id, tuple(days[day] for day in sorted(days)))
-    return merge(history or AdvertiserHistory(advertiser_id), delta)
+def micros_of(amount: float) -> int:
+    """An amount in whole micros."""
+    return round(amount * MICROS)
 
 
-def merge(left: AdvertiserHistory, right: AdvertiserHistory) -> AdvertiserHistory:
-    """The sum of two histories of one advertiser; commutative and associative.
+@lru_cache(maxsize=65_536)
+def campaign_hash(campaign_id: str) -> int:
+    """64 bits that stand for a campaign, the same everywhere and for ever."""
+    return int.from_bytes(blake2b(campaign_id.encode(), digest_size=8).digest(), "big")
+
+
+def distinct(hashes: Iterable[int]) -> int:
+    """How many campaigns a union of sketches holds: exact up to SKETCH_K, estimated above, always the same."""
+    smallest = sorted(set(hashes))
+    if len(smallest) <= SKETCH_K:
+        return len(smallest)
+    return (SKETCH_K << _HASH_BITS) // smallest[SKETCH_K]
+
+
+def content(activity: Activity) -> tuple[object, ...]:
+    """What an event says, apart from when that arrived."""
+    return (
+        activity.event_time,
+        activity.amount,
+        activity.kind,
+        activity.campaign_id,
+        activity.currency,
+    )
+
+
+def later(one: Activity, other: Activity) -> Activity:
+    """The version that counts of two of one event id: the last to arrive, by content where that is a tie."""
+    if one.arrival != other.arrival:
+        return one if one.arrival > other.arrival else other
+    return one if (content(one), one.backdated) >= (content(other), other.backdated) else other
+
+
+def current(activities: Iterable[Activity]) -> dict[str, Activity]:
+    """The version that counts of each event id; all of one advertiser."""
+    found: dict[str, Activity] = {}
+    for activity in activities:
+        known = found.get(activity.event_id)
+        found[activity.event_id] = activity if known is None else later(known, activity)
+    return found
+
+
+def fold(advertiser_id: str, events: Iterable[Activity]) -> History | None:
+    """The history of different events of one advertiser; None without any."""
+    days: dict[int, list[Activity]] = {}
+    newest = 0.0
+    for event in events:
+        at = event.event_time
+        newest = at if not days or at > newest else newest
+        day = int(at // DAY_S)
+        if day in days:
+            days[day].append(event)
+        else:
+            days[day] = [event]
+    if not days:
+        return None
+    first_hour = hour_of(newest) - HOURS_KEPT + 1
+    hours: dict[int, list[Activity]] = {}
+    for day in range(first_hour // 24, day_of(newest) + 1):
+        for event in days.get(day, ()):
+            hour = int(event.event_time // HOUR_S)
+            if hour >= first_hour:
+                hours.setdefault(hour, []).append(event)
+    return _bounded(
+        advertiser_id,
+        [_tile(day, days[day]) for day in sorted(days)],
+        [_tile(hour, hours[hour]) for hour in sorted(hours)],
+        (),
+    )
+
+
+def merge(left: History, right: History) -> History:
+    """The history of the events of both, which must be different ones; commutative and associative.
 
     Raises ValueError where they are of two advertisers.
     """
     if left.advertiser_id != right.advertiser_id:
         raise ValueError(f"histories of two advertisers: {left.advertiser_id} and {right.advertiser_id}")
-    tiles = list(left.tiles)
-    for tile in right.tiles:
-        at = bisect_left(tiles, tile.day, key=_day)
-        if at < len(tiles) and tiles[at].day == tile.day:
-            tiles[at] = _sum_of(tiles[at], tile)
-        else:
-            tiles.insert(at, tile)
-    beyond = bisect_left(tiles, tiles[-1].day - HORIZON_DAYS, key=_day) if tiles else 0
-    weeks = left.weeks
-    if beyond or right.weeks:
-        weeks = _fold((*left.weeks, *right.weeks), tiles[:beyond])
-    return AdvertiserHistory(left.advertiser_id, tuple(tiles[beyond:]), weeks)
+    days = _united(left.days, right.days)
+    hours = _united(left.hours, right.hours)
+    weeks = _united(left.weeks, right.weeks) if right.weeks else left.weeks
+    return _bounded(left.advertiser_id, days, hours, weeks)
 
 
-def encode(history: AdvertiserHistory) -> bytes:
+def encode(history: History) -> bytes:
     """One version byte, then MessagePack."""
-    return bytes((HISTORY_VERSION,)) + _encoder.encode(history)
+    return b"%c%b" % (HISTORY_VERSION, _encoder.encode(history))
 
 
-def decode(data: bytes) -> AdvertiserHistory:
+def decode(data: bytes) -> History:
     """The history in `data`. Raises InvalidRecordError where it is of another version or malformed."""
     if not data or data[0] != HISTORY_VERSION:
         found = data[0] if data else "none"
-        raise InvalidRecordError(
-            f"advertiser history of version {found}, expected {HISTORY_VERSION}", field="version"
-        )
+        raise InvalidRecordError(f"history of version {found}, expected {HISTORY_VERSION}", field="version")
     try:
         return _decoder.decode(memoryview(data)[1:])
     except msgspec.DecodeError as error:
-        raise InvalidRecordError(f"malformed advertiser history: {error}") from error
+        raise InvalidRecordError(f"malformed history: {error}") from error
 
 
-def _count(days: dict[int, Tile], activity: Activity, sign: int) -> None:
-    day = day_of(activity.event_time)
-    tile = Tile(day, sign * round(activity.amount * MICROS), sign, activity.event_time)
-    days[day] = _sum_of(days[day], tile) if day in days else tile
-
-
-def _sum_of(left: Tile, right: Tile) -> Tile:
+def _tile(start: int, events: Sequence[Activity]) -> Tile:
+    amounts = [round(event.amount * MICROS) for event in events]
+    named = {event.campaign_id for event in events if event.campaign_id}
     return Tile(
-        left.day,
-        _saturate(left.micros + right.micros),
-        left.events + right.events,
-        max(left.last_event_time, right.last_event_time),
+        start,
+        len(events),
+        min(sum(amounts), INT64_MAX),
+        min(amounts),
+        max(amounts),
+        max([event.event_time for event in events]),
+        tuple(sorted(map(campaign_hash, named))[: SKETCH_K + 1]) if named else (),
     )
 
 
-def _fold(weeks: Iterable[Week], tiles: Iterable[Tile]) -> tuple[Week, ...]:
-    sums: dict[int, Week] = {}
-    for found in (*weeks, *(Week(week_of(tile.day), tile.micros, tile.events) for tile in tiles)):
-        known = sums.get(found.week, Week(found.week, 0, 0))
-        sums[found.week] = Week(
-            found.week, _saturate(known.micros + found.micros), known.events + found.events
-        )
-    return tuple(sums[week] for week in sorted(sums) if sums[week].events or sums[week].micros)
+def _sum_of(left: Tile, right: Tile) -> Tile:
+    campaigns = left.campaigns
+    if right.campaigns and right.campaigns != campaigns:
+        campaigns = tuple(sorted({*campaigns, *right.campaigns})[: SKETCH_K + 1])
+    return Tile(
+        left.start,
+        left.events + right.events,
+        min(left.micros + right.micros, INT64_MAX),
+        min(left.low, right.low),
+        max(left.high, right.high),
+        max(left.last_event_time, right.last_event_time),
+        campaigns,
+    )
 
 
-def _saturate(micros: int) -> int:
-    return max(-_INT64_MAX, min(_INT64_MAX, micros))
+def _united(left: Sequence[Tile], right: Sequence[Tile]) -> list[Tile]:
+    tiles = list(left)
+    for tile in right:
+        if not tiles or tiles[-1].start < tile.start:  # the usual case: newer than all
+            tiles.append(tile)
+            continue
+        at = bisect_left(tiles, tile.start, key=_start)
+        if tiles[at].start == tile.start:
+            tiles[at] = _sum_of(tiles[at], tile)
+        else:
+            tiles.insert(at, tile)
+    return tiles
+
+
+def _bounded(advertiser_id: str, days: list[Tile], hours: list[Tile], weeks: Sequence[Tile]) -> History:
+    """Hours and days as far back as they are kept; older days go into their weeks."""
+    newest = days[-1]
+    first_hour = hour_of(newest.last_event_time) - HOURS_KEPT + 1
+    if hours[0].start < first_hour:
+        hours = hours[bisect_left(hours, first_hour, key=_start) :]
+    first_day = newest.start - HORIZON_DAYS
+    if days[0].start < first_day:
+        cut = bisect_left(days, first_day, key=_start)
+        folded: list[Tile] = list(weeks)
+        for day in days[:cut]:
+            folded = _united(folded, (msgspec.structs.replace(day, start=week_of(day.start)),))
+        days, weeks = days[cut:], folded
+    return History(advertiser_id, tuple(days), tuple(hours), tuple(weeks))

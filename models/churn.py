@@ -11,7 +11,9 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
+from models.attribution import attribute
 from models.card import ModelCard
+from models.certification import Decision, decide
 from models.compiled import compile_score
 from models.drivers import driver_text
 from models.matrix import Floats, Vector, calibrate, scale, to_raw
@@ -20,6 +22,16 @@ from tocsin.schemas import ChurnAnswer, Driver
 Risk = Literal["low", "medium", "high"]
 TOP_DRIVERS = 3
 _SLIGHT = 0.001  # an effect below a tenth of a percent is no driver
+
+
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """A prediction and how it comes about: `base`, the drivers' effects and `others` add up to `probability`."""
+
+    probability: float
+    base: float | None  # of the typical advertiser; None: not explained
+    drivers: list[Driver]
+    others: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +66,7 @@ class ChurnModel:
         self.policy = policy or RiskPolicy()
         self._names = tuple(card.feature_names)
         self._typical = to_raw([card.typical], self._names)[0]
+        self._estimator = estimator
         self._score = compile_score(estimator, len(self._names))
 
     @property
@@ -77,12 +90,12 @@ class ChurnModel:
     def explain(self, vectors: Sequence[Vector], top: int = TOP_DRIVERS) -> list[list[Driver]]:
         """The features that move each prediction most, strongest first.
 
-        A driver's effect is the probability minus what it would be were that one feature at its training median;
-        positive effects raise the risk.
+        A driver's effect is its share of the difference to the typical advertiser's probability, see
+        `models.attribution`; positive effects raise the risk.
         """
         if not vectors:
             return []
-        return [drivers for _, drivers in self._explained(to_raw(vectors, self._names), top)]
+        return [explained.drivers for explained in self._explained(to_raw(vectors, self._names), top)]
 
     def answers(
         self,
@@ -98,16 +111,17 @@ class ChurnModel:
     def answer_rows(
         self, advertiser_ids: Sequence[str], raw: Floats, as_of: datetime, *, explain: bool = True
     ) -> list[ChurnAnswer]:
-        """The same for rows of shape `(n, inputs)`."""
+        """The same for rows of shape `(n, inputs)`; NaN: not defined."""
         if not len(raw):
-            explained: list[tuple[float, list[Driver]]] = []
+            explained: list[Explained] = []
         elif explain:
             explained = self._explained(raw, TOP_DRIVERS)
         else:
-            explained = [(float(probability), []) for probability in self._predict(raw)]
+            explained = [Explained(float(probability), None, [], 0.0) for probability in self._predict(raw)]
+        decisions = decide(np.array([one.probability for one in explained]), self.card.certificates)
         return [
-            self._answer(advertiser_id, probability, drivers, as_of)
-            for advertiser_id, (probability, drivers) in zip(advertiser_ids, explained, strict=True)
+            self._answer(advertiser_id, one, decision, as_of)
+            for advertiser_id, one, decision in zip(advertiser_ids, explained, decisions, strict=True)
         ]
 
     def answer(
@@ -121,17 +135,25 @@ class ChurnModel:
         return base_rate_answer(advertiser_id, self.card.base_rate, as_of, reason, self.version, self.policy)
 
     def _answer(
-        self, advertiser_id: str, probability: float, drivers: list[Driver], as_of: datetime
+        self, advertiser_id: str, explained: Explained, decision: Decision, as_of: datetime
     ) -> ChurnAnswer:
+        certificates = self.card.certificates
+        given = next((side for side in certificates if side.decision == decision), None)
         return ChurnAnswer(
             advertiser_id=advertiser_id,
-            probability=probability,
-            confidence=max(probability, 1.0 - probability),
-            risk=self.policy.band(probability),
-            drivers=drivers,
+            probability=explained.probability,
+            risk=self.policy.band(explained.probability),
+            drivers=explained.drivers,
             as_of=as_of,
             method="model",
             model_version=self.version,
+            decision=decision,
+            threshold=given.threshold if given else None,
+            certified_precision=given.precision_low if given else None,
+            coverage=sum(side.coverage for side in certificates),
+            calibrated_at=self.card.calibrated_at,
+            base_probability=explained.base,
+            other_effect=explained.others,
         )
 
     def _predict(self, raw: Floats) -> Floats:
@@ -139,26 +161,29 @@ class ChurnModel:
             self._score(scale(raw)), self.card.calibration.slope, self.card.calibration.intercept
         )
 
-    def _explained(self, raw: Floats, top: int) -> list[tuple[float, list[Driver]]]:
-        rows, columns = raw.shape
-        # Variant 0 of a row is the row itself; variant i has feature i - 1 at its typical value.
-        variants = np.repeat(raw[:, None, :], columns + 1, axis=1)
-        each = np.arange(columns)
-        variants[:, each + 1, each] = self._typical
-        predicted = self._predict(variants.reshape(-1, columns)).reshape(rows, columns + 1)
-        effects = predicted[:, :1] - predicted[:, 1:]
+    def _explained(self, raw: Floats, top: int) -> list[Explained]:
+        """Predictions with their strongest drivers, in order; one call of the estimator.
+
+        Raises:
+            ArithmeticError: the effects do not add up to a prediction.
+        """
+        probabilities, base, effects = attribute(self._predict, raw, self._typical)
         strongest = np.argsort(-np.abs(effects), axis=1, kind="stable")[:, :top]
-        return [
-            (
-                float(predicted[row, 0]),
-                [
-                    self._driver(int(column), float(raw[row, column]), float(effects[row, column]))
-                    for column in strongest[row]
-                    if abs(effects[row, column]) >= _SLIGHT
-                ],
+        found = []
+        for row, columns in enumerate(strongest):
+            told = [int(column) for column in columns if abs(effects[row, column]) >= _SLIGHT]
+            found.append(
+                Explained(
+                    probability=float(probabilities[row]),
+                    base=base,
+                    drivers=[
+                        self._driver(column, float(raw[row, column]), float(effects[row, column]))
+                        for column in told
+                    ],
+                    others=float(effects[row].sum() - effects[row, told].sum()),
+                )
             )
-            for row in range(rows)
-        ]
+        return found
 
     def _driver(self, column: int, value: float, effect: float) -> Driver:
         name = self._names[column]
@@ -219,7 +244,6 @@ def base_rate_answer(
     return ChurnAnswer(
         advertiser_id=advertiser_id,
         probability=base_rate,
-        confidence=max(base_rate, 1.0 - base_rate),
         risk=(policy or RiskPolicy()).band(base_rate),
         drivers=[],
         as_of=as_of,

@@ -30,6 +30,7 @@ class Facts:
     driver: str  # the strongest that raises the risk, as text; may be empty
     days_idle: float | None
     trend: SpendTrend | None
+    certified: float | None = None  # precision of the decision "churn", where that was given
 
     @property
     def change(self) -> float | None:
@@ -66,7 +67,8 @@ def _change(facts: Facts) -> float:
 
 def _risk(facts: Facts) -> str:
     because = f": {facts.driver}" if facts.driver else ""
-    return f"The chance of no activity in the next 28 days is {facts.probability or 0.0:.0%}{because}."
+    sure = f" Of such answers at least {facts.certified:.0%} come true." if facts.certified else ""
+    return f"The chance of no activity in the next 28 days is {facts.probability or 0.0:.0%}{because}.{sure}"
 
 
 def _moved(facts: Facts) -> str:
@@ -228,6 +230,7 @@ def _facts(vector: Vector, churn: ChurnAnswer | None, trend: SpendTrend | None) 
         driver=raising[0] if raising else "",
         days_idle=vector.get("days_since_last_campaign"),
         trend=trend,
+        certified=own.certified_precision if own and own.decision == "churn" else None,
     )
 
 

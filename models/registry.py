@@ -39,6 +39,7 @@ from models.artefacts import ArtefactStore, open_store
 from models.card import TrainedModel
 from models.churn import ChurnModel, RiskPolicy
 from models.expectation import Expected, expect, sample
+from models.leakage import blocking
 from models.lineage import code_revision, whoami
 from models.matrix import Floats
 from models.rollout import Lineup, RolloutPolicy
@@ -219,9 +220,10 @@ class Registry:
 
         Raises:
             NotFoundError: No such version.
-            ConflictError: another one is being tried, or it is the champion.
+            ConflictError: another one is being tried, it is the champion, or the leakage gate blocks it.
         """
         tried = self._stored(version or self.head().lineup.challenger)
+        self.check_gate(tried)
         chosen, expected = policy or RolloutPolicy(), self._expected(tried)
         return self._record(
             Action.BEGIN,
@@ -235,9 +237,10 @@ class Registry:
 
         Raises:
             NotFoundError: No such version.
-            ConflictError: another one is being tried, or it is the champion.
+            ConflictError: another one is being tried, it is the champion, or the leakage gate blocks it.
         """
         wanted = self._stored(version)
+        self.check_gate(wanted)
         expected = self._expected(wanted)
         return self._record(
             Action.PROMOTE,
@@ -245,6 +248,17 @@ class Registry:
             lambda lineup: rollout.promote(lineup, wanted, self._clock.now(), expected),
             reason=reason,
         )
+
+    def check_gate(self, version: str) -> None:
+        """Whether a version may be put before anybody.
+
+        Raises:
+            ConflictError: the leakage gate found something in it.
+            ModelUnavailableError: its metadata is not readable.
+        """
+        blocked = [finding.text for finding in blocking(self.metadata(version).card.findings)]
+        if blocked:
+            raise ConflictError(f"the leakage gate blocks {version}: {'; '.join(blocked)}")
 
     def advance(
         self, *, on: int | None = None, reason: str = "", story: Mapping[str, Any] | None = None

@@ -1,16 +1,27 @@
-"""Cutting time so that the past never sees the future.
+"""Cutting time so that the past never sees the future, and accounts so that none judges what it taught.
 
-        train cutoffs                  embargo             test cutoffs
-    ├──T──T──T──T──T──T──┤░░░░ label windows ░░░░┤──T──T──T──┤
+        learned from: accounts of the fitting side
+    ├──T──T──T──T──T──T──T──T──T──T──T──T──T──┤
+         folds: └─ choose a candidate ─┘      ├░░ label windows, embargo ░░┤──T──T──T──T──┤
+                           ├──T──T──T──T──T───┤                              test, everybody
+                             calibrated on: accounts of the other side
 
-A training cutoff's label window ends at or before the first test cutoff; the weeks between belong to neither. The
-inner folds cut the training cutoffs in the same way, so that no choice is made on the test.
+A training cutoff's label window and the embargo end at or before the first test cutoff; the weeks between belong to
+neither. The inner folds cut the weeks before the calibration window in the same way, so that no choice is made on
+what calibrates or on the test. The calibration window is the newest part of the training weeks; what is fitted has
+seen those weeks too, but other accounts in them: an account's side depends on a hash of its id alone. (Keeping back
+only the accounts that the calibration window holds would not do: those are the survivors of the weeks before, and
+what is left to learn from would be biased towards churn.)
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
 
 from tocsin.errors import TocsinError
 
@@ -27,6 +38,25 @@ class Split:
 
     train: tuple[float, ...]
     test: tuple[float, ...]
+
+
+def account_positions(advertiser_ids: Iterable[str]) -> npt.NDArray[np.float64]:
+    """A place in [0, 1) for each account, by a hash of its id: the same in every run, on every machine."""
+    return np.array(
+        [
+            int.from_bytes(hashlib.blake2b(name.encode(), digest_size=6, person=b"churn-side").digest())
+            / 2.0**48
+            for name in advertiser_ids
+        ],
+        dtype=np.float64,
+    )
+
+
+def split_at(cutoffs: Sequence[float], moment: float, gap_s: float) -> Split:
+    """Train where the label window and embargo end by `moment`; test on every cutoff from it on."""
+    return Split(
+        train=tuple(t for t in cutoffs if t + gap_s <= moment), test=tuple(t for t in cutoffs if t >= moment)
+    )
 
 
 def temporal_split(cutoffs: Sequence[float], test_share: float, embargo_s: float) -> Split:

@@ -15,8 +15,9 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
-from features.definitions import FEATURE_NAMES, VIEW_NAME, VIEW_VERSION
+from features.definitions import FEATURES
 from models.card import ModelCard
+from models.inputs import INPUTS, INPUTS_NAME, INPUTS_VERSION
 from models.matrix import Floats
 from tocsin.errors import ModelUnavailableError
 
@@ -29,6 +30,7 @@ TRUSTED_TYPES: tuple[str, ...] = (
     "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
 )
 _encode = msgspec.json.Encoder().encode
+_FEATURES = {feature.name: feature for feature in FEATURES}
 
 
 class Metadata(Struct, frozen=True, kw_only=True):
@@ -71,8 +73,11 @@ def npy(rows: Floats) -> bytes:
 
 
 def feature_schema(card: ModelCard) -> str:
-    """A hash of what a model's inputs are: their view, its version, their names and order."""
-    meaning = [card.feature_view, card.feature_view_version, *card.feature_names]
+    """A hash of what a model's inputs mean here: aggregation, window and unit of each, in their order."""
+    meaning: list[Any] = [card.feature_view, card.feature_view_version]
+    for name in card.feature_names:
+        feature = _FEATURES.get(name)
+        meaning.append((name, feature.aggregation, feature.window_days, feature.unit) if feature else (name,))
     return hashlib.blake2b(_encode(meaning), digest_size=8).hexdigest()
 
 
@@ -115,12 +120,12 @@ def check_compatible(metadata: Metadata) -> None:
     card, version = metadata.card, metadata.version
     found = (card.feature_view, card.feature_view_version, tuple(card.feature_names))
     problem = ""
-    if found != (VIEW_NAME, VIEW_VERSION, FEATURE_NAMES):
+    if found != (INPUTS_NAME, INPUTS_VERSION, INPUTS):
         problem = (
             f"was trained on {len(found[2])} features of {found[0]} v{found[1]}, "
-            f"served are {len(FEATURE_NAMES)} of {VIEW_NAME} v{VIEW_VERSION}"
+            f"served are {len(INPUTS)} of {INPUTS_NAME} v{INPUTS_VERSION}"
         )
-        differing = sorted(set(found[2]) ^ set(FEATURE_NAMES))
+        differing = sorted(set(found[2]) ^ set(INPUTS))
         if differing:
             problem += f"; in one only: {', '.join(differing)}"
     elif metadata.feature_schema != feature_schema(card):

@@ -4,9 +4,13 @@
                               └──────────────┴──refuse──► 429: lane, reason, Retry-After
 
 Urgency decides who goes without: p2 has the tightest limits, p1 wider ones, p0 none. What p2 and p1 may not use of
-the server's memory is p0's reserve; p0 is refused only when the server itself refuses. Over half its limit a lane is
-shared out: no source takes more than its part of the room that is left, so that one that floods leaves room for the
-others.
+the server's memory is p0's reserve; p0 is refused only when the server itself refuses.
+
+A lane is a queue, so whoever sends waits behind everything that is in it. Two things are therefore shared out between
+its sources. Once what waits is more than `shared_from_s` seconds of work, a source that holds more than twice the
+average of it is refused: one that floods makes the others wait for about that long, and no longer. Equals are never
+refused for that, nor is a source that is alone. And over half its limit, no source holds more than its part of the
+lane, so that the others find room.
 
 Facts are a sample, at most `STALE_S` old, plus what this replica let in since. The limits are therefore exact but for
 what other replicas let in since their and our last sample: at most (replicas - 1) x what one replica can take in that
@@ -27,8 +31,10 @@ from tocsin.settings import Settings
 
 SAMPLE_S = 0.25  # facts older than this are asked for again, beside the requests
 STALE_S = 0.5  # facts older than this are waited for
-MOST_SOURCES = 1024  # told apart in one window; the others count as one
+MOST_SOURCES = 256  # told apart; the others count as one
 SHARED_FROM = 0.5  # of a lane's limit
+SHARED_PART = 0.9  # of a lane's limit: the rest is for a source nobody has heard of yet
+LATE_RECORDS = 100  # fewer than this make nobody late, however slow the lane is
 
 MEMORY_RETRY_S = 10.0  # memory comes back as outcomes expire and lanes drain, which no rate tells
 SHARE_RETRY_S = 1.0
@@ -44,7 +50,7 @@ class AdmissionReason(StrEnum):
     MEMORY = "memory"  # the server's memory is nearly used up
     RECORDS = "records"  # too many wait in the lane
     AGE = "age"  # the oldest has waited too long: the lane does not keep up
-    SHARE = "share"  # this source had its part of a lane that is more than half full
+    SHARE = "share"  # this source holds more than its part of a lane that is behind, or half full
 
 
 class LaneLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,16 +59,19 @@ class LaneLimits(msgspec.Struct, frozen=True, kw_only=True):
     records: float = math.inf
     age_s: float = math.inf
     memory_ratio: float = math.inf  # of the server's maxmemory, by everything in it
+    shared_from_s: float = math.inf  # seconds of work waiting
 
 
 class LaneFacts(msgspec.Struct, frozen=True, kw_only=True):
     """How a lane is: a sample, plus what was let in since."""
 
     records: int = 0  # waiting, being worked on or to be tried again
+    waiting: int = 0  # the same without those to be tried again: what a new record waits behind
     blocks: int = 0
     oldest_age_s: float = 0.0
     memory_ratio: float = 0.0  # 0: the server has no limit
-    drained_per_s: float = 0.0
+    drained_per_s: float = 0.0  # lately
+    capacity_per_s: float = 0.0  # how fast it drains when there is enough to do; 0: never seen
 
 
 class Decision(msgspec.Struct, frozen=True):
@@ -94,11 +103,13 @@ class AdmissionPolicy(msgspec.Struct, frozen=True):
                     records=settings.p1_max_records,
                     age_s=settings.p1_max_age_s,
                     memory_ratio=settings.p1_memory_ratio,
+                    shared_from_s=settings.p1_shared_from_s,
                 ),
                 LaneName.P2: LaneLimits(
                     records=settings.p2_max_records,
                     age_s=settings.p2_max_age_s,
                     memory_ratio=settings.p2_memory_ratio,
+                    shared_from_s=settings.p2_shared_from_s,
                 ),
                 LaneName.ACTIVITY: LaneLimits(memory_ratio=settings.p2_memory_ratio),
             }
@@ -122,46 +133,58 @@ class AdmissionPolicy(msgspec.Struct, frozen=True):
             return _refuse(AdmissionReason.AGE, _bounded(facts.oldest_age_s - limits.age_s))
         return ADMITTED
 
-    def is_shared(self, lane: LaneName, facts: LaneFacts) -> bool:
-        """Whether the lane is so full that its sources have shares."""
-        return facts.records >= self.limits(lane).records * SHARED_FROM
+    def admit_source(
+        self, lane: LaneName, facts: LaneFacts, holdings: Holdings, source: str, records: int
+    ) -> Decision:
+        """Whether one source's records are let in to a lane that takes records: all of them or none."""
+        limits, held, active = self.limits(lane), holdings.held(source), holdings.active(source)
+        half_full = facts.records >= limits.records * SHARED_FROM
+        if half_full and held + records > limits.records * SHARED_PART / active:
+            return _refuse(AdmissionReason.SHARE, SHARE_RETRY_S)
+        # A source that holds little is let in however much it brings, or large requests never were.
+        if active > 1 and self.is_late(lane, facts) and held > 2 * facts.waiting / (active + 1):
+            return _refuse(AdmissionReason.SHARE, SHARE_RETRY_S)
+        return ADMITTED
+
+    def is_late(self, lane: LaneName, facts: LaneFacts) -> bool:
+        """Whether what is let in now would wait for longer than a flood may make it wait."""
+        if facts.waiting < LATE_RECORDS:
+            return False
+        return facts.waiting > self.limits(lane).shared_from_s * facts.capacity_per_s
 
 
 def _bounded(wait_s: float) -> float:
     return min(max(wait_s, LEAST_RETRY_S), MOST_RETRY_S)
 
 
-class Shares:
-    """What each source was let in within the window of one sample, for one lane.
+class Holdings:
+    """What each source holds of what waits in one lane: as replicas told each other, plus what this one let in since.
 
-    The room left at the window's start is divided by the sources seen in this window and the last, and one more: a
-    source nobody has heard of yet finds room, too.
+    Sources are remembered for a while after they held something: they are whom the others' floods are kept small for.
     """
 
     def __init__(self) -> None:
-        self._room = 0.0
-        self._taken: Counter[str] = Counter()
-        self._before: frozenset[str] = frozenset()
-
-    def renew(self, room: float) -> None:
-        """A new sample: a new window, with this room in records."""
-        self._room = max(room, 0.0)
-        self._before = frozenset(self._taken)
-        self._taken = Counter()
-
-    def admit(self, source: str, records: int) -> Decision:
-        """Let in all of a source's records or none."""
-        name = self._name(source)
-        active = len(self._before | self._taken.keys() | {name})
-        share = self._room / (active + 1)
-        if self._taken[name] + records > share:
-            return _refuse(AdmissionReason.SHARE, SHARE_RETRY_S)
-        return ADMITTED
+        self._told: Mapping[str, float] = {}
+        self._since: Counter[str] = Counter()
 
     def take(self, source: str, records: int) -> None:
         """Count what was let in."""
-        self._taken[self._name(source)] += records
+        known = source in self._told or source in self._since or len(self._since) < MOST_SOURCES
+        self._since[source if known else ""] += records
 
-    def _name(self, source: str) -> str:
-        known = source in self._taken or len(self._taken) < MOST_SOURCES
-        return source if known else ""
+    def untold(self) -> Counter[str]:
+        """What the others do not know yet."""
+        return Counter(self._since)
+
+    def renew(self, held: Mapping[str, float], told: Counter[str]) -> None:
+        """What all replicas let in and still waits, after `told` was added to it."""
+        self._told = held
+        self._since -= told
+
+    def held(self, source: str) -> float:
+        """Records of a source that wait."""
+        return self._told.get(source, 0.0) + self._since[source]
+
+    def active(self, source: str) -> int:
+        """How many sources there are, this one included."""
+        return len(self._told.keys() | self._since.keys() | {source})

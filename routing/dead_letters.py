@@ -223,7 +223,7 @@ class DeadLetters:
             earlier_attempts=letter.earlier_attempts + len(letter.attempts),
         )
         stream = self._keys.stream(Position.parse(letter.id).partition)
-        keys = [self._keys.dead, self._keys.dead_index, stream, self._keys.counts]
+        keys = [self._keys.dead, self._keys.dead_index, stream, self._keys.counts, self._keys.reports]
         return await self._move(self._replay, keys, [letter.id, WIRE_VERSION, _encode(envelope)])
 
     async def purge(self, letter_id: str) -> bool:

@@ -21,6 +21,7 @@ from tocsin.clock import Clock
 from tocsin.errors import ConflictError
 from tocsin.keys import DEDUP_TTL_S, EmergencyKeys
 from tocsin.storage.connect import translate
+from tocsin.telemetry.reports import Fault
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +59,10 @@ class KnownContactsStore:
         self._keys = keys
         self._deadline_s = deadline_s
         self._local: Cache[KnownContacts] = Cache(ttl_s=CONTACTS_TTL_S, max_entries=MAX_LOCAL, clock=clock)
+
+    def faults(self) -> dict[Fault, int]:
+        """What was survived since this object was made."""
+        return {Fault.KNOWN_CONTACTS: self.failures}
 
     async def recall(self, caller: str) -> KnownContacts | None:
         """The last validated contacts; from this process when Redis does not answer in time."""

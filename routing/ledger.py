@@ -20,7 +20,7 @@ from redis.asyncio.client import Pipeline
 
 from routing.dead_letters import stage_letters, view_attempts
 from routing.intake import to_request
-from routing.outcomes import Outcome, field, fields, unpack
+from routing.outcomes import Outcome, by_home, field, fields, unpack
 from routing.pipeline import Delivery, OutcomeReason
 from tocsin.clock import to_datetime
 from tocsin.errors import NotFoundError
@@ -60,27 +60,40 @@ class Ledger:
 
     def stage(self, pipe: Pipeline, deliveries: Sequence[Delivery]) -> None:
         """Add to a transaction what became of these deliveries: outcomes, retries, dead letters, counts."""
-        self._stage_outcomes(pipe, deliveries)
-        counts = Counter(d.state for d in deliveries if d.state is not NotificationState.RETRYING)
+        delivered = [one for one in deliveries if one.state is NotificationState.DELIVERED]
+        others = (
+            [one for one in deliveries if one.state is not NotificationState.DELIVERED]
+            if len(delivered) < len(deliveries)
+            else []
+        )
+        retrying = [one for one in others if one.state is NotificationState.RETRYING]
+        # What is put off stays known until it is told.
+        longest_s = max((one.retry_at - one.decided_at for one in retrying), default=0.0)
+        self._stage_outcomes(pipe, deliveries, self._retention_s + math.ceil(longest_s))
+        counts = Counter({NotificationState.DELIVERED: len(delivered)} if delivered else {})
+        counts.update(one.state for one in others if one.state is not NotificationState.RETRYING)
         for state, number in counts.items():
             pipe.hincrby(self._keys.counts, state.value, number)
-        for delivery in deliveries:
-            if delivery.state is NotificationState.RETRYING:
-                pipe.zadd(self.retries_of(delivery), {retry_body(delivery): delivery.retry_at})
-        stage_letters(pipe, self._keys, self._lane.name, deliveries)
+        again: dict[str, dict[Any, float]] = defaultdict(dict)
+        for one in retrying:
+            again[self.retries_of(one)][retry_body(one)] = one.retry_at
+        for key, bodies in again.items():
+            pipe.zadd(key, bodies)
+        stage_letters(pipe, self._keys, self._lane.name, others)
         # Records of one request share their times: count first, then take logarithms.
-        spans = Counter(
-            max(d.decided_at - d.envelope.notification.accepted_at - d.envelope.deferred_s, 0.0)
-            for d in deliveries
-            if d.state is NotificationState.DELIVERED
+        spans_s = Counter(
+            [
+                one.decided_at - one.envelope.notification.accepted_at - one.envelope.deferred_s
+                for one in delivered
+            ]
         )
-        latencies = tally({span * 1000: number for span, number in spans.items()})
+        latencies = tally({span_s * 1000: number for span_s, number in spans_s.items()})
         for bucket, number in latencies.items():
             pipe.hincrby(self._keys.latency, str(bucket), number)
 
     def retries_of(self, delivery: Delivery) -> str:
         """The key a retry of this one waits in."""
-        return self._keys.retries(Position.parse(delivery.id).partition)
+        return self._keys.retries(delivery.home()[0])
 
     async def put_off(self, retries: Sequence[Delivery], due: float) -> None:
         """Let retries that wait come back at `due` (epoch seconds), no earlier; those that do not wait stay away.
@@ -90,8 +103,11 @@ class Ledger:
         """
         try:
             async with self._client.pipeline(transaction=False) as pipe:
+                again: dict[str, dict[Any, float]] = defaultdict(dict)
                 for one in retries:
-                    pipe.zadd(self.retries_of(one), {retry_body(one): due}, xx=True, gt=True)
+                    again[self.retries_of(one)][retry_body(one)] = due
+                for key, bodies in again.items():
+                    pipe.zadd(key, bodies, xx=True, gt=True)
                 await pipe.execute()
         except (redis_errors.RedisError, OSError) as error:
             raise translate(error) from error
@@ -114,21 +130,12 @@ class Ledger:
         except (redis_errors.RedisError, OSError) as error:
             raise translate(error) from error
 
-    def _stage_outcomes(self, pipe: Pipeline, deliveries: Sequence[Delivery]) -> None:
-        blocks: dict[tuple[int, str], list[tuple[int, Delivery]]] = defaultdict(list)
-        for delivery in deliveries:
-            partition, entry, index = delivery.home()
-            blocks[partition, entry].append((index, delivery))
+    def _stage_outcomes(self, pipe: Pipeline, deliveries: Sequence[Delivery], ttl_s: int) -> None:
         hashes: dict[str, dict[Any, Any]] = defaultdict(dict)
-        waits_s: dict[str, float] = defaultdict(float)
-        for (partition, entry), members in blocks.items():
-            key = self._keys.outcomes(partition, entry)
-            hashes[key] |= fields(entry, members)
-            # What is put off stays known until it is told.
-            waits_s[key] = max(waits_s[key], *(d.retry_at - d.decided_at for _, d in members))
+        for (partition, entry), block in by_home(deliveries).items():
+            hashes[self._keys.outcomes(partition, entry)] |= fields(entry, block)
         for key, found in hashes.items():
             pipe.hset(key, mapping=found)
-            ttl_s = self._retention_s + math.ceil(waits_s[key])
             pipe.expire(key, ttl_s, nx=True)  # where there is none yet; then, only ever longer
             pipe.expire(key, ttl_s, gt=True)
 

@@ -11,8 +11,10 @@ that was delivered takes some 28 bytes of the server's memory, key and all.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterable, Sequence
+from itertools import groupby
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -95,36 +97,57 @@ def unpack(value: bytes, entry: str) -> Outcome:
     )
 
 
-def fields(entry: str, members: Sequence[tuple[int, Delivery]]) -> dict[Any, Any]:
-    """What to keep of a block's records, each with its index: the common end once, others one by one."""
-    shared, own = _split(members)
-    found: dict[Any, Any] = {field(entry, index): pack(_outcome(one), entry) for index, one in own}
-    if shared:
-        last = max(shared, key=lambda one: one.decided_at)
-        found[field(entry)] = pack(msgspec.structs.replace(_outcome(last), records=len(members)), entry)
-    return found
+def by_home(deliveries: Iterable[Delivery]) -> dict[tuple[int, str], list[Delivery]]:
+    """Deliveries by where they were accepted: partition and entry."""
+    homes: dict[tuple[int, str], list[Delivery]] = defaultdict(list)
+    for entry, together in groupby(deliveries, attrgetter("entry")):
+        block = list(together)
+        if entry is not None and {one.envelope.id for one in block} == {""}:  # a first pass
+            homes[entry.partition, entry.entry] += block
+            continue
+        for one in block:
+            homes[one.home()[:2]].append(one)
+    return homes
 
 
-def _split(members: Sequence[tuple[int, Delivery]]) -> tuple[list[Delivery], list[tuple[int, Delivery]]]:
-    """Those with the end that most of a first pass have, and all others."""
-    endings = [_ending(one) for _, one in members]
+def fields(entry: str, block: Sequence[Delivery]) -> dict[Any, Any]:
+    """What to keep of records of one block: the end that most of a first pass have once, others one by one."""
+    first = block[0]
+    alike = [
+        one
+        for one in block
+        if one.attempts == first.attempts
+        and one.state is first.state
+        and one.reason is first.reason
+        and one.decided_at == first.decided_at
+    ]
+    if len(alike) == len(block) and _ending(first) is not None:  # nearly always: they shared a call
+        return {field(entry): pack(_outcome(first, records=len(block)), entry)}
+    endings = [_ending(one) for one in block]
     most = Counter(end for end in endings if end is not None).most_common(1)
-    if not most:
-        return [], list(members)
-    common, _ = most[0]
-    pairs = list(zip(members, endings, strict=True))
-    return [one for (_, one), end in pairs if end == common], [m for m, end in pairs if end != common]
+    common = most[0][0] if most else None
+    found: dict[Any, Any] = {}
+    for one, end in zip(block, endings, strict=True):
+        if end is None or end != common:
+            found[field(entry, one.home()[2])] = pack(_outcome(one), entry)
+    if common is not None:
+        last = max(
+            (one for one, end in zip(block, endings, strict=True) if end == common),
+            key=attrgetter("decided_at"),
+        )
+        found[field(entry)] = pack(_outcome(last, records=len(block)), entry)
+    return found
 
 
 def _ending(one: Delivery) -> Hashable | None:
     """What records with the same end have in common, times aside; None for what may still change."""
     if one.envelope.id or one.state not in SHARED:
         return None
-    return one.state, one.reason, tuple([(a.channel, a.ok) for a in one.attempts])
+    return one.state, one.reason, tuple([(a.channel, a.ok, a.provider, a.recipient) for a in one.attempts])
 
 
-def _outcome(one: Delivery) -> Outcome:
-    return Outcome(one.state, one.decided_at, one.attempts, 0, one.reason, one.retry_at)
+def _outcome(one: Delivery, records: int = 0) -> Outcome:
+    return Outcome(one.state, one.decided_at, one.attempts, records, one.reason, one.retry_at)
 
 
 def _began(entry: str) -> float:

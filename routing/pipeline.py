@@ -111,15 +111,18 @@ class Delivery:
 class DeliveryStage(Protocol):
     """One step of the pipeline."""
 
-    async def __call__(self, batch: Sequence[Delivery], now: float) -> None:
-        """Decide some of these, or none."""
+    async def __call__(self, batch: Sequence[Delivery], now: float) -> int | None:
+        """Decide some of these, or none. Returns how many; None where it does not count."""
         ...
 
 
-async def run_stages(stages: Sequence[DeliveryStage], batch: Sequence[Delivery], clock: Clock) -> None:
-    """Hand each stage what is still undecided."""
+async def run_stages(
+    stages: Sequence[DeliveryStage], batch: Sequence[Delivery], clock: Clock
+) -> Sequence[Delivery]:
+    """Hand each stage what is still undecided, beginning with the batch. Returns what no stage decided."""
     for stage in stages:
-        open_ = [delivery for delivery in batch if delivery.state is NotificationState.ACCEPTED]
-        if not open_:
-            return
-        await stage(open_, clock.now())
+        if not batch:
+            break
+        if await stage(batch, clock.now()) != 0:
+            batch = [delivery for delivery in batch if delivery.state is NotificationState.ACCEPTED]
+    return batch

@@ -22,6 +22,7 @@ from tocsin.keys import RecipientKeys
 from tocsin.recipients import MASK, MAX_ID, Recipient, RecipientRequest
 from tocsin.storage.connect import translate
 from tocsin.storage.scripts import LET_IN, Script
+from tocsin.telemetry.reports import Fault
 
 log = logging.getLogger(__name__)
 
@@ -167,6 +168,10 @@ class RecipientStore:
         self._client = client
         self._known: dict[str, Recipient | None] = {}  # as of `_version`
         self._version: Any = None
+
+    def faults(self) -> dict[Fault, int]:
+        """What was survived since this object was made."""
+        return {Fault.UNREADABLE_RECIPIENT: self.unreadable}
 
     async def get_many(self, recipient_ids: Sequence[str]) -> list[Recipient | None]:
         """What each wants, None for one that is not known.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 from redis.asyncio.client import Pipeline
@@ -20,6 +20,7 @@ from tocsin.keys import LaneKeys
 from tocsin.lanes import Entry, Stage
 from tocsin.quarantine import stage_quarantine
 from tocsin.schemas import WIRE_VERSION, Envelope
+from tocsin.telemetry.reports import Fault, faults_of
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +39,7 @@ class Work:
     def __init__(self, entries: Sequence[Entry]) -> None:
         self.entries = entries
         self.deliveries: list[Delivery] = []
+        self.open: Sequence[Delivery] = ()  # those that no stage but the last decides
         self.unreadable: list[Entry] = []
 
     def only(self, entries: Sequence[Entry]) -> Work:
@@ -46,6 +48,7 @@ class Work:
             return self
         part = Work(entries)
         part.deliveries = [delivery for delivery in self.deliveries if delivery.entry in entries]
+        part.open = [delivery for delivery in self.open if delivery.entry in entries]
         part.unreadable = [entry for entry in self.unreadable if entry in entries]
         return part
 
@@ -78,6 +81,10 @@ class Router:
         self._turns = Turns()
         self._decode = msgspec.msgpack.Decoder(list[Envelope]).decode
 
+    def faults(self) -> Mapping[Fault, int]:
+        """What its stages survived."""
+        return faults_of(*self._stages)
+
     async def handle(self, entries: Sequence[Entry], hold: Hold | None = None) -> Stage:
         """Deliver what the blocks hold; what to write is settled together with their acknowledgement.
 
@@ -101,7 +108,7 @@ class Router:
             if self._clock.monotonic() - looked_at > FRESH_S:
                 work = await self._prepare(work.entries, hold)
             work = work.only(hold.begin())
-            last = asyncio.ensure_future(run_stages(self._stages[-1:], work.deliveries, self._clock))
+            last = asyncio.ensure_future(self._deliver(work.open))
             await asyncio.sleep(0)  # each channel is asked before the next block's are
         finally:
             turn.passes()
@@ -123,7 +130,7 @@ class Router:
         while True:
             work = self._read(entries)
             try:
-                await run_stages(self._stages[:-1], work.deliveries, self._clock)
+                work.open = await run_stages(self._stages[:-1], work.deliveries, self._clock)
             except StorageUnavailableError as error:
                 log.warning(
                     "%d blocks wait for the store (%s), and so does what comes after", len(entries), error
@@ -133,6 +140,10 @@ class Router:
                     raise
             else:
                 return work
+
+    async def _deliver(self, deliveries: Sequence[Delivery]) -> None:
+        if deliveries:
+            await self._stages[-1](deliveries, self._clock.now())
 
     def _read(self, entries: Sequence[Entry]) -> Work:
         work = Work(entries)

@@ -20,7 +20,7 @@ from serve_deployments.churn import Churn
 from serve_deployments.dead_letters import DeadLetters
 from serve_deployments.emergency_calls import EmergencyCallIntake
 from serve_deployments.features import Features
-from serve_deployments.handles import ChurnHandle
+from serve_deployments.handles import ChurnHandle, ShardHandles
 from serve_deployments.insights import Insights
 from serve_deployments.notifications import Notifications
 from serve_deployments.openapi import document
@@ -209,7 +209,7 @@ def activity(_args: dict[str, str]) -> serve.Application:
 
 def features(_args: dict[str, str]) -> serve.Application:
     """`/v1/features`."""
-    return _application("features", Features)
+    return _application("features", Features, ShardHandles())
 
 
 def churn(_args: dict[str, str]) -> serve.Application:

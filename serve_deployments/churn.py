@@ -124,6 +124,7 @@ class Churn(Application):
         async with asyncio.TaskGroup() as group:
             group.create_task(self._follow())
             group.create_task(self.predictor.beside.run())
+            group.create_task(self.predictor.reader.flush())
 
     async def _follow(self) -> None:
         while True:

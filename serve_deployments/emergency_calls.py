@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import ClassVar
 
 import httpx2
@@ -39,6 +40,7 @@ from tocsin.keys import EmergencyKeys
 from tocsin.resilience.breakers import Breakers
 from tocsin.schemas import NOTIFICATION_LANES, LaneName, Receipt
 from tocsin.settings import Settings
+from tocsin.telemetry.reports import Reports, faults_of
 
 MAX_CONNECTIONS = 32
 
@@ -104,17 +106,20 @@ class EmergencyCallIntake(Application):
             self.breakers.get("device_status"),
             deadline_s=DEVICE_DEADLINE_S,
         )
+        known = KnownContactsStore(self._server, self._keys, self._clock)
+        reports = self._lanes.lanes[LaneName.P0].keys.reports
+        self._reports = Reports(self._server, reports, lambda: faults_of(known))
         self._calls = EmergencyCalls(
             ContactsClient(contacts),
-            KnownContactsStore(self._server, self._keys, self._clock),
+            known,
             DeviceStatusClient(devices, self._clock),
             emergency_number=settings.emergency_number,
         )
 
     async def warm(self) -> None:
-        """Share the breakers for as long as the replica runs."""
+        """Share the breakers, and report faults, for as long as the replica runs."""
         try:
-            await self.breakers.run()
+            await asyncio.gather(self.breakers.run(), self._reports.run())
         finally:
             await self._http.aclose()
 

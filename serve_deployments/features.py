@@ -1,20 +1,42 @@
-"""`/v1/features`: the feature vector of an advertiser, with its freshness."""
+"""`/v1/features`: the features of advertisers, each with event time, age and status."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from starlette.requests import Request
 
-from features.vectors import answer
-from serve_deployments.http import AS_OF, Application, Endpoint, query_time
-from serve_deployments.reading import FeatureReader
-from tocsin.clock import Clock, SystemClock
-from tocsin.errors import NotFoundError
-from tocsin.schemas import FeaturesAnswer
+from features.answers import check_names, is_known, many, one
+from features.definitions import REQUESTED
+from features.online import Answer
+from serve_deployments.http import (
+    AS_OF,
+    Application,
+    Endpoint,
+    Parameter,
+    RejectedBatchError,
+    query_time,
+    read_body,
+)
+from serve_deployments.reading import AskShards, FeatureReader
+from tocsin.clock import Clock, SystemClock, to_epoch
+from tocsin.decoding import RecordDecoder
+from tocsin.errors import InvalidRecordError, NotFoundError, StorageUnavailableError
+from tocsin.schemas import MAX_AMOUNT, FeaturesAnswer, FeaturesBatchAnswer, FeaturesRequest
 from tocsin.settings import Settings
 
 UNKNOWN_HINT = "import its activity with `tocsin import activity FILE` or POST /v1/activity"
+
+VALUES = tuple(
+    Parameter(
+        name=name,
+        where="query",
+        description="A value of the question, for on-demand features",
+        schema={"type": "number", "minimum": 0, "maximum": MAX_AMOUNT},
+    )
+    for name in REQUESTED
+)
 
 
 def unknown_advertiser(advertiser_id: str) -> NotFoundError:
@@ -23,7 +45,13 @@ def unknown_advertiser(advertiser_id: str) -> NotFoundError:
 
 
 class Features(Application):
-    """Answers with values, event times and ages; a value is never older than it says."""
+    """Answers with values, event times, ages and statuses; a value is never older than it says.
+
+    Args:
+        ask_shards: Asks the shards what they remember, for when storage is down.
+        settings: Server, namespace and the meaning of "now".
+        clock: Time.
+    """
 
     endpoints: ClassVar[tuple[Endpoint, ...]] = (
         Endpoint(
@@ -31,23 +59,80 @@ class Features(Application):
             path="/{advertiser_id:path}",
             handler="vector",
             summary="The features of one advertiser",
-            description="Each value with the time of the newest event in it, its age, and whether it is fresh.",
+            description=(
+                "Each value with the time of the newest event its view knows of, the age of that knowledge and a "
+                "status: present, stale (older than the view's time to live, or from memory while storage is down) "
+                "or missing (not defined)."
+            ),
             answer=FeaturesAnswer,
-            parameters=(AS_OF,),
+            parameters=(AS_OF, *VALUES),
             problems=(401, 404, 422, 503),
+        ),
+        Endpoint(
+            method="POST",
+            path="/",
+            handler="batch",
+            summary="The features of up to 1,000 advertisers",
+            description="One row each, in the order asked; the status `never` marks advertisers nobody told us of.",
+            request=FeaturesRequest,
+            answer=FeaturesBatchAnswer,
+            problems=(401, 413, 422, 503),
         ),
     )
 
-    def __init__(self, settings: Settings | None = None, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        ask_shards: AskShards | None = None,
+        settings: Settings | None = None,
+        clock: Clock | None = None,
+    ) -> None:
         super().__init__(settings)
-        settings = self.settings
-        self._reader = FeatureReader(settings, clock or SystemClock())
+        self.reader = FeatureReader(self.settings, clock or SystemClock(), ask_shards)
+        self._decoder = RecordDecoder(FeaturesRequest, lambda _request, _now: None)
+
+    async def warm(self) -> None:
+        """Write what readers noted."""
+        await self.reader.flush()
 
     async def vector(self, request: Request) -> FeaturesAnswer:
         """One advertiser, as of a moment."""
         advertiser_id = request.path_params["advertiser_id"]
-        as_of = await self._reader.moment(query_time(request, "as_of"))
-        (history,) = await self._reader.histories([advertiser_id])
-        if history is None:
+        requested = _query_values(request)
+        answer, why = await self._read([advertiser_id], query_time(request, "as_of"))
+        if not is_known(answer, 0):
             raise unknown_advertiser(advertiser_id)
-        return answer(history, as_of)
+        return one(answer, 0, requested, why)
+
+    async def batch(self, request: Request) -> FeaturesBatchAnswer:
+        """Many advertisers in one read."""
+        decoded = self._decoder.decode(await read_body(request), ndjson=False, now=0.0)
+        if decoded.errors:
+            raise RejectedBatchError(decoded.errors, 1, atomic=False)
+        asked = decoded.records[0][1]
+        check_names(asked.features, asked.values)
+        ids = list(dict.fromkeys(asked.advertiser_ids))
+        answer, why = await self._read(ids, to_epoch(asked.as_of) if asked.as_of else None)
+        return many(answer, asked.features, asked.values, why)
+
+    async def _read(self, advertiser_ids: Sequence[str], asked: float | None) -> tuple[Answer, str]:
+        try:
+            return await self.reader.read(advertiser_ids, asked), ""
+        except StorageUnavailableError as error:
+            return await self.reader.recall(advertiser_ids, asked), error.message
+
+
+def _query_values(request: Request) -> Mapping[str, float]:
+    values: dict[str, float] = {}
+    for name in REQUESTED:
+        text = request.query_params.get(name)
+        if text is None:
+            continue
+        try:
+            values[name] = float(text)
+        except ValueError:
+            values[name] = -1.0
+        if not 0 <= values[name] <= MAX_AMOUNT:
+            raise InvalidRecordError(
+                f"`{name}` is not a usable number", field=name, limit=f"a number, 0 to {MAX_AMOUNT:g}"
+            )
+    return values

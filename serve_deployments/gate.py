@@ -14,6 +14,7 @@ import logging
 import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -22,30 +23,35 @@ from redis import exceptions as redis_errors
 
 from routing.admission import (
     ADMITTED,
+    LATE_RECORDS,
+    MOST_SOURCES,
     SAMPLE_S,
     STALE_S,
     AdmissionPolicy,
     AdmissionReason,
     Decision,
+    Holdings,
     LaneFacts,
-    Shares,
 )
 from tocsin.clock import Clock
 from tocsin.errors import OverloadedError
 from tocsin.keys import GROUP
 from tocsin.lanes import Lane
 from tocsin.schemas import LaneName
-from tocsin.storage.scripts import FACTS, Script
+from tocsin.storage.scripts import FACTS, SOURCES, Script
+from tocsin.telemetry.reports import REFUSED, Fault, Reports
 
 log = logging.getLogger(__name__)
 
 RATE_WINDOW_S = 1.0  # the drain rate is measured over at least this long
+PACE_S = 1.0  # how fast what is known of a lane's capacity follows: blocks are settled in bunches
+REMEMBERED_S = 600  # how long a source counts after it sent something
 
 SAYS = {
     AdmissionReason.MEMORY: "the storage server's memory is nearly used up",
     AdmissionReason.RECORDS: "too many records wait",
     AdmissionReason.AGE: "the oldest record has waited too long",
-    AdmissionReason.SHARE: "this source had its share of a lane that is more than half full",
+    AdmissionReason.SHARE: "this source has more than its share of what waits",
 }
 
 
@@ -79,6 +85,27 @@ class Sample(msgspec.Struct, frozen=True):
     def records(self) -> int:
         """Accepted and not yet out of the lane. Where nothing waits, only retries can be left."""
         return max(self.accepted - self.finished, 0) if self.blocks else self.retrying
+
+    @property
+    def waiting(self) -> int:
+        """The same without those to be tried again."""
+        return max(self.records - self.retrying, 0)
+
+
+_facts = Script(FACTS)
+_sources = Script(SOURCES)
+
+
+async def take_sample(lane: Lane) -> Sample:
+    """Ask its server about one lane.
+
+    Raises:
+        RedisError: as the driver raises it.
+    """
+    keys = [lane.keys.counts]
+    for partition in range(lane.partitions):
+        keys += [lane.keys.stream(partition), lane.keys.retries(partition)]
+    return Sample.read(await _facts.run(lane.client, keys, [GROUP]))
 
 
 def read_memory(text: str) -> Memory:
@@ -121,13 +148,18 @@ class Gate:
         self.refused: Counter[tuple[LaneName, AdmissionReason]] = Counter()
         self.samples = self.failures = 0
         self._servers = by_server(lanes)
+        self._shared = [name for name in lanes if policy.limits(name).shared_from_s < math.inf]
         self._clock = clock
-        self._script = Script(FACTS)
+        self.reports = [
+            Reports(lane.client, lane.keys.reports, partial(self._counted, name))
+            for name, lane in lanes.items()
+        ]
         self._samples: dict[LaneName, Sample] = {}
         self._drains: dict[
             LaneName, tuple[Sample, float]
         ] = {}  # a sample to measure from, the rate before it
-        self._shares: dict[LaneName, Shares] = defaultdict(Shares)
+        self._capacities: dict[LaneName, float] = {}
+        self._holdings: dict[LaneName, Holdings] = defaultdict(Holdings)
         self._since: Counter[LaneName] = Counter()  # records let in since the sample
 
     async def decide(self, lane: LaneName, sources: Mapping[str, int], *, whole: bool) -> dict[str, Decision]:
@@ -140,11 +172,14 @@ class Gate:
         """
         facts = await self.facts(lane)
         decision = ADMITTED if facts is None else self.policy.admit(lane, facts)
-        if facts is None or not decision.admit or not self.policy.is_shared(lane, facts):
+        if facts is None or not decision.admit:
             decisions = dict.fromkeys(sources, decision)
         else:
-            shares = self._shares[lane]
-            decisions = {source: shares.admit(source, records) for source, records in sources.items()}
+            holdings = self._holdings[lane]
+            decisions = {
+                source: self.policy.admit_source(lane, facts, holdings, source, records)
+                for source, records in sources.items()
+            }
             refusals = [one for one in decisions.values() if not one.admit]
             if whole and refusals:
                 decisions = dict.fromkeys(sources, refusals[0])
@@ -156,8 +191,9 @@ class Gate:
     def take(self, lane: LaneName, sources: Mapping[str, int]) -> None:
         """Count records that go in, before they do: the next request must know, the facts do not yet."""
         self._since[lane] += sum(sources.values())
-        for source, records in sources.items():
-            self._shares[lane].take(source, records)
+        if lane in self._shared:
+            for source, records in sources.items():
+                self._holdings[lane].take(source, records)
 
     def grow(self, lane: LaneName, size: int) -> None:
         """Count the bytes that go in, likewise."""
@@ -177,15 +213,32 @@ class Gate:
         used = sample.memory.used + server.bytes_since
         return LaneFacts(
             records=sample.records + self._since[lane],
+            waiting=sample.waiting + self._since[lane],
             blocks=sample.blocks,
             oldest_age_s=max(sample.now_s - sample.oldest_s, 0.0),
             memory_ratio=used / sample.memory.limit if sample.memory.limit else 0.0,
             drained_per_s=self._drains[lane][1],
+            capacity_per_s=self._capacities.get(lane, 0.0),
         )
 
+    async def run(self) -> None:
+        """Tell the servers what was refused, until cancelled."""
+        await asyncio.gather(*(one.run() for one in self.reports))
+
+    def _counted(self, name: LaneName) -> dict[str, int]:
+        refused = {f"{REFUSED}{reason}": n for (lane, reason), n in self.refused.items() if lane == name}
+        return refused | {Fault.ADMISSION_BLIND: self.failures}
+
     async def _renew(self, server: Sampled) -> None:
+        since = {name: self._since[name] for name in server.lanes}
+        size = server.bytes_since
         try:
-            answers = await asyncio.gather(*(self._ask(lane) for lane in server.lanes.values()))
+            samples = await asyncio.gather(*(take_sample(lane) for lane in server.lanes.values()))
+            found = dict(zip(server.lanes, samples, strict=True))
+            shared = [lane for name, lane in server.lanes.items() if name in self._shared]
+            await asyncio.gather(
+                *(self._share_out(lane, found[LaneName(lane.name)].waiting) for lane in shared)
+            )
         except (redis_errors.RedisError, OSError) as error:
             self.failures += 1
             log.warning("admission knows nothing of %s: %s", ", ".join(server.lanes), error)
@@ -193,27 +246,48 @@ class Gate:
                 self._samples.pop(name, None)
         else:
             self.samples += 1
-            server.bytes_since = 0
-            for name, sample in zip(server.lanes, map(Sample.read, answers), strict=True):
-                self._samples[name] = sample
-                self._since[name] = 0
-                self._shares[name].renew(self.policy.limits(name).records - sample.records)
+            for name, sample in found.items():
                 self._measure(name, sample)
+                self._samples[name] = sample
+                self._since[name] -= since[name]  # what was let in meanwhile may not be in the sample
+            server.bytes_since -= size
         finally:
             server.at = self._clock.monotonic()
             server.task = None
 
-    async def _ask(self, lane: Lane) -> Any:
-        keys = [lane.keys.counts]
-        for partition in range(lane.partitions):
-            keys += [lane.keys.stream(partition), lane.keys.retries(partition)]
-        return await self._script.run(lane.client, keys, [GROUP])
+    async def _share_out(self, lane: Lane, waiting: int) -> None:
+        """Tell the others what this replica let in, and learn what each source holds of what waits."""
+        holdings = self._holdings[LaneName(lane.name)]
+        told = holdings.untold()
+        pairs = [part for source, records in told.items() for part in (source, records)]
+        arguments = [waiting, REMEMBERED_S, MOST_SOURCES, *pairs]
+        answer = await _sources.run(lane.client, [lane.keys.sources], arguments)
+        held = {
+            source.decode(): float(records) for source, records in zip(answer[::2], answer[1::2], strict=True)
+        }
+        holdings.renew(held, told)
 
     def _measure(self, lane: LaneName, sample: Sample) -> None:
+        before = self._samples.get(lane)
+        if before is not None and sample.now_s > before.now_s:
+            known = self._capacities.get(lane, 0.0)
+            self._capacities[lane] = capacity(known, before, sample)
         base, rate = self._drains.setdefault(lane, (sample, 0.0))
         if sample.now_s - base.now_s >= RATE_WINDOW_S:
             rate = max(sample.finished - base.finished, 0) / (sample.now_s - base.now_s)
             self._drains[lane] = (sample, rate)
+
+
+def capacity(known: float, before: Sample, after: Sample) -> float:
+    """How fast a lane drains when there is enough to do, in records a second, from two samples.
+
+    What was drained is the least it can do; it can do less than was known only if there was enough to do all the time.
+    """
+    took_s = after.now_s - before.now_s
+    rate = max(after.finished - before.finished, 0) / took_s
+    smoothed = known + (rate - known) * min(took_s / PACE_S, 1.0)
+    busy = min(before.waiting, after.waiting) >= LATE_RECORDS and took_s <= PACE_S
+    return smoothed if busy else max(known, smoothed)
 
 
 def refusal(lane: LaneName, decision: Decision) -> OverloadedError:

@@ -70,6 +70,7 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     parameters: tuple[Parameter, ...] = ()
     problems: tuple[int, ...] = ()
     public: bool = False  # needs no API key
+    media_type: str = "application/json"  # of the answer
 
 
 AS_OF = Parameter(

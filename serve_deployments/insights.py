@@ -19,9 +19,8 @@ import msgspec
 from redis import exceptions as redis_errors
 from starlette.requests import Request
 
-from features.tiles import AdvertiserHistory
-from features.vectors import answer as feature_answer
-from features.vectors import compute
+from features.answers import is_known, one, vector_of
+from features.online import Answer
 from models.insights import build_insight
 from models.matrix import Vector
 from models.peers import PeerTable
@@ -80,6 +79,10 @@ class Insights(Application):
         self._local: OrderedDict[str, tuple[float, InsightAnswer]] = OrderedDict()
         self._peers: PeerTable | None = None
         self._peers_made_at = float("-inf")
+
+    async def warm(self) -> None:
+        """Write what readers noted."""
+        await self._reader.flush()
 
     async def insight(self, request: Request) -> InsightAnswer:
         """One advertiser; a question about another moment is never answered from a cache."""
@@ -162,11 +165,16 @@ class Insights(Application):
         features = peers = None
         as_of = self._clock.now() if asked is None else asked
         try:
-            as_of = await self._reader.moment(asked)
-            (history,) = await self._reader.histories([advertiser_id])
-            if history is None:
+            read = await self._reader.read([advertiser_id], asked)
+            if not is_known(read, 0):
                 raise unknown_advertiser(advertiser_id)
-            features = feature_answer(history, as_of)
+            as_of = read.as_of
+            features = one(read, 0, {})
+            if features.features["days_since_last_campaign"].value is None:
+                raise NotFoundError(
+                    f"{advertiser_id} has no activity before {to_datetime(as_of).isoformat()}",
+                    hint="ask for a later as_of",
+                )
             peers = await self._peer_table(as_of, cached=asked is None)
         except StorageUnavailableError as error:
             reasons.append(f"features: {error.message}")
@@ -209,19 +217,15 @@ class Insights(Application):
         if cached and self._peers is not None and now - self._peers_made_at < self.settings.insight_ttl_s:
             return self._peers
         ids = await self._reader.breaker.call(lambda: self._reader.store.advertisers(limit=PEER_SAMPLE))
-        histories = await self._reader.histories(ids)
-        table = await asyncio.to_thread(_peers, ids, histories, as_of)
+        read = await self._reader.read(ids, as_of)
+        table = await asyncio.to_thread(_peers, read)
         if cached:
             self._peers, self._peers_made_at = table, now
         return table
 
 
-def _peers(ids: list[str], histories: list[AdvertiserHistory | None], as_of: float) -> PeerTable:
-    vectors: dict[str, Vector] = {}
-    for advertiser_id, history in zip(ids, histories, strict=True):
-        if history is not None:
-            try:
-                vectors[advertiser_id] = compute(history, as_of)
-            except NotFoundError:
-                continue
+def _peers(read: Answer) -> PeerTable:
+    vectors: dict[str, Vector] = {
+        name: vector_of(read, place) for place, name in enumerate(read.advertiser_ids)
+    }
     return PeerTable.build(vectors)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter, defaultdict
 from typing import ClassVar
+from uuid import uuid4
 
 from starlette.requests import Request
 
@@ -25,7 +27,13 @@ from serve_deployments.http import (
 from serve_deployments.lanes import LaneSet
 from tocsin.clock import Clock, SystemClock
 from tocsin.decoding import RecordDecoder
-from tocsin.errors import InvalidRecordError, NotFoundError, OverloadedError, StorageUnavailableError
+from tocsin.errors import (
+    InvalidRecordError,
+    NotFoundError,
+    OverloadedError,
+    StorageUnavailableError,
+    TocsinError,
+)
 from tocsin.keys import digest
 from tocsin.lanes import Position
 from tocsin.schemas import (
@@ -40,6 +48,9 @@ from tocsin.schemas import (
 from tocsin.settings import Settings
 
 MAX_IDEMPOTENCY_KEY = 128
+SMALL_BYTES = 16_384  # a body up to this size is worked on at once
+MAX_BULKY = 2  # others at once: one stores while the next is decoded
+STEP_RECORDS = 100
 
 IDEMPOTENCY_KEY = Parameter(
     name="Idempotency-Key",
@@ -50,7 +61,10 @@ IDEMPOTENCY_KEY = Parameter(
 ATOMIC = Parameter(
     name="atomic",
     where="query",
-    description="Accept all records or none",
+    description=(
+        "Accept all records or none. Where they go to several lanes and one of these fails after another stored its "
+        "part, the answer is 503 and names an Idempotency-Key: a repeat under it stores the rest, and nothing twice"
+    ),
     schema={"type": "boolean", "default": False},
 )
 
@@ -100,23 +114,48 @@ class Notifications(Application):
             for name, lane in self._lanes.lanes.items()
         }
         self._intake = Intake(Classifier(), {name: settings.partitions(name) for name in NOTIFICATION_LANES})
+        self._bulky = asyncio.Semaphore(MAX_BULKY)
         self._decoder = RecordDecoder(NotificationRequest, check_notification)
         policy = AdmissionPolicy.of(settings)
         self._gate = Gate(self._lanes.lanes, policy, self._clock)
 
+    async def warm(self) -> None:
+        """Report what was refused for as long as the replica runs."""
+        await self._gate.run()
+
     async def send(self, request: Request) -> NotificationsAccepted:
-        """Validate, classify, store, and only then answer 202."""
+        """Validate, classify, store, and only then answer 202.
+
+        What is small goes ahead of what is bulky: only so many bulky bodies are worked on at once, and each in steps
+        of a millisecond or two, between which the event loop turns to whatever else has come.
+        """
+        body = await read_body(request)
+        if len(body) <= SMALL_BYTES:
+            return await self._accept(request, body)
+        async with self._bulky:
+            return await self._accept(request, body)
+
+    async def _accept(self, request: Request, body: bytes) -> NotificationsAccepted:
         now = self._clock.now()
         ndjson, atomic, key = is_ndjson(request), query_flag(request, "atomic"), idempotency_key(request)
-        body = await read_body(request)
         decoded = self._decoder.decode(body, ndjson=ndjson, now=now)
         if decoded.errors and (atomic or not decoded.records):
             raise RejectedBatchError(decoded.errors, decoded.total, atomic=atomic)
-        wanted = self._intake.admit(decoded.records, now=now, traceparent=traceparent_of(request))
+        wanted: list[Accepted] = []
+        trace = traceparent_of(request)
+        for start in range(0, len(decoded.records), STEP_RECORDS):
+            await asyncio.sleep(0)
+            wanted += self._intake.admit(
+                decoded.records[start : start + STEP_RECORDS], now=now, traceparent=trace
+            )
+        await asyncio.sleep(0)
+        if atomic and not key and len({item.lane for item in wanted}) > 1:
+            key = uuid4().hex  # or nobody could complete it, should one lane store its part and the next not
         sources = [one.source for _, one in decoded.records]
         admitted, refused = await self._sift(wanted, sources, keyed=bool(key), atomic=atomic)
         fingerprint = fingerprint_of(body) if key else ""
         receipts, failed = await self._store(admitted, key, fingerprint, now=now, atomic=atomic)
+        await asyncio.sleep(0)
         return _answer(receipts, sorted(decoded.errors + refused + failed, key=lambda error: error.index))
 
     async def _sift(
@@ -159,7 +198,12 @@ class Notifications(Application):
         """Append lane by lane, the most urgent first, and write the receipts.
 
         A server that is full after one lane was stored, or away when that was on another, is no failure of the whole:
-        those stored keep their receipts, the others come back as errors. Else the caller is told to send all again.
+        those stored keep their receipts, the others come back as errors, unless the request is atomic; then the caller
+        is told how to complete it. Else the caller is told to send all again.
+
+        Raises:
+            OverloadedError: nothing was stored.
+            StorageUnavailableError: some lane did not confirm.
         """
         by_lane: dict[LaneName, list[Accepted]] = defaultdict(list)
         for item in admitted:
@@ -175,6 +219,8 @@ class Notifications(Application):
             except (OverloadedError, StorageUnavailableError) as error:
                 elsewhere = self._lanes.others(lane) & {receipt.lane for receipt in receipts}
                 kept = receipts if isinstance(error, OverloadedError) else elsewhere
+                if atomic and len(by_lane) > 1 and (receipts or not isinstance(error, OverloadedError)):
+                    raise unfinished(lane, key, error) from error
                 if atomic or not kept:
                     raise
                 errors += [refused_record(item, error) for item in members]
@@ -196,8 +242,17 @@ class Notifications(Application):
         return found
 
 
+def unfinished(lane: LaneName, key: str, error: OverloadedError | StorageUnavailableError) -> TocsinError:
+    """An atomic request of which some lanes may have stored their part: a repeat under its key stores the rest."""
+    return StorageUnavailableError(
+        f"{lane} did not confirm its part of an atomic request; other lanes may have stored theirs: {error.message}",
+        retry_after_s=error.retry_after_s,
+        hint=f"send the same again with `Idempotency-Key: {key}`: it stores what is missing, and nothing twice",
+    )
+
+
 def refused_record(item: Accepted, error: OverloadedError | StorageUnavailableError) -> RecordError:
-    """A record that was not stored, though nothing is wrong with it."""
+    """A record that was not let in, though nothing is wrong with it."""
     return RecordError(
         index=item.index, detail=error.message, code=error.code, retry_after_s=error.retry_after_s
     )

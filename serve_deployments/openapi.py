@@ -75,7 +75,7 @@ def _operation(name: str, endpoint: Endpoint, refs: dict[str, Any]) -> dict[str,
     answers: dict[str, Any] = {
         str(endpoint.status): {
             "description": STATUS_TEXT[endpoint.status],
-            "content": {"application/json": {"schema": refs[repr(endpoint.answer)]}},
+            "content": {endpoint.media_type: {"schema": refs[repr(endpoint.answer)]}},
         }
     }
     for status in endpoint.problems:

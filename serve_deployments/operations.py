@@ -7,6 +7,7 @@ from importlib import resources
 from typing import Any, ClassVar
 
 import msgspec
+from prometheus_client.exposition import choose_encoder
 from redis import exceptions as redis_errors
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -18,6 +19,7 @@ from features.store import FeatureStore
 from models.registry import Registry
 from serve_deployments.http import Application, Endpoint, json_response
 from serve_deployments.lanes import LaneSet
+from serve_deployments.metrics import scrape
 from tocsin.clock import SystemClock
 from tocsin.errors import TocsinError
 from tocsin.resilience.breakers import read_breakers
@@ -130,6 +132,19 @@ class Operations(Application):
             answer=PlatformStatus,
             problems=(401, 503),
         ),
+        Endpoint(
+            method="GET",
+            path="/metrics",
+            handler="metrics",
+            summary="The same and more for Prometheus",
+            description=(
+                "200 also when storage does not answer: then `tocsin_up` is 0 and what storage would know is left "
+                "out. OpenMetrics where the scraper asks for it. docs/metrics.md lists every metric."
+            ),
+            answer=str,
+            media_type="text/plain",
+            problems=(401,),
+        ),
     )
 
     def __init__(self, documentation: dict[str, Any], settings: Settings | None = None) -> None:
@@ -193,6 +208,12 @@ class Operations(Application):
             model_versions=len(versions),
             breakers=await read_breakers(self._lanes.client, self.settings.namespace, SystemClock().now()),
         )
+
+    async def metrics(self, request: Request) -> Response:
+        """Every metric, in the format the scraper asks for."""
+        page = await scrape(self._lanes, self._store, self.settings.namespace, SystemClock())
+        encode, content_type = choose_encoder(request.headers.get("accept", ""))
+        return Response(encode(page), headers={"content-type": content_type})
 
     async def _lane_status(self, name: LaneName) -> LaneStatus:
         lane = self._lanes.lanes[name]

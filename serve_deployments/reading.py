@@ -1,77 +1,176 @@
-"""Reading features for a question: a short deadline, a breaker, and the moment to answer for."""
+"""Reading features for a question: a short deadline, a breaker, and what is left while storage is down.
+
+    vectors in Redis ──down──► what this replica served lately ──► what the shards remember ──► nothing: an error
+
+Whatever comes from memory is marked stale, with its age.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import math
-import time
-from collections.abc import Awaitable, Sequence
-from datetime import datetime
+import contextlib
+import logging
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 import msgspec
+from redis import exceptions as redis_errors
 
-from features.definitions import DAY_S
+from features.moments import Moments
+from features.noting import Notes
+from features.online import Answer, AsyncOnlineReader, Question, Status, VectorRead
+from features.packing import PACKERS
 from features.store import FeatureStore
-from features.tiles import AdvertiserHistory
+from features.tiles import decode
+from features.vectors import covers
 from tocsin.clock import Clock
 from tocsin.errors import StorageUnavailableError
 from tocsin.resilience.breaker import STORAGE_READS, AsyncBreaker
+from tocsin.schemas import LaneName
 from tocsin.settings import Settings
-from tocsin.storage.connect import SERVE_TIMEOUT_S, connect, resolve_url
+from tocsin.storage.connect import SERVE_TIMEOUT_S, connect, resolve_url, translate
 
-LATEST_TTL_S = 5.0
+log = logging.getLogger(__name__)
+
+REMEMBERED = 20_000
+FLUSH_EVERY_S = 1.0
+SHARD_DEADLINE_S = 2.0
 T = TypeVar("T")
+
+Remembered = tuple[bytes | None, float | None]
+AskShards = Callable[[Sequence[str]], Awaitable[list[Remembered]]]
 
 
 class FeatureReader:
-    """Histories by advertiser, within a second or not at all.
+    """Features by advertiser, within a second or not at all.
 
     Args:
-        settings: Server, namespace and the meaning of "now".
+        settings: Server, namespace, partitions and the meaning of "now".
         clock: Time.
+        ask_shards: Asks the shards what they remember: a history, encoded, and the watermark of its partition.
     """
 
-    def __init__(self, settings: Settings, clock: Clock) -> None:
+    def __init__(self, settings: Settings, clock: Clock, ask_shards: AskShards | None = None) -> None:
         self.client = connect(resolve_url(settings), timeout_s=SERVE_TIMEOUT_S)
         self.store = FeatureStore(self.client, namespace=settings.namespace)
         self.breaker = AsyncBreaker(STORAGE_READS)
-        self._as_of = settings.as_of
-        self._clock = clock
-        self._latest: float | None = None
-        self._latest_at = -math.inf
-
-    async def histories(self, advertiser_ids: Sequence[str]) -> list[AdvertiserHistory | None]:
-        """One round trip for all.
-
-        Raises:
-            StorageUnavailableError: no answer within a second, or the breaker is open.
-        """
-        return await self.breaker.call(lambda: _within(self.store.histories(advertiser_ids)))
+        self._partitions = settings.partitions(LaneName.ACTIVITY)
+        self._online = AsyncOnlineReader(
+            self.client, namespace=settings.namespace, partitions=self._partitions
+        )
+        self._notes = Notes(self.store.keys, partitions=self._partitions, clock=clock)
+        self._moments = Moments(
+            settings.as_of, lambda: self.breaker.call(lambda: _within(self.store.latest())), clock
+        )
+        self._ask_shards = ask_shards
+        self._recent: OrderedDict[str, tuple[float, list[VectorRead]]] = OrderedDict()
 
     async def moment(self, asked: float | None) -> float:
         """The moment to answer for: the one asked for, else the configured one (epoch seconds).
 
-        With `latest` it is the midnight after the newest event; while storage is down, the last one known.
-
         Raises:
             StorageUnavailableError: it is `latest` and was never known.
         """
-        if asked is not None:
-            return asked
-        if self._as_of == "now":
-            return self._clock.now()
-        if self._as_of != "latest":
-            return msgspec.convert(self._as_of, datetime).timestamp()
-        if time.monotonic() - self._latest_at > LATEST_TTL_S:
-            try:
-                self._latest = await self.breaker.call(lambda: _within(self.store.latest()))
-                self._latest_at = time.monotonic()
-            except StorageUnavailableError:
-                if self._latest is None:
-                    raise
-        newest = self._latest
-        return self._clock.now() if newest is None else (newest // DAY_S + 1) * DAY_S
+        return await self._moments.now() if asked is None else asked
+
+    async def read(self, advertiser_ids: Sequence[str], asked: float | None = None) -> Answer:
+        """All features of each advertiser, as they are in storage.
+
+        Raises:
+            StorageUnavailableError: no answer within a second, or the breaker is open.
+        """
+        as_of = await self.moment(asked)
+        answer = await self.breaker.call(lambda: _within(self._read(advertiser_ids, as_of)))
+        if asked is None:
+            self._notes.note(answer)
+            self._keep(answer)
+        return answer
+
+    async def recall(self, advertiser_ids: Sequence[str], asked: float | None) -> Answer:
+        """The same from memory, for when storage is down; everything known is marked stale.
+
+        Raises:
+            StorageUnavailableError: nothing is remembered of any of them.
+        """
+        as_of = await self.moment(asked)
+        question = Question(self.store.keys, advertiser_ids, partitions=self._partitions, as_of=as_of)
+        question.take([None] * len(question.keys()))
+        answer = question.finish()
+        found: set[str] = set()
+        rest: list[str] = []
+        for place, name in enumerate(advertiser_ids):
+            kept = self._kept(name, as_of) if asked is None else None
+            if kept is None:
+                rest.append(name)
+                continue
+            found.add(name)
+            for reads, read in zip(answer.reads, kept, strict=True):
+                reads[place] = read
+        found |= await self._from_shards(question, answer, rest)
+        if not found:
+            raise StorageUnavailableError("storage does not answer, and nothing is remembered of these")
+        for place, name in enumerate(advertiser_ids):
+            if name not in found:  # whether it is known cannot be told now
+                for view in answer.reads:
+                    view[place] = msgspec.structs.replace(view[place], status=Status.MISSING)
+        return answer
+
+    async def flush(self) -> None:
+        """Write what was noted, over and over; until cancelled."""
+        while True:
+            await asyncio.sleep(FLUSH_EVERY_S)
+            with contextlib.suppress(StorageUnavailableError):
+                await self._notes.flush(self.client)
+
+    async def _read(self, advertiser_ids: Sequence[str], as_of: float) -> Answer:
+        try:
+            return await self._online.read(advertiser_ids, as_of)
+        except (redis_errors.RedisError, OSError) as error:
+            raise translate(error) from error
+
+    def _keep(self, answer: Answer) -> None:
+        for place, name in enumerate(answer.advertiser_ids):
+            reads = [view[place] for view in answer.reads]
+            if reads[0].age_s is not None:
+                self._recent[name] = (answer.as_of, reads)
+                self._recent.move_to_end(name)
+        while len(self._recent) > REMEMBERED:
+            self._recent.popitem(last=False)
+
+    def _kept(self, name: str, as_of: float) -> list[VectorRead] | None:
+        """What was served lately, where that is still within the time to live of each view."""
+        then, reads = self._recent.get(name, (0.0, []))
+        aged: list[VectorRead] = []
+        for packer, read in zip(PACKERS, reads, strict=False):
+            age_s = max(0.0, as_of - then) + (read.age_s or 0.0)
+            if age_s > packer.view.ttl_s:
+                return None
+            aged.append(msgspec.structs.replace(read, status=Status.STALE, age_s=age_s))
+        return aged or None
+
+    async def _from_shards(self, question: Question, answer: Answer, names: Sequence[str]) -> set[str]:
+        if self._ask_shards is None or not names:
+            return set()
+        try:
+            async with asyncio.timeout(SHARD_DEADLINE_S):
+                remembered = await self._ask_shards(names)
+        except Exception:  # they may be gone, too
+            log.exception("the shards could not be asked")
+            return set()
+        found: set[str] = set()
+        places = {name: place for place, name in enumerate(answer.advertiser_ids)}
+        for name, (body, mark) in zip(names, remembered, strict=True):
+            history = decode(body) if body else None
+            if history is None or not covers(history, answer.as_of):
+                continue
+            place = places[name]
+            question.answer(place, history)
+            age_s = None if mark is None else max(0.0, answer.as_of - mark)
+            for view in answer.reads:
+                view[place] = msgspec.structs.replace(view[place], status=Status.STALE, age_s=age_s)
+            found.add(name)
+        return found
 
 
 async def _within(work: Awaitable[T]) -> T:

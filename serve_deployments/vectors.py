@@ -1,27 +1,24 @@
 """Feature vectors as a model takes them: many advertisers in one read, and from memory while storage is down.
 
-storage ──one read──► rows ──remembered──► while storage is down: the same rows, stale, with their age
+storage ──one read──► rows
+└──down──► what was read lately, or what the shards remember: the same rows, stale
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
-from features.definitions import FEATURE_NAMES
-from features.tiles import AdvertiserHistory
-from features.vectors import compute
-from models.matrix import Floats, Vector, to_raw
+from features.online import Answer, Status
+from models.inputs import INPUTS
+from models.matrix import Floats
 from serve_deployments.reading import FeatureReader
-from tocsin.errors import NotFoundError, StorageUnavailableError
+from tocsin.errors import StorageUnavailableError
 
-INPUTS = FEATURE_NAMES  # what models see, in the order of their columns
 RECENCY = INPUTS.index("days_since_last_campaign")
-REMEMBERED = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +48,6 @@ class VectorReader:
 
     def __init__(self, reader: FeatureReader) -> None:
         self._reader = reader
-        self._recent: OrderedDict[str, Floats] = OrderedDict()
 
     async def read(self, advertiser_ids: Sequence[str], asked: float | None) -> Rows:
         """The vectors of advertisers, each given once.
@@ -64,24 +60,9 @@ class VectorReader:
             StorageUnavailableError: storage is down and none of them is remembered.
         """
         try:
-            as_of = await self._reader.moment(asked)
-            histories = await self._reader.histories(advertiser_ids)
+            return _rows(await self._reader.read(advertiser_ids, asked), "")
         except StorageUnavailableError as error:
-            if asked is not None:
-                raise
-            return await self._remembered(advertiser_ids, error)
-        names, vectors, unknown = [], [], []
-        for name, history in zip(advertiser_ids, histories, strict=True):
-            vector = _vector(history, as_of)
-            if vector is None:
-                unknown.append(name)
-                continue
-            names.append(name)
-            vectors.append(vector)
-        raw = to_raw(vectors, INPUTS)
-        if asked is None:
-            self._remember(names, raw)
-        return Rows(names, raw, np.zeros(len(names), dtype=np.bool_), as_of, unknown)
+            return _rows(await self._reader.recall(advertiser_ids, asked), error.message)
 
     async def active(self, since_s: float, limit: int) -> list[str]:
         """Advertisers with activity in the last `since_s` seconds, the most recently active first.
@@ -92,26 +73,17 @@ class VectorReader:
         as_of = await self._reader.moment(None)
         return await self._reader.store.active(as_of - since_s, limit=limit)
 
-    def _remember(self, names: Sequence[str], raw: Floats) -> None:
-        for name, row in zip(names, raw, strict=True):
-            self._recent[name] = row
-            self._recent.move_to_end(name)
-        while len(self._recent) > REMEMBERED:
-            self._recent.popitem(last=False)
 
-    async def _remembered(self, advertiser_ids: Sequence[str], error: StorageUnavailableError) -> Rows:
-        names = [name for name in advertiser_ids if name in self._recent]
-        if not names:
-            raise error
-        as_of = await self._reader.moment(None)
-        raw = np.array([self._recent[name] for name in names])
-        rest = [name for name in advertiser_ids if name not in self._recent]
-        return Rows(names, raw, np.ones(len(names), dtype=np.bool_), as_of, rest, error.message)
-
-
-def _vector(history: AdvertiserHistory | None, as_of: float) -> Vector | None:
-    """None where nothing is known of it before that moment."""
-    try:
-        return None if history is None else compute(history, as_of)
-    except NotFoundError:
-        return None
+def _rows(answer: Answer, why: str) -> Rows:
+    """Those that did something before that moment."""
+    columns = answer.columns(INPUTS)
+    raw = np.array([columns[name] for name in INPUTS], dtype=np.float64).T.reshape(-1, len(INPUTS))
+    known = ~np.isnan(raw[:, RECENCY])
+    stale = np.array(
+        [any(view[place].status is Status.STALE for view in answer.reads) for place in range(len(known))],
+        dtype=np.bool_,
+    )
+    names = list(answer.advertiser_ids)
+    kept = [name for name, ok in zip(names, known, strict=True) if ok]
+    unknown = [name for name, ok in zip(names, known, strict=True) if not ok]
+    return Rows(kept, raw[known], stale[known], answer.as_of, unknown, why)

@@ -196,6 +196,10 @@ class MemoryLane:
             self._streams[entry.partition].pop(entry.entry, None)
             self.settled.append(entry)
 
+    async def unsettled(self, entries: Sequence[Entry]) -> list[Entry]:
+        self._call("unsettled")
+        return [entry for entry in entries if entry.entry in self._streams[entry.partition]]
+
     async def promote(self, partition: int, now: float, *, limit: int) -> int:
         self._call("promote")
         retries = self._retries[partition]

@@ -39,7 +39,7 @@ def platform(tmp_path_factory: pytest.TempPathFactory, webhook: Webhook) -> Iter
         free_settings(tmp_path_factory.mktemp("platform")),
         as_of="latest",
         webhook_url=webhook.url + "/default",
-        webhook_timeout_s=1.0,
+        webhook_timeout_s=2.0,
         webhook_allow_private=True,
         sms_providers=f"{accounts}/fail/503 {accounts}/ok/sms/{{target}}",
         email_providers=f"{accounts}/fail/401",

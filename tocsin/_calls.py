@@ -22,7 +22,9 @@ from tocsin.schemas import (
     MAX_BATCH_RECORDS,
     MAX_BODY_BYTES,
     MAX_CHURN_IDS,
+    MAX_FEATURE_IDS,
     ChurnBatchRequest,
+    FeaturesRequest,
     NotificationRequest,
     RecordError,
 )
@@ -195,24 +197,46 @@ def activity_call(body: bytes) -> Call:
     return Call(method="POST", path="/v1/activity", body=body, idempotent=True)
 
 
-def ask_call(collection: str, name: str, *, field: str, as_of: datetime | None = None) -> Call:
-    """Ask for one thing by its id: `GET /v1/{collection}/{name}`."""
-    params = {} if as_of is None else {"as_of": _rfc3339(as_of)}
+def ask_call(
+    collection: str,
+    name: str,
+    *,
+    field: str,
+    as_of: datetime | None = None,
+    values: Mapping[str, float] | None = None,
+) -> Call:
+    """Ask for one thing by its id: `GET /v1/{collection}/{name}`; `values` become query parameters."""
+    params = {key: repr(float(value)) for key, value in (values or {}).items()}
+    if as_of is not None:
+        params["as_of"] = _rfc3339(as_of)
     return Call(method="GET", path=f"/v1/{collection}/{_segment(name, field)}", params=params)
 
 
 def churn_calls(ids: Iterable[str], as_of: datetime | None, *, drivers: bool = False) -> Iterator[Call]:
     """Ask for many predictions, `MAX_CHURN_IDS` a request."""
+    for chunk in _id_chunks(ids, as_of, MAX_CHURN_IDS):
+        body = encode_record({"advertiser_ids": chunk, "as_of": as_of, "drivers": drivers}, ChurnBatchRequest)
+        yield Call(method="POST", path="/v1/churn", body=body, idempotent=True)
+
+
+def features_calls(
+    ids: Iterable[str], features: Iterable[str], values: Mapping[str, float] | None, as_of: datetime | None
+) -> Iterator[Call]:
+    """Ask for the features of many advertisers, `MAX_FEATURE_IDS` a request."""
+    rest = {"features": list(features), "values": dict(values or {}), "as_of": as_of}
+    for chunk in _id_chunks(ids, as_of, MAX_FEATURE_IDS):
+        body = encode_record({"advertiser_ids": chunk, **rest}, FeaturesRequest)
+        yield Call(method="POST", path="/v1/features", body=body, idempotent=True)
+
+
+def _id_chunks(ids: Iterable[str], as_of: datetime | None, most: int) -> Iterator[list[str]]:
     if isinstance(ids, str):
         raise InvalidRecordError("advertiser_ids is a list of ids, not one id", field="advertiser_ids")
     if as_of is not None:
         _rfc3339(as_of)
     every = list(ids)
-    for start in range(0, len(every), MAX_CHURN_IDS):
-        chunk = {"advertiser_ids": every[start : start + MAX_CHURN_IDS], "as_of": as_of, "drivers": drivers}
-        yield Call(
-            method="POST", path="/v1/churn", body=encode_record(chunk, ChurnBatchRequest), idempotent=True
-        )
+    for start in range(0, len(every), most):
+        yield every[start : start + most]
 
 
 def letter_filter(where: Mapping[str, Any]) -> DeadLetterFilter:

@@ -10,7 +10,7 @@ its result; one loop of six lines turns it into a blocking method, another into 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TypeVar
@@ -45,6 +45,8 @@ from tocsin.schemas import (
     ChurnAnswer,
     ChurnBatchAnswer,
     Durability,
+    FeatureRow,
+    FeaturesBatchAnswer,
     NotificationRequest,
     NotificationsAccepted,
     NotificationState,
@@ -347,6 +349,20 @@ class Flows:
             unknown += answer.unknown
             degraded |= answer.degraded
         return ChurnBatchAnswer(predictions=predictions, unknown=unknown, degraded=degraded)
+
+    def features_many(
+        self,
+        ids: Iterable[str],
+        features: Iterable[str],
+        values: Mapping[str, float] | None,
+        as_of: datetime | None,
+    ) -> Flow[list[FeatureRow]]:
+        """Ask for the features of many advertisers, request by request."""
+        rows: list[FeatureRow] = []
+        for call in calls.features_calls(ids, features, values, as_of):
+            answer = yield from self.ask(call, FeaturesBatchAnswer)
+            rows += answer.rows
+        return rows
 
     def _decode(self, call: Call, outcome: Outcome, kind: type[T]) -> T:
         return decode(call, outcome, kind, url=self.url, now=self.clock.now())

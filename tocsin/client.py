@@ -21,6 +21,7 @@ import httpx2
 from tocsin._answers import Outcome
 from tocsin._calls import Call, dead_letters_call, letter_filter, notification_given, purge_call
 from tocsin._churn_methods import AsyncChurnMethods, ChurnMethods
+from tocsin._feature_methods import AsyncFeatureMethods, FeatureMethods
 from tocsin._flows import Flow, Flows, Pause, RetryPolicy
 from tocsin._recipient_methods import AsyncRecipientMethods, RecipientMethods
 from tocsin._transport import check_limits, failure, platform_url, reply, request_headers, request_parts
@@ -31,7 +32,6 @@ from tocsin.schemas import (
     ActivityRequest,
     DeadLetterPage,
     DeadLetterView,
-    FeaturesAnswer,
     InsightAnswer,
     LaneName,
     NotificationRequest,
@@ -46,7 +46,7 @@ NotificationLike = NotificationRequest | Mapping[str, Any]
 ActivityLike = ActivityRequest | Mapping[str, Any]
 
 
-class Client(RecipientMethods, ChurnMethods):
+class Client(RecipientMethods, FeatureMethods, ChurnMethods):
     """A blocking client of one platform; safe to share between threads.
 
     Args:
@@ -179,10 +179,6 @@ class Client(RecipientMethods, ChurnMethods):
         """
         return self._run(self._flows.send_activity(activities))
 
-    def features(self, advertiser_id: str, as_of: datetime | None = None) -> FeaturesAnswer:
-        """An advertiser's feature vector, now or as of an aware datetime."""
-        return self._run(self._flows.about("features", advertiser_id, FeaturesAnswer, as_of))
-
     def insight(self, advertiser_id: str, as_of: datetime | None = None) -> InsightAnswer:
         """What one should know about an advertiser, now or as of an aware datetime."""
         return self._run(self._flows.about("insights", advertiser_id, InsightAnswer, as_of))
@@ -256,7 +252,7 @@ class Client(RecipientMethods, ChurnMethods):
         return self._run(self._flows.ready())
 
 
-class AsyncClient(AsyncRecipientMethods, AsyncChurnMethods):
+class AsyncClient(AsyncRecipientMethods, AsyncFeatureMethods, AsyncChurnMethods):
     """`Client` for asyncio: the same arguments, methods and errors; `sleep` is a coroutine function."""
 
     def __init__(
@@ -351,10 +347,6 @@ class AsyncClient(AsyncRecipientMethods, AsyncChurnMethods):
     async def send_activity(self, activities: Iterable[ActivityLike]) -> ActivityAccepted:
         """As `Client.send_activity`."""
         return await self._run(self._flows.send_activity(activities))
-
-    async def features(self, advertiser_id: str, as_of: datetime | None = None) -> FeaturesAnswer:
-        """As `Client.features`."""
-        return await self._run(self._flows.about("features", advertiser_id, FeaturesAnswer, as_of))
 
     async def insight(self, advertiser_id: str, as_of: datetime | None = None) -> InsightAnswer:
         """As `Client.insight`."""

@@ -18,15 +18,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Container, Sequence
+from collections.abc import Awaitable, Callable, Container, Iterator, Sequence
 from enum import StrEnum
 from typing import Protocol
 
 import msgspec
 
 from tocsin.clock import Clock
-from tocsin.errors import TocsinError
+from tocsin.errors import StateMovedError, TocsinError
 from tocsin.lanes import Entry, Placement, Record, Stage
+from tocsin.telemetry.reports import Fault
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +56,10 @@ class Queue(Protocol):
 
     async def settle(self, entries: Sequence[Entry], stage: Stage, *, again: bool = False) -> None:
         """Acknowledge and trim, with what `stage` writes; with `again`, unless that was done already."""
+        ...
+
+    async def unsettled(self, entries: Sequence[Entry]) -> list[Entry]:
+        """Those that nobody settled yet."""
         ...
 
     async def promote(self, partition: int, now: float, *, limit: int) -> int:
@@ -131,7 +136,9 @@ class ConsumerPolicy(msgspec.Struct, frozen=True, kw_only=True):
     unit_entries: int  # blocks handled together: 1 for p0, more for the others
     read_entries: int  # blocks taken from a partition in one read
     concurrency: int  # units in flight at once
+    unit_bytes: int = 2**63 - 1  # a unit ends before the block that takes it beyond this; it has one at least
     block_ms: int = 1000  # how long an idle read waits
+    read_every_s: float = 0.0  # reads are at least so far apart: blocks gather while little waits
     heartbeat_s: float = 1.5
     promote_every_s: float = 0.25
     promote_limit: int = 200
@@ -205,6 +212,7 @@ class Consumer:
     ) -> None:
         self.state = ConsumerState.JOINING
         self.failures = 0  # storage failures survived
+        self.handler_failures = 0  # times that handling raised
         self.handled_blocks = 0
         self._queue = queue
         self._ownership = ownership
@@ -213,6 +221,7 @@ class Consumer:
         self._clock = clock
         self._stopping = asyncio.Event()
         self._drained = asyncio.Event()  # heartbeats go on until then
+        self._read_at = float("-inf")  # on the stopwatch
         self._claimed: set[int] = set()  # and not lost since
         self._surplus: set[int] = set()  # owned, but due to another member: drained, then given up
         self._in_flight: dict[asyncio.Task[None], Unit] = {}
@@ -256,6 +265,10 @@ class Consumer:
         """Ask the loop to take no more, finish what is in flight, give its partitions up and return."""
         self._stopping.set()
 
+    def faults(self) -> dict[Fault, int]:
+        """What was survived since the start."""
+        return {Fault.STORAGE: self.failures, Fault.HANDLER: self.handler_failures}
+
     @property
     def in_flight(self) -> int:
         """Units being worked on."""
@@ -274,6 +287,10 @@ class Consumer:
                 await self._claim(partition)
         await self._slots.acquire()
         self._slots.release()
+        early_s = self._read_at + self._policy.read_every_s - self._clock.monotonic()
+        if early_s > 0:
+            await self._pause(early_s)
+        self._read_at = self._clock.monotonic()
         self._note_lost()
         ours = [partition for partition in held if partition in self._claimed]
         if not ours:
@@ -299,11 +316,10 @@ class Consumer:
         await self._dispatch([e for e in entries if (e.partition, e.entry) not in busy])
 
     async def _dispatch(self, entries: Sequence[Entry]) -> None:
-        size = self._policy.unit_entries
-        for start in range(0, len(entries), size):
+        for part in _units(entries, self._policy.unit_entries, self._policy.unit_bytes):
             await self._slots.acquire()
             self._note_lost()
-            ours = tuple(e for e in entries[start : start + size] if e.partition in self._claimed)
+            ours = tuple(entry for entry in part if entry.partition in self._claimed)
             if not ours:  # lost while this waited for a slot: claimed afresh should the partition come back
                 self._slots.release()
                 continue
@@ -328,8 +344,12 @@ class Consumer:
                 return
             try:
                 stage = await self._handler.handle(unit.entries, unit)
-                break
+                if not unit.entries or await self._settled(unit.entries, stage):
+                    return
+                unit.begun = False
+                unit.entries = tuple(await self._queue.unsettled(unit.entries))
             except Exception:
+                self.handler_failures += 1
                 unit.begun = False
                 if not unit.entries:
                     return
@@ -339,18 +359,20 @@ class Consumer:
                 await self._pause(self._policy.requeue_s)
                 if self._stopping.is_set():
                     return  # still pending: the next owner claims them
-        if unit.entries:
-            await self._settle(unit.entries, stage)
 
-    async def _settle(self, unit: Sequence[Entry], stage: Stage) -> None:
+    async def _settled(self, unit: Sequence[Entry], stage: Stage) -> bool:
+        """Settle until it is confirmed, or we stop. False: the state moved, so the work has to be done anew."""
         attempt = 0
         while True:
             try:
                 await self._queue.settle(unit, stage, again=attempt > 0)
+            except StateMovedError as error:
+                log.warning("%s: %s; working it out again", self._ownership.name, error)
+                return False
             except Exception as error:
                 self.failures += 1
                 if self._stopping.is_set():
-                    return
+                    return True  # still pending: the next owner claims them
                 if isinstance(error, TocsinError):
                     log.warning("%s: settling failed: %s; trying again", self._ownership.name, error)
                 else:
@@ -362,7 +384,7 @@ class Consumer:
                 attempt += 1
             else:
                 self.handled_blocks += len(unit)
-                return
+                return True
 
     async def _wait_with(self, unit: Unit, tries: int) -> None:
         """The pause of a unit that could not begin. At the stop it is given up, and what waits behind it as well."""
@@ -419,3 +441,16 @@ class Consumer:
     async def _pause(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._stopping.wait(), seconds)
+
+
+def _units(entries: Sequence[Entry], most: int, most_bytes: int) -> Iterator[tuple[Entry, ...]]:
+    unit: list[Entry] = []
+    size = 0
+    for entry in entries:
+        if unit and (len(unit) == most or size + len(entry.block) > most_bytes):
+            yield tuple(unit)
+            unit, size = [], 0
+        unit.append(entry)
+        size += len(entry.block)
+    if unit:
+        yield tuple(unit)

@@ -57,6 +57,13 @@ class ConflictError(TocsinError):
     code = "conflict"
 
 
+class StateMovedError(TocsinError):
+    """Somebody else changed the state that a result was worked out from; nothing was written."""
+
+    code = "state-moved"
+    retryable = True
+
+
 class UnauthorizedError(TocsinError):
     """The API key is missing or wrong."""
 

@@ -14,12 +14,23 @@ and replaying are single atomic steps, and a lane can be given a server of its o
 | `{ns}:{lane}:quarantine`               | stream | none: 1,000 entries | blocks that could not be decoded |
 | `{ns}:{lane}:counts`                   | hash   | none               | accepted, delivered, … since the beginning |
 | `{ns}:{lane}:latency`                  | hash   | none               | accept-to-delivered histogram |
+| `{ns}:{lane}:reports`                  | hash   | none               | faults, refusals and replays, as reported |
+| `{ns}:{lane}:sources`                  | hash   | 10 min             | what each source holds of what waits, about |
 | `{ns}:{lane}:dedup:{digest}`           | string | 24 h               | id of the first receipt |
 | `{ns}:{lane}:idempotency:{digest}`     | string | 24 h               | result of a whole request |
 | `{ns}:{lane}:members`                  | zset   | none: pruned       | live consumers by heartbeat (ms) |
 | `{ns}:{lane}:lease:{partition}`        | string | lease              | the consumer that owns a partition |
-| `{ns}:{activity}:history:{advertiser}` | string | none               | daily tiles of one advertiser |
+| `{ns}:{activity}:history:{advertiser}` | string | none               | tiles of one advertiser |
 | `{ns}:{activity}:events:{advertiser}`  | hash   | none               | the event log of one advertiser, by event id |
+| `{ns}:{activity}:vector:{view}:{advertiser}` | string | none         | one packed feature vector |
+| `{ns}:{activity}:applied:{partition}`  | string | none               | moves with every change of a partition |
+| `{ns}:{activity}:watermark:{partition}` | string | none              | time (s) up to which a partition is applied |
+| `{ns}:{activity}:log:{partition}`      | stream | none: trimmed when landed | changed events, for the offline store |
+| `{ns}:{activity}:wanted:{partition}`   | set    | 1 h                | advertisers whose vectors were not there |
+| `{ns}:{activity}:popular:{hour}`       | zset   | 2 h                | advertisers by how often they were asked for |
+| `{ns}:{activity}:backfill:{digest}`    | hash   | 7 d                | how far a backfill came, by partition |
+| `{ns}:{activity}:served`               | stream | none: 10,000 entries | a sample of served vectors |
+| `{ns}:{activity}:refused`              | hash   | none               | refused records and vectors, by reason |
 | `{ns}:{activity}:advertisers`          | zset   | none               | advertisers by newest event time (s) |
 | `{ns}:{activity}:insight:{advertiser}` | string | insight TTL        | a cached insight |
 | `{ns}:{recipients}:profile:{recipient}` | string | none: until removed | what one recipient wants |
@@ -60,6 +71,8 @@ class LaneKeys:
         self.quarantine = f"{self.prefix}:quarantine"
         self.counts = f"{self.prefix}:counts"
         self.latency = f"{self.prefix}:latency"
+        self.reports = f"{self.prefix}:reports"
+        self.sources = f"{self.prefix}:sources"
         self.members = f"{self.prefix}:members"
 
     def stream(self, partition: int) -> str:
@@ -93,14 +106,44 @@ class FeatureKeys:
     def __init__(self, namespace: str) -> None:
         self.prefix = f"{namespace}:{{activity}}"
         self.advertisers = f"{self.prefix}:advertisers"
+        self.served = f"{self.prefix}:served"
+        self.refused = f"{self.prefix}:refused"
 
     def history(self, advertiser_id: str) -> str:
-        """Daily tiles of one advertiser."""
+        """Tiles of one advertiser."""
         return f"{self.prefix}:history:{advertiser_id}"
 
     def events(self, advertiser_id: str) -> str:
         """The event log of one advertiser."""
         return f"{self.prefix}:events:{advertiser_id}"
+
+    def vector(self, view: str, advertiser_id: str) -> str:
+        """The packed vector of one view of one advertiser."""
+        return f"{self.prefix}:vector:{view}:{advertiser_id}"
+
+    def applied(self, partition: int) -> str:
+        """A token that each change of the partition's state replaces."""
+        return f"{self.prefix}:applied:{partition}"
+
+    def watermark(self, partition: int) -> str:
+        """The time up to which everything in the partition is applied."""
+        return f"{self.prefix}:watermark:{partition}"
+
+    def log(self, partition: int) -> str:
+        """Changed events on their way to the offline store."""
+        return f"{self.prefix}:log:{partition}"
+
+    def backfill(self, digest_: str) -> str:
+        """How far the backfill of an archive came, by partition: the last advertiser that is done."""
+        return f"{self.prefix}:backfill:{digest_}"
+
+    def wanted(self, partition: int) -> str:
+        """Advertisers whose vectors should be computed again."""
+        return f"{self.prefix}:wanted:{partition}"
+
+    def popular(self, hour: int) -> str:
+        """How often advertisers were asked for in one hour from the epoch."""
+        return f"{self.prefix}:popular:{hour}"
 
     def insight(self, advertiser_id: str) -> str:
         """A cached insight."""

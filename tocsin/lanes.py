@@ -25,13 +25,15 @@ from redis import asyncio as aioredis
 from redis import exceptions as redis_errors
 from redis.asyncio.client import Pipeline
 
-from tocsin.errors import ConflictError, InvalidRecordError
+from tocsin.errors import ConflictError, InvalidRecordError, StateMovedError
+from tocsin.guards import MOVED, Guarded, watch
 from tocsin.keys import DEDUP_TTL_S, GROUP, LaneKeys
 from tocsin.schemas import WIRE_VERSION, LaneName
 from tocsin.settings import Settings
 from tocsin.storage.connect import translate
 from tocsin.storage.limit import create_group, execute_at_limit
 from tocsin.storage.scripts import APPEND, PROMOTE, Script
+from tocsin.telemetry.reports import Fault
 
 FIELD_VERSION = b"v"
 FIELD_BLOCK = b"b"
@@ -151,6 +153,10 @@ class Lane:
             partitions=settings.partitions(name),
             block_records=BLOCK_RECORDS[name],
         )
+
+    def faults(self) -> dict[Fault, int]:
+        """What was survived since this object was made."""
+        return {Fault.SETTLED_AT_LIMIT: self.settled_at_limit}
 
     async def append(
         self, records: Sequence[Record], *, idempotency_key: str = "", fingerprint: str = ""
@@ -333,6 +339,7 @@ class Lane:
 
         Raises:
             StorageUnavailableError: the server did not confirm; try with `again`.
+            StateMovedError: the stage is `Guarded` and what it stands on has changed; nothing was written.
 
         At the server's memory limit it refuses the transaction untouched; then the same is done as a script that is
         exempt, so that a full server drains.
@@ -342,13 +349,18 @@ class Lane:
         by_partition: dict[int, list[str]] = defaultdict(list)
         for entry in entries:
             by_partition[entry.partition].append(entry.entry)
+        expected = stage.expected if isinstance(stage, Guarded) else {}
         try:
             async with self.client.pipeline(transaction=True) as pipe:
+                if expected:
+                    await watch(pipe, expected)
                 stage(pipe)
                 self._stage_settled(pipe, by_partition)
                 await pipe.execute()
+        except redis_errors.WatchError:
+            raise StateMovedError(MOVED) from None
         except redis_errors.OutOfMemoryError:
-            await self._settle_at_limit(by_partition, stage)
+            await self._settle_at_limit(by_partition, stage, expected)
         except (redis_errors.RedisError, OSError) as error:
             raise translate(error) from error
 
@@ -357,15 +369,19 @@ class Lane:
             pipe.xack(self.keys.stream(partition), GROUP, *ids)
             pipe.xdel(self.keys.stream(partition), *ids)
 
-    async def _settle_at_limit(self, by_partition: Mapping[int, Sequence[str]], stage: Stage) -> None:
+    async def _settle_at_limit(
+        self, by_partition: Mapping[int, Sequence[str]], stage: Stage, expected: Mapping[str, bytes]
+    ) -> None:
         self.settled_at_limit += 1
         pipe = self.client.pipeline(transaction=True)
         self._stage_settled(pipe, by_partition)
         stage(pipe)
         try:
-            await execute_at_limit(self.client, pipe)
+            done = await execute_at_limit(self.client, pipe, expected)
         except (redis_errors.RedisError, OSError) as error:
             raise translate(error) from error
+        if not done:
+            raise StateMovedError(MOVED)
 
     async def _waits(self, entry: Entry) -> bool:
         """Whether a block is unsettled. A transaction is whole, so one block speaks for those settled with it."""
@@ -374,6 +390,14 @@ class Lane:
             return bool(await self.client.xrange(key, min=entry.entry, max=entry.entry, count=1))
         except (redis_errors.RedisError, OSError) as error:
             raise translate(error) from error
+
+    async def unsettled(self, entries: Sequence[Entry]) -> list[Entry]:
+        """Those of some blocks that nobody settled yet.
+
+        Raises:
+            StorageUnavailableError: the server does not answer.
+        """
+        return [entry for entry in entries if await self._waits(entry)]
 
     async def promote(self, partition: int, now: float, *, limit: int) -> int:
         """Move retries that are due back into the stream, atomically. Returns how many.

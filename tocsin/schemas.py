@@ -21,6 +21,7 @@ WIRE_VERSION = 1
 MAX_BODY_BYTES = 8 * 1024 * 1024
 MAX_BATCH_RECORDS = 10_000
 MAX_CHURN_IDS = 1_000
+MAX_FEATURE_IDS = 1_000
 MAX_AMOUNT = 1e12
 MAX_CLOCK_SKEW_S = 86_400.0  # an event may be dated this far ahead of our clock
 MAX_EXPIRY_S = 366 * 86_400.0
@@ -293,16 +294,36 @@ class ActivityRequest(Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
             description="Identity of the event: the same id again replaces it. Default: derived from the rest"
         ),
     ] = None
+    campaign_id: Annotated[str, Meta(max_length=128, description="The campaign it belongs to, if any")] = ""
+    currency: Annotated[
+        str, Meta(pattern="^([A-Z]{3})?$", description="ISO 4217; must be the platform's own. Default: it is")
+    ] = ""
+    arrival: Annotated[
+        AwareDatetime | None,
+        Meta(description="When this version became known, for records of the past. Default: now"),
+    ] = None
+    backdated: Annotated[
+        bool, Meta(description="An import of the past: for training it counts as known when it happened")
+    ] = False
 
 
-class Activity(Struct, frozen=True, array_like=True):
-    """One activity as it travels in the lane and rests in the event log."""
+class Activity(Struct, frozen=True, array_like=True, gc=False):
+    """One activity as it travels in the lane and rests in the event log.
+
+    `arrival` (epoch seconds) is when this version was accepted: of the versions of one event id the last to arrive
+    counts, wherever they are met in which order. `backdated` marks an import of the past: for training, its first
+    version counts as known at its own event time.
+    """
 
     advertiser_id: str
     event_time: float
     amount: float
     kind: str
     event_id: str
+    campaign_id: str = ""  # empty: none
+    currency: str = ""  # empty: the store's
+    arrival: float = 0.0
+    backdated: bool = False
 
 
 class ActivityAccepted(Struct, frozen=True, kw_only=True):
@@ -317,42 +338,94 @@ class ActivityAccepted(Struct, frozen=True, kw_only=True):
 # --------------------------------------------------------------------------- features, churn, insights
 
 
+FeatureStatus = Literal["present", "stale", "missing", "never"]
+
+
 class FeatureValue(Struct, frozen=True, kw_only=True):
     """One feature with what is needed to trust it."""
 
     value: float | None  # null: not defined for this advertiser yet
     unit: str
-    event_time: datetime | None  # of the newest event that went into it
-    age_s: float | None
-    fresh: bool
+    view: str
+    status: FeatureStatus
+    event_time: datetime | None  # of the newest event its view knows of
+    age_s: float | None  # how long ago everything was known; null where nobody can say
 
 
 class FeaturesAnswer(Struct, frozen=True, kw_only=True):
-    """The feature vector of one advertiser as of a moment."""
+    """The features of one advertiser as of a moment; `on_demand` are those that stand on values of the question."""
 
     advertiser_id: str
-    view: str
-    view_version: int
     as_of: datetime
     features: dict[str, FeatureValue]
+    on_demand: dict[str, float | None] = {}
+    degraded: bool = False
+    degraded_reason: str = ""
+
+
+class FeaturesRequest(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Up to 1,000 advertisers to read features of."""
+
+    advertiser_ids: Annotated[list[Identifier], Meta(min_length=1, max_length=MAX_FEATURE_IDS)]
+    features: Annotated[
+        list[Identifier], Meta(max_length=256, description="Names of stored features; empty: all of them")
+    ] = []
+    values: Annotated[
+        dict[Identifier, Annotated[float, Meta(ge=0, le=MAX_AMOUNT)]],
+        Meta(max_length=16, description="Values of the question for on-demand features, as planned_budget"),
+    ] = {}
+    as_of: AwareDatetime | None = None
+
+
+class ViewRead(Struct, frozen=True, kw_only=True):
+    """What the values of one view are worth; a null value in it is missing."""
+
+    status: FeatureStatus
+    age_s: float | None
+    event_time: datetime | None
+
+
+class FeatureRow(Struct, frozen=True, kw_only=True):
+    """One advertiser of a batch."""
+
+    advertiser_id: str
+    values: dict[str, float | None]
+    views: dict[str, ViewRead]
+    on_demand: dict[str, float | None] = {}
+
+
+class FeaturesBatchAnswer(Struct, frozen=True, kw_only=True):
+    """A row for each advertiser, in the order asked."""
+
+    as_of: datetime
+    rows: list[FeatureRow]
+    degraded: bool = False
+    degraded_reason: str = ""
 
 
 class Driver(Struct, frozen=True, kw_only=True):
-    """How much one feature moves the prediction, against what is typical."""
+    """How much one feature moves the prediction, against what is typical.
+
+    Effects add up: `base_probability`, those of the drivers told and `other_effect` make `probability`.
+    """
 
     feature: str
     value: float | None
     typical: float | None
-    effect: float  # probability with this value minus probability with the typical one
+    effect: float  # its share of the difference to the typical advertiser's probability
     text: str
 
 
 class ChurnAnswer(Struct, frozen=True, kw_only=True):
-    """The chance that an active advertiser does nothing in the next 28 days."""
+    """The chance that an active advertiser does nothing in the next 28 days, and what may be built on it.
+
+    `decision` is an answer only where its precision is certified: of the advertisers it is given for, at least
+    `certified_precision` do what it says, with 95% confidence. Elsewhere it abstains, and the probability is all there
+    is. `coverage` is the share of advertisers that get a decision.
+    """
 
     advertiser_id: str
-    probability: float
-    confidence: float  # of the likelier outcome: max(p, 1 - p)
+    probability: float  # calibrated
     risk: Literal["low", "medium", "high"]
     drivers: list[Driver]
     as_of: datetime
@@ -360,6 +433,13 @@ class ChurnAnswer(Struct, frozen=True, kw_only=True):
     model_version: str
     degraded: bool = False
     degraded_reason: str = ""
+    decision: Literal["churn", "stays", "abstain"] = "abstain"
+    threshold: float | None = None  # of the probability, from which on the decision is given; null: abstains
+    certified_precision: float | None = None
+    coverage: float = 0.0
+    calibrated_at: datetime | None = None  # the newest week the probabilities were fitted to
+    base_probability: float | None = None  # of the typical advertiser; null without drivers
+    other_effect: float = 0.0  # of all features that are not among the drivers
 
 
 class ChurnBatchRequest(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -98,6 +98,13 @@ class Settings(Struct, frozen=True, kw_only=True):
         Seconds, Meta(description="Age of the oldest record in p2 from which more are refused")
     ] = 3600.0
 
+    p1_shared_from_s: Annotated[
+        Seconds, Meta(description="Seconds of work waiting in p1 from which its sources have shares")
+    ] = 1.0
+    p2_shared_from_s: Annotated[
+        Seconds, Meta(description="Seconds of work waiting in p2 from which its sources have shares")
+    ] = 2.0
+
     host: Annotated[str, Meta(min_length=1, description="Address to serve HTTP on")] = "127.0.0.1"
     port: Annotated[Port, Meta(description="Port to serve HTTP on")] = 8000
     dashboard_port: Annotated[Port, Meta(description="Port of the Ray dashboard")] = 8265
@@ -169,6 +176,20 @@ class Settings(Struct, frozen=True, kw_only=True):
         Seconds, Meta(description="How long a delivered notification can be asked for")
     ] = 86_400.0
 
+    currency: Annotated[
+        str, Meta(pattern=r"^[A-Z]{3}\Z", description="The one currency of activity, ISO 4217")
+    ] = "USD"
+    activity_late_days: Annotated[
+        int,
+        Meta(ge=1, le=36_525, description="Activity older than this is refused, by its event time"),
+    ] = 10_000
+    archive_uri: Annotated[
+        str,
+        Meta(
+            max_length=1024,
+            description="Where the event log lands as Parquet: a folder or an object store; empty: the data folder",
+        ),
+    ] = ""
     as_of: Annotated[
         str,
         Meta(
@@ -288,6 +309,11 @@ class Settings(Struct, frozen=True, kw_only=True):
     def models_location(self) -> Path | str:
         """Where the model registry is: a folder, or a URI. May hold secrets: never log it."""
         return self.models_url or self.models_path
+
+    @property
+    def archive(self) -> str:
+        """Where the event log lands: a folder or a URI."""
+        return self.archive_uri or str(self.data_path / "archive")
 
     @property
     def base_url(self) -> str:

@@ -27,10 +27,11 @@ from starlette.types import Receive, Scope, Send
 
 from models.card import TrainedModel
 from models.churn import ChurnModel
+from models.inputs import INPUTS
 from models.matrix import Floats
 from models.registry import Registry
 from serve_deployments.churn import Churn
-from serve_deployments.vectors import INPUTS, Rows, VectorReader
+from serve_deployments.vectors import Rows, VectorReader
 from tocsin.settings import Settings
 from verification.servers import Prefixes, serve_until_closed
 

@@ -13,6 +13,9 @@ from tocsin.resilience.breakers import BreakerGuard
 from tocsin.schemas import LaneName
 from tocsin.settings import ACCOUNT_CHANNELS, Settings
 
+# What found every slot of a provider taken comes back after so long; each comes back by itself, and costs as much.
+BUSY_AGAIN_S = {LaneName.P0: 0.5, LaneName.P1: 2.0, LaneName.P2: 5.0}
+
 
 def configured_channels(
     settings: Settings, lane: LaneName, member: str, clock: Clock, guard: BreakerGuard
@@ -32,11 +35,13 @@ def configured_channels(
     channels: dict[str, Channel] = {
         "log": LogChannel(settings.data_path / "deliveries" / f"{member}.jsonl", clock),
         "sink": SinkChannel(clock),
-        "webhook": ProvidedChannel("webhook", _webhooks(settings, lane, clock), guard, clock),
+        "webhook": ProvidedChannel(
+            "webhook", _webhooks(settings, lane, clock), guard, clock, busy_again_s=BUSY_AGAIN_S[lane]
+        ),
     }
     for name in ACCOUNT_CHANNELS:
         if providers := _accounts(settings, name):
-            channels[name] = ProvidedChannel(name, providers, guard, clock)
+            channels[name] = ProvidedChannel(name, providers, guard, clock, busy_again_s=BUSY_AGAIN_S[lane])
     return channels
 
 

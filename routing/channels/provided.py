@@ -20,10 +20,49 @@ from tocsin.schemas import Attempt
 
 log = logging.getLogger(__name__)
 
-SLOT_WAIT_S = 2.0
-BUSY_AGAIN_S = 1.0  # every slot was taken all that time
+SLOT_WAIT_S = 0.5
+STUCK_S = 1.0  # with every slot taken and a call out for so long, waiting for one is in vain
+BUSY_AGAIN_S = 2.0
 MIN_PARKED_S = 0.2
 NOT_ASKED = Failure(FailureReason.BREAKER_OPEN, "not asked: its breaker is open")
+
+
+class Slots:
+    """The calls a provider may have out at once.
+
+    Args:
+        most: How many.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._free = asyncio.Semaphore(most)
+        self._out: dict[int, float] = {}  # calls by number, in the order they began (stopwatch, s)
+        self._number = 0
+
+    def stuck(self, now: float) -> bool:
+        """Whether every slot is taken, one of them for long."""
+        return self._free.locked() and bool(self._out) and now - next(iter(self._out.values())) > STUCK_S
+
+    async def take(self) -> bool:
+        """Wait a little for one; whether it was got."""
+        if not self._free.locked():
+            return await self._free.acquire()
+        try:
+            async with asyncio.timeout(SLOT_WAIT_S):
+                return await self._free.acquire()
+        except TimeoutError:
+            return False
+
+    def began(self, now: float) -> int:
+        """Note the call that a slot was taken for; returns its number."""
+        self._number += 1
+        self._out[self._number] = now
+        return self._number
+
+    def ended(self, number: int) -> None:
+        """Give its slot back."""
+        del self._out[number]
+        self._free.release()
 
 
 class ProvidedChannel:
@@ -34,14 +73,24 @@ class ProvidedChannel:
         providers: In order of preference; none: nothing can be delivered here.
         guard: Their breakers.
         clock: For the times of attempts.
+        busy_again_s: How long what found no slot is parked.
     """
 
-    def __init__(self, name: str, providers: Sequence[Provider], guard: BreakerGuard, clock: Clock) -> None:
+    def __init__(
+        self,
+        name: str,
+        providers: Sequence[Provider],
+        guard: BreakerGuard,
+        clock: Clock,
+        *,
+        busy_again_s: float = BUSY_AGAIN_S,
+    ) -> None:
         self.name = name
         self._providers = tuple(providers)
         self._guard = guard
         self._clock = clock
-        self._slots = {provider.name: asyncio.Semaphore(provider.max_calls) for provider in providers}
+        self._busy_again_s = busy_again_s
+        self._slots = {provider.name: Slots(provider.max_calls) for provider in providers}
 
     def groups(self, batch: Sequence[Deliverable]) -> Sequence[Sequence[int]]:
         """As the first provider would call; what it cannot serve goes one by one."""
@@ -86,11 +135,9 @@ class ProvidedChannel:
     async def _call(self, provider: Provider, items: Sequence[Deliverable]) -> Attempt | float:
         """One call as an attempt, or the seconds until its provider may be asked."""
         slots = self._slots[provider.name]
-        try:
-            async with asyncio.timeout(SLOT_WAIT_S):
-                await slots.acquire()
-        except TimeoutError:
-            return BUSY_AGAIN_S
+        if slots.stuck(self._clock.monotonic()) or not await slots.take():
+            return self._busy_again_s
+        call = slots.began(self._clock.monotonic())
         try:
             host = provider.host(items)
             wait_s = self._guard.admit(provider.name, host)
@@ -98,7 +145,7 @@ class ProvidedChannel:
                 return max(wait_s, MIN_PARKED_S)
             return await self._attempt(provider, items, host)
         finally:
-            slots.release()
+            slots.ended(call)
 
     async def _attempt(self, provider: Provider, items: Sequence[Deliverable], host: str) -> Attempt:
         at, started = self._clock.now(), self._clock.monotonic()

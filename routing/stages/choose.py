@@ -20,9 +20,10 @@ class Choose:
     def __init__(self, companion: str) -> None:
         self._companion = companion
 
-    async def __call__(self, batch: Sequence[Delivery], now: float) -> None:  # noqa: ARG002 (the port's)
+    async def __call__(self, batch: Sequence[Delivery], now: float) -> int:  # noqa: ARG002 (the port's)
         """Decides nothing."""
         for delivery in batch:
             note = delivery.notification
             if ACCOUNTS.issuperset(note.channels):
                 delivery.wanted = msgspec.structs.replace(note, channels=(*note.channels, self._companion))
+        return 0

@@ -49,8 +49,30 @@ class Deliver:
 
     async def __call__(self, batch: Sequence[Delivery], now: float) -> None:  # noqa: ARG002 (attempts take their own time)
         """Decide every delivery of the batch."""
+        calls = [
+            (name, [waiting[place] for place in places] if len(places) < len(waiting) else waiting)
+            for name, waiting in self._todo(batch).items()
+            for places in self._groups(name, waiting)
+        ]
+        if len(calls) == 1:
+            await self._try(*calls[0])
+        else:
+            await asyncio.gather(*(self._try(name, waiting) for name, waiting in calls))
+
+    def _todo(self, batch: Sequence[Delivery]) -> dict[str, Sequence[Delivery]]:
+        """Deliveries by the channels that they wait for."""
+        channels = batch[0].notification.channels
+        if len(channels) == 1 and not any(
+            one.envelope.attempts or (one.wanted or one.envelope.notification).channels != channels
+            for one in batch
+        ):  # nearly always: all on their first pass, to the same channel
+            return {channels[0]: batch}
         todo: dict[str, list[Delivery]] = {}
         for delivery in batch:
+            names: Sequence[str] = (delivery.wanted or delivery.envelope.notification).channels
+            if len(names) == 1 and not delivery.envelope.attempts:
+                todo.setdefault(names[0], []).append(delivery)
+                continue
             names = open_channels(delivery)
             if len(names) != 1:
                 delivery.waits = len(names)
@@ -58,15 +80,7 @@ class Deliver:
                     self._decide(delivery, self._clock.now(), tried=True)
             for name in names:
                 todo.setdefault(name, []).append(delivery)
-        calls = [
-            (name, [waiting[place] for place in places] if len(places) < len(waiting) else waiting)
-            for name, waiting in todo.items()
-            for places in self._groups(name, waiting)
-        ]
-        if len(calls) == 1:
-            await self._try(*calls[0])
-        else:
-            await asyncio.gather(*(self._try(name, waiting) for name, waiting in calls))
+        return dict(todo)
 
     def _groups(self, name: str, waiting: Sequence[Delivery]) -> Sequence[Sequence[int]]:
         channel = self._channels.get(name)
@@ -90,8 +104,11 @@ class Deliver:
                 delivery.decided_at = at
             else:
                 undelivered.append(delivery)
-        if undelivered:
-            await asyncio.gather(*(self._end(delivery) for delivery in undelivered))
+        if self._fallback is None:
+            for delivery in undelivered:
+                self._decide(delivery, at, tried=bool(delivery.attempts))
+        elif undelivered:
+            await asyncio.gather(*(self._end(one, self._fallback) for one in undelivered))
 
     async def _ask(self, name: str, waiting: Sequence[Delivery]) -> Sequence[Tries]:
         channel = self._channels.get(name)
@@ -106,13 +123,11 @@ class Deliver:
                 failure = Failure(FailureReason.INTERNAL, f"{type(error).__name__} in the channel")
         return [Tries((failure.attempt(name, started, 0.0),))] * len(waiting)
 
-    async def _end(self, delivery: Delivery) -> None:
-        """Its channels have ended their tries: turn to the fallback where there is one, and decide."""
+    async def _end(self, delivery: Delivery, fallback: Fallback) -> None:
+        """Its channels have ended their tries: turn to the fallback where nobody heard of it, and decide."""
         tried = bool(delivery.attempts)
-        if self._fallback is not None:
-            made = (*delivery.envelope.attempts, *delivery.attempts)
-            if not got_through(delivery, made):
-                delivery.attempts += await self._fallback.tell(delivery)
+        if not got_through(delivery, (*delivery.envelope.attempts, *delivery.attempts)):
+            delivery.attempts += await fallback.tell(delivery)
         self._decide(delivery, self._clock.now(), tried=tried)
 
     def _decide(self, delivery: Delivery, at: float, *, tried: bool) -> None:

@@ -14,11 +14,11 @@ class Expire:
     def __init__(self, lane: LaneName) -> None:
         self._applies = lane is LaneName.P2
 
-    async def __call__(self, batch: Sequence[Delivery], now: float) -> None:
-        """Decide `expired` for what is stale."""
+    async def __call__(self, batch: Sequence[Delivery], now: float) -> int:
+        """Decide `expired` for what is stale. Returns how many are."""
         if not self._applies:
-            return
-        for delivery in batch:
-            expires_at = delivery.envelope.notification.expires_at
-            if expires_at and expires_at <= now:
-                delivery.decide(NotificationState.EXPIRED, OutcomeReason.STALE, now)
+            return 0
+        stale = [one for one in batch if 0 < one.envelope.notification.expires_at <= now]
+        for delivery in stale:
+            delivery.decide(NotificationState.EXPIRED, OutcomeReason.STALE, now)
+        return len(stale)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -13,6 +14,7 @@ from routing.recipients import Profiles
 from tocsin.errors import StorageUnavailableError
 from tocsin.recipients import Recipient
 from tocsin.schemas import LaneName, Notification, NotificationState
+from tocsin.telemetry.reports import Fault, faults_of
 
 log = logging.getLogger(__name__)
 
@@ -39,8 +41,12 @@ class Preferences:
         self._lane = lane
         self._p0_deadline_s = p0_deadline_s
 
-    async def __call__(self, batch: Sequence[Delivery], now: float) -> None:
-        """Attach recipients; decide `suppressed` for what is muted.
+    def faults(self) -> Mapping[Fault, int]:
+        """Its own and its store's."""
+        return faults_of(self._profiles) + Counter({Fault.LOOKUP_FAILED: self.lookups_failed})
+
+    async def __call__(self, batch: Sequence[Delivery], now: float) -> int:
+        """Attach recipients; decide `suppressed` for what is muted. Returns how many are.
 
         Raises:
             StorageUnavailableError: the store does not answer, and this is not p0.
@@ -50,10 +56,11 @@ class Preferences:
         if found is None:
             for delivery in batch:
                 delivery.unread = True
-            return
+            return 0
+        if not any(found):  # nearly always
+            return 0
         recipients = {one.id: one for one in found if one is not None}
-        if not recipients:  # nearly always
-            return
+        muted = 0
         for delivery in batch:
             sent = delivery.envelope.notification
             recipient = recipients.get(sent.recipient)
@@ -63,6 +70,8 @@ class Preferences:
             delivery.wanted = as_wanted(sent, recipient, self._lane)
             if self._lane is not LaneName.P0 and is_muted(sent, recipient):
                 delivery.decide(NotificationState.SUPPRESSED, OutcomeReason.MUTED, now)
+                muted += 1
+        return muted
 
     async def _look_up(self, ids: Sequence[str]) -> Sequence[Recipient | None] | None:
         if self._lane is not LaneName.P0:

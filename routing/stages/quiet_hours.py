@@ -32,10 +32,11 @@ class QuietHours:
     def __init__(self, lane: LaneName) -> None:
         self._lane = lane
 
-    async def __call__(self, batch: Sequence[Delivery], now: float) -> None:
-        """Decide `retrying`, due when the quiet hours end."""
+    async def __call__(self, batch: Sequence[Delivery], now: float) -> int:
+        """Decide `retrying`, due when the quiet hours end. Returns how many are put off."""
         if self._lane is LaneName.P0:
-            return
+            return 0
+        put_off = 0
         for delivery in batch:
             if delivery.recipient is None or delivery.recipient.quiet_hours is None:
                 continue
@@ -48,6 +49,8 @@ class QuietHours:
             delivery.retry_at = ends_at
             delivery.deferred_s = ends_at - now
             delivery.decide(NotificationState.RETRYING, OutcomeReason.QUIET_HOURS, now)
+            put_off += 1
+        return put_off
 
 
 def quiet_until(quiet: QuietSpan, now: float) -> float | None:

@@ -26,14 +26,14 @@ class Throttle:
         self._windows = windows
         self._lane = lane
 
-    async def __call__(self, batch: Sequence[Delivery], now: float) -> None:
-        """Decide `suppressed` for what goes over the limit.
+    async def __call__(self, batch: Sequence[Delivery], now: float) -> int:
+        """Decide `suppressed` for what goes over the limit. Returns how many do.
 
         Raises:
             StorageUnavailableError: the counters cannot be reached.
         """
         if self._lane is LaneName.P0:
-            return
+            return 0
         limits: dict[str, int] = {}
         waiting: dict[str, list[Delivery]] = defaultdict(list)
         for delivery in batch:
@@ -43,10 +43,10 @@ class Throttle:
             limits[recipient.id] = recipient.max_per_hour
             waiting[recipient.id].append(delivery)
         if not waiting:
-            return
+            return 0
         wishes = [Wish(one, limits[one], [d.id for d in deliveries]) for one, deliveries in waiting.items()]
         let_in = await self._windows.let_in(self._lane, wishes, now)
-        for deliveries in waiting.values():
-            for delivery in deliveries:
-                if delivery.id not in let_in:
-                    delivery.decide(NotificationState.SUPPRESSED, OutcomeReason.THROTTLED, now)
+        over = [one for deliveries in waiting.values() for one in deliveries if one.id not in let_in]
+        for delivery in over:
+            delivery.decide(NotificationState.SUPPRESSED, OutcomeReason.THROTTLED, now)
+        return len(over)

@@ -36,8 +36,9 @@ def handled(settings: Settings, lane: str) -> dict[str, Any] | None:
     return None if status["blocks_waiting"] + status["blocks_pending"] else status
 
 
-@pytest.fixture
-def paused_storage(settings: Settings) -> Iterator[psutil.Process]:
+@contextlib.contextmanager
+def paused(settings: Settings) -> Iterator[psutil.Process]:
+    """Storage that hangs."""
     process = storage_process(settings)
     process.suspend()
     try:
@@ -46,6 +47,12 @@ def paused_storage(settings: Settings) -> Iterator[psutil.Process]:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.resume()
         eventually(lambda: httpx2.get(settings.base_url + "/readyz").status_code == 200, what="ready again")
+
+
+@pytest.fixture
+def paused_storage(settings: Settings) -> Iterator[psutil.Process]:
+    with paused(settings) as process:
+        yield process
 
 
 @pytest.mark.parametrize(("name", "lane"), [("router-p2-0", "p2"), ("router-p0-0", "p0")])
@@ -104,6 +111,23 @@ def test_while_storage_hangs_sends_are_refused_and_answers_degrade(
     assert insight.json()["recommendation"]["action"]
     assert httpx2.get(f"{url}/readyz", timeout=20).status_code == 503
     assert httpx2.get(f"{url}/healthz", timeout=20).status_code == 200
+    metrics = httpx2.get(f"{url}/metrics", timeout=20)
+    assert (metrics.status_code, "tocsin_up 0.0" in metrics.text) == (200, True)
+
+
+def test_while_storage_hangs_features_come_from_memory_and_say_so(
+    settings: Settings, client: Client, trained: list[str]
+) -> None:
+    seen = client.features(trained[0])
+    with paused(settings):
+        for name in (trained[0], trained[9]):  # served lately, and only the shards remember
+            answer = httpx2.get(f"{settings.base_url}/v1/features/{name}", timeout=20)
+            assert answer.status_code == 200, answer.text
+            assert answer.json()["degraded"] is True
+            assert {one["status"] for one in answer.json()["features"].values()} <= {"stale", "missing"}
+            if name == trained[0]:
+                spend = answer.json()["features"]["lifetime_spend"]["value"]
+                assert spend == seen.features["lifetime_spend"].value
 
 
 def test_after_the_pause_everything_is_as_before(
@@ -129,3 +153,14 @@ def test_killed_storage_comes_back_with_everything_that_was_accepted(
         assert client.wait(notification_id, timeout_s=30).state is NotificationState.DELIVERED
     receipt = client.send(type="emergency", title="Back", recipient="back")
     assert client.wait(receipt.id, timeout_s=20).state is NotificationState.DELIVERED
+
+
+def test_the_faults_that_were_survived_are_told(settings: Settings) -> None:
+    """By the routers, after the restart above: every one of them met a server that was away."""
+
+    def told() -> bool:
+        page = httpx2.get(settings.base_url + "/metrics", timeout=20).text
+        lines = [line for line in page.splitlines() if line.startswith("tocsin_faults_total{")]
+        return any('fault="storage",lane="p0"' in line and not line.endswith(" 0.0") for line in lines)
+
+    eventually(told, what="a fault of p0's routers in the metrics")

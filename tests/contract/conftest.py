@@ -27,6 +27,8 @@ HOLES = {
     r"\{span\}": r"\d+",
     r"\{digest\}": "[0-9a-f]{32}",
     r"\{advertiser\}": ".+",
+    r"\{view\}": "[a-z_]+",
+    r"\{hour\}": r"\d+",
     r"\{recipients\}": r"\{recipients\}",
     r"\{recipient\}": ".+",
     r"\{priority\}": "p[12]",

@@ -12,9 +12,8 @@ import httpx2
 import msgspec
 import pytest
 from redis import asyncio as aioredis
-from redis.asyncio.client import Pipeline
 
-from routing.admission import AdmissionPolicy, AdmissionReason, LaneFacts
+from routing.admission import AdmissionReason
 from routing.channels import Failure, FailureReason
 from routing.dead_letters import DeadLetters
 from routing.ledger import Ledger
@@ -22,13 +21,13 @@ from routing.router import Router
 from routing.stages.deliver import Deliver
 from routing.stages.expire import Expire
 from serve_deployments.activity import ActivityIntake
-from serve_deployments.gate import Gate
 from serve_deployments.notifications import Notifications
-from tests.fakes import ManualClock, OneByOne, wait_until
+from tests.fakes import OneByOne, wait_until
+from tests.gates import NOW, PARTITIONS, Post, delivered
 from tocsin.clock import SystemClock
 from tocsin.dead_letters import DeadLetterFilter
 from tocsin.errors import OverloadedError
-from tocsin.lanes import Lane, Record, Stage
+from tocsin.lanes import Lane, Record
 from tocsin.leases import LeasePolicy, Leases
 from tocsin.resilience.retry import RetryPolicy
 from tocsin.schemas import NOTIFICATION_LANES, Envelope, LaneName, Notification
@@ -37,8 +36,6 @@ from tocsin.storage.connect import connect
 from tocsin.storage.embedded import EmbeddedServer
 
 LIMIT_MIB = 16
-PARTITIONS = 2
-NOW = 1_732_430_000.0
 KINDS: dict[str, dict[str, str]] = {
     "p0": {"type": "emergency"},
     "p1": {"type": "device_alert", "alert_type": "low_battery"},
@@ -153,13 +150,6 @@ async def routers(client: aioredis.Redis, told: Told) -> AsyncIterator[dict[str,
 async def counts(client: aioredis.Redis, lane: Lane) -> dict[str, int]:
     found: Any = await client.hgetall(lane.keys.counts)
     return {field.decode(): int(number) for field, number in found.items() if int(number)}
-
-
-def delivered(lane: Lane, number: int) -> Stage:
-    def stage(pipe: Pipeline) -> None:
-        pipe.hincrby(lane.keys.counts, "delivered", number)
-
-    return stage
 
 
 async def drained(lane: Lane) -> bool:
@@ -284,37 +274,9 @@ async def test_activity_gives_way_like_p2(small: aioredis.Redis, small_url: str)
 # --------------------------------------------------------------------------- the gate
 
 
-class Post:
-    """A gate over one lane, its stopwatch moved by hand."""
-
-    def __init__(self, client: aioredis.Redis, **limits: Any) -> None:
-        self.clock = ManualClock()
-        self.lane = Lane(client, namespace="tocsin", name="p2", partitions=PARTITIONS, block_records=10)
-        policy = AdmissionPolicy.of(msgspec.structs.replace(Settings.from_env({}), **limits))
-        self.gate = Gate({LaneName.P2: self.lane}, policy, self.clock)
-
-    async def send(self, number: int, source: str = "s") -> None:
-        note = Notification("reminder", "t", "r", "", "", "", source, ("log",), "", 0.0, "", {}, NOW)
-        await self.lane.append([Record(n % PARTITIONS, ENCODE(Envelope(note))) for n in range(number)])
-
-    async def admits(
-        self, number: int, source: str = "s", *, whole: bool = False
-    ) -> tuple[bool, AdmissionReason]:
-        decision = (await self.gate.decide(LaneName.P2, {source: number}, whole=whole))[source]
-        if decision.admit:
-            self.gate.take(LaneName.P2, {source: number})
-        return decision.admit, decision.reason
-
-    async def facts(self) -> LaneFacts:
-        self.clock.advance(1.0)
-        found = await self.gate.facts(LaneName.P2)
-        assert found is not None
-        return found
-
-
 @pytest.fixture
 async def post(small: aioredis.Redis) -> Post:
-    made = Post(small, p2_max_records=100)
+    made = Post(small, "tocsin", p2_max_records=100)
     await made.lane.ensure_groups()
     return made
 
@@ -353,26 +315,9 @@ async def test_what_was_let_in_since_the_sample_counts(post: Post) -> None:
     assert post.gate.refused[LaneName.P2, AdmissionReason.RECORDS] == 1
 
 
-async def test_a_lane_more_than_half_full_is_shared_between_its_sources(post: Post) -> None:
-    await post.send(60)
-    assert await post.admits(21, "flood") == (False, AdmissionReason.SHARE)
-    assert await post.admits(20, "flood") == (True, AdmissionReason.NONE)
-    assert await post.admits(1, "flood") == (False, AdmissionReason.SHARE)
-    assert await post.admits(10, "quiet") == (True, AdmissionReason.NONE)
-
-
-async def test_under_an_idempotency_key_a_lanes_records_go_in_together_or_not_at_all(post: Post) -> None:
-    await post.send(60)
-    sources = {"flood": 30, "quiet": 1}
-    apart = await post.gate.decide(LaneName.P2, sources, whole=False)
-    assert {source: one.admit for source, one in apart.items()} == {"flood": False, "quiet": True}
-    together = await post.gate.decide(LaneName.P2, sources, whole=True)
-    assert [one.admit for one in together.values()] == [False, False]
-
-
 async def test_without_an_answer_everything_is_let_in(small_url: str) -> None:
     nowhere = connect("redis://127.0.0.1:1/0", timeout_s=0.2)
-    post = Post(nowhere, p2_max_records=1)
+    post = Post(nowhere, "tocsin", p2_max_records=1)
     assert await post.admits(100) == (True, AdmissionReason.NONE)
     assert (post.gate.samples, post.gate.failures) == (0, 1)
     await nowhere.aclose()

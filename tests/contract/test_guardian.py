@@ -34,6 +34,9 @@ class Versions(Registry):
     def versions(self) -> list[str]:
         return ["20260101T000000Z-aaaaaa", "20260201T000000Z-bbbbbb"]
 
+    def check_gate(self, version: str) -> None:
+        pass
+
 
 class Bench:
     """A champion, a challenger in shadow, and the guard over them."""

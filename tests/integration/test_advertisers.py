@@ -18,11 +18,14 @@ pytestmark = pytest.mark.integration
 QUIET = Console(quiet=True)
 
 
-def test_features_come_with_event_time_age_and_freshness(client: Client, trained: list[str]) -> None:
+def test_features_come_with_event_time_age_and_status(client: Client, trained: list[str]) -> None:
     answer = client.features(trained[0])
     value = answer.features["days_since_last_campaign"]
     assert value.event_time is not None
-    assert value.age_s == pytest.approx((answer.as_of - value.event_time).total_seconds(), abs=0.01)
+    assert (value.status, value.age_s) == (
+        "present",
+        0.0,
+    )  # "now" is the end of the data, and all of it is in
     assert {
         "spend_7d",
         "spend_28d",
@@ -31,6 +34,16 @@ def test_features_come_with_event_time_age_and_freshness(client: Client, trained
         "tenure_days",
         "lifetime_spend",
     } <= answer.features.keys()
+
+
+def test_a_thousand_advertisers_are_read_at_once(client: Client, trained: list[str]) -> None:
+    rows = client.features_many([*trained, "nobody"], ["spend_28d"], values={"planned_budget": 100.0})
+    assert [row.advertiser_id for row in rows] == [*trained, "nobody"]
+    assert {row.views["history"].status for row in rows[:-1]} == {"present"}
+    assert rows[-1].views["history"].status == "never"
+    one = client.features(trained[0], values={"planned_budget": 100.0})
+    assert rows[0].values == {"spend_28d": one.features["spend_28d"].value}
+    assert rows[0].on_demand == one.on_demand
 
 
 def test_features_as_of_an_earlier_moment_forget_what_came_later(client: Client, trained: list[str]) -> None:
@@ -60,7 +73,11 @@ def test_new_activity_shows_in_the_features_and_a_repeat_changes_nothing(
 def test_churn_is_predicted_by_the_champion_with_drivers(client: Client, trained: list[str]) -> None:
     answer = client.churn(trained[0])
     assert 0 <= answer.probability <= 1
-    assert answer.confidence == max(answer.probability, 1 - answer.probability)
+    assert answer.decision in {"churn", "stays", "abstain"}
+    assert (answer.threshold is None) == (answer.decision == "abstain")
+    assert answer.base_probability is not None
+    effects = sum(driver.effect for driver in answer.drivers) + answer.other_effect
+    assert answer.base_probability + effects == pytest.approx(answer.probability)
     assert (answer.method, answer.degraded) == ("model", False)
     assert answer.model_version
 

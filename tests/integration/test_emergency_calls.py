@@ -107,7 +107,7 @@ def test_a_call_tells_everybody_also_without_a_contacts_service(settings: Settin
     assert (body["contacts_source"], body["device_state"], body["degraded"]) == ("as_given", "unknown", True)
     assert [receipt["lane"] for receipt in body["receipts"]] == ["p0"] * 3
     for receipt in body["receipts"]:
-        status = client.wait(receipt["id"], timeout_s=20)
+        status = client.wait(receipt["id"], timeout_s=60)
         assert status.state is NotificationState.DELIVERED
     told = Path(settings.data_path / "deliveries")
     text = "".join(file.read_text(encoding="utf-8") for file in told.glob("router-p0-*.jsonl"))

@@ -2,18 +2,23 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
 from openapi_spec_validator import validate
+from prometheus_client import parser
 
 from actors.pools import member_names, running_members
 from serve_deployments.applications import SPECS
 from tests.support import free_settings, member_stats
+from tocsin import Client
 from tocsin.cli.platform import AlreadyRunningError, Platform
 from tocsin.errors import ConfigurationError
 from tocsin.schemas import LaneName
 from tocsin.settings import Settings
+from tocsin.telemetry.metrics import METRICS
+from tocsin.telemetry.reports import Fault
 
 pytestmark = pytest.mark.integration
 
@@ -25,6 +30,28 @@ def test_health_readiness_and_status(settings: Settings) -> None:
     status = httpx2.get(settings.base_url + "/v1/status").json()
     assert [lane["lane"] for lane in status["lanes"]] == ["p0", "p1", "p2", "activity"]
     assert all(lane["consumers"] for lane in status["lanes"])
+
+
+def test_metrics_tell_what_the_platform_did(settings: Settings, client: Client) -> None:
+    read_text: Any = parser.text_string_to_metric_families  # untyped upstream
+    receipt = client.send(type="emergency", alert_type="smoke", title="t", recipient="metrics")
+    client.wait(receipt.id)
+    answer = httpx2.get(settings.base_url + "/metrics")
+    assert answer.status_code == 200
+    families = {family.name: family for family in read_text(answer.text)}
+    found = {
+        (sample.name, *sorted(sample.labels.values())): sample.value
+        for family in families.values()
+        for sample in family.samples
+    }
+    assert families.keys() <= {name.removesuffix("_total") for name in METRICS} | METRICS.keys()
+    assert found["tocsin_up",] == 1
+    assert found["tocsin_notifications_total", "delivered", "p0"] >= 1
+    assert found["tocsin_delivery_latency_seconds_count", "p0"] >= 1
+    for lane in LaneName:
+        assert found["tocsin_consumers", lane] >= 1
+        assert found["tocsin_faults_total", *sorted([lane, Fault.HANDLER])] >= 0
+    assert found["tocsin_storage_info", "fsynced", "p0"] == 1
 
 
 def test_the_openapi_document_is_valid_and_names_every_application(settings: Settings) -> None:

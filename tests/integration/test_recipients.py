@@ -102,7 +102,7 @@ def test_the_command_line_changes_what_it_names_and_nothing_else(
 ) -> None:
     shown = tocsin(
         settings, "set", "cli/1", "--quiet", "22:00-07:00", "--timezone", "Europe/Berlin", "--mute", "weather",
-        "--mute", "news", "--throttle", "5", "--channel", "p2=log", "--target", "sms=+49 151",
+        "--mute", "news", "--throttle", "5", "--channel", "p2=log", "--target", "sms=+49151",
     )  # fmt: skip
     assert "22:00-07:00 Europe/Berlin" in shown
     assert "+49" not in shown

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +10,12 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from features.definitions import DAY_S
-from features.offline import event_frame
-from features.simulator import simulate
 from models.registry import Metadata, Registry
-from models.training import train
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 RETRAINING = ROOT / "notebooks" / "churn_retraining.ipynb"
+EXPLORATION = ROOT / "notebooks" / "churn_exploration.ipynb"
 REAL = ROOT.parent / "shared" / "data" / "google_ads_spend" / "advertiser_weekly_spend.parquet"
 real = pytest.mark.skipif(not REAL.exists(), reason="../shared/data is not beside the project")
 
@@ -50,15 +46,19 @@ def execute(path: Path, parameters: dict[str, object], monkeypatch: pytest.Monke
     return NotebookClient(notebook, timeout=120, kernel_name="python3", resources=resources).execute()
 
 
-def retrain(
-    activity: Path | None, models: Path, monkeypatch: pytest.MonkeyPatch, *, promote: bool = False
-) -> tuple[Any, Metadata]:
+def retrain(models: Path, monkeypatch: pytest.MonkeyPatch, **changed: object) -> tuple[Any, Metadata]:
     parameters: dict[str, object] = {
-        "activity_file": str(activity) if activity else None,
+        "activity_file": None,
+        "columns": None,
+        "train_until": None,
+        "horizon_days": 28,
+        "active_days": 28,
+        "seed": 7,
         "models_dir": str(models),
-        "promote": promote,
+        "report_file": None,
+        "promote": False,
     }
-    notebook = execute(RETRAINING, parameters, monkeypatch)
+    notebook = execute(RETRAINING, {**parameters, **changed}, monkeypatch)
     registry = Registry(models)
     return notebook, registry.metadata(registry.versions()[-1])
 
@@ -66,7 +66,7 @@ def retrain(
 def images(notebook: Any) -> int:
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     assert not [output for output in outputs if output.output_type == "stream"]  # warnings, stray prints
-    return sum("image/png" in output.get("data", {}) for output in outputs)
+    return sum(bool({"image/png", "image/svg+xml"} & output.get("data", {}).keys()) for output in outputs)
 
 
 def check(metadata: Metadata) -> None:
@@ -77,31 +77,38 @@ def check(metadata: Metadata) -> None:
     assert evaluation.beats_baseline
     assert evaluation.model.brier < evaluation.baseline.brier
     assert card.training_cutoffs[-1] < card.test_cutoffs[0]
+    assert all(finding.passed for finding in card.findings)
 
 
 @real
-def test_real_activity_gives_a_model_better_than_recency_and_promotes_nothing_unasked(
+def test_real_activity_gives_a_challenger_and_promotes_nothing_unasked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    notebook, metadata = retrain(REAL, tmp_path, monkeypatch)
+    page = tmp_path / "report.html"
+    notebook, metadata = retrain(
+        tmp_path, monkeypatch, activity_file=str(REAL), train_until="2019-02-17", report_file=str(page)
+    )
     check(metadata)
-    assert images(notebook) == 2
+    assert images(notebook) == 3
     registry = Registry(tmp_path)
     assert registry.load(metadata.version).card == metadata.card
+    assert metadata.card.test_cutoffs[0].isoformat().startswith("2019-02-17")
     assert registry.champion() is None
+    assert page.read_text(encoding="utf-8").count("<svg") == 5
 
 
-def test_simulated_activity_gives_a_model_that_follows_its_equal_as_champion(
+def test_simulated_activity_gives_a_model_that_is_promoted_when_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    now = time.time()
-    registry = Registry(tmp_path)
-    before = registry.save(train(event_frame(simulate(end=now // DAY_S * DAY_S).activities), now=now - DAY_S))
-    registry.promote(before)
-    notebook, metadata = retrain(None, tmp_path, monkeypatch, promote=True)
+    notebook, metadata = retrain(tmp_path, monkeypatch, promote=True)
     check(metadata)
-    assert images(notebook) == 2
-    assert registry.champion() == metadata.version != before
+    assert images(notebook) == 3
+    assert Registry(tmp_path).champion() == metadata.version
+
+
+def test_the_exploration_shows_its_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    notebook = execute(EXPLORATION, {"activity_file": None, "columns": None}, monkeypatch)
+    assert images(notebook) == 6
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from benchmarks import harness, load, payloads, routing, serving
+from benchmarks import fairness, harness, load, payloads, routing, serving
 from benchmarks.evidence import Deliveries
 from benchmarks.harness import Options, parse, percentile, reserved_stdout, summary_ms
 from benchmarks.load import Round, encode_request
@@ -177,3 +177,17 @@ def test_a_request_says_how_long_its_body_is() -> None:
     head, _, body = encode_request("POST", "/v1/churn", b"{}").partition(b"\r\n\r\n")
     assert body == b"{}"
     assert b"content-length: 2" in head
+
+
+def test_what_never_arrived_counts_with_the_time_it_has_waited() -> None:
+    accepted = {"first": 10.0, "second": 11.0, "before its answer": 12.0}
+    arrived = {"first": 10.5, "before its answer": 11.9}
+    assert fairness.dwell_ms(accepted, arrived, 20.0) == [500.0, 9000.0, 0.0]
+
+
+def test_a_flood_is_of_one_source_and_for_the_slow_target() -> None:
+    for lane in fairness.KINDS:
+        request = fairness.flood_order(lane, 80, 1.0).requests[0]
+        notes = json.loads(request.partition(b"\r\n\r\n")[2])
+        assert (len(notes), {note["source"] for note in notes}) == (payloads.BLOCK_RECORDS, {"flood"})
+        assert notes[0]["channels"] == ["webhook"]

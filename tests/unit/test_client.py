@@ -146,7 +146,7 @@ def status_of(state: str) -> httpx2.Response:
 
 
 def churn_of(advertiser_id: str) -> dict[str, Any]:
-    fields = {"probability": 0.2, "confidence": 0.8, "risk": "low", "drivers": [], "as_of": AT}
+    fields = {"probability": 0.2, "risk": "low", "drivers": [], "as_of": AT}
     return {"advertiser_id": advertiser_id, "method": "model", "model_version": "7", **fields}
 
 
@@ -332,7 +332,7 @@ def test_ids_that_cannot_be_are_refused(platform: Platform, name: str) -> None:
         (
             "features",
             "features",
-            {"advertiser_id": "a", "view": "v", "view_version": 1, "as_of": AT, "features": {}},
+            {"advertiser_id": "a", "as_of": AT, "features": {}},
         ),
         ("churn", "churn", churn_of("a")),
         (
@@ -382,6 +382,32 @@ def test_many_predictions_come_a_thousand_a_request(platform: Platform) -> None:
         with pytest.raises(InvalidRecordError):
             platform.ask("churn_many", wrong)
     assert platform.ask("churn_many", []).predictions == []
+
+
+def test_many_features_come_a_thousand_a_request(platform: Platform) -> None:
+    def read(request: httpx2.Request) -> httpx2.Response:
+        asked = json.loads(request.content)
+        assert (asked["features"], asked["values"]) == (["spend_7d"], {"planned_budget": 5.0})
+        rows = [
+            {"advertiser_id": one, "values": {"spend_7d": 1.0}, "views": {}}
+            for one in asked["advertiser_ids"]
+        ]
+        return answer(as_of=AT, rows=rows)
+
+    platform.steps = [read]
+    ids = [f"a-{i}" for i in range(1500)]
+    rows = platform.ask("features_many", ids, ["spend_7d"], values={"planned_budget": 5.0})
+    assert [row.advertiser_id for row in rows] == ids
+    assert len(platform.requests) == 2
+    with pytest.raises(InvalidRecordError):
+        platform.ask("features_many", "a-1")
+
+
+def test_values_of_a_question_become_parameters(platform: Platform) -> None:
+    platform.steps = [answer(advertiser_id="a", as_of=AT, features={}, on_demand={"b": 2.0})]
+    assert platform.ask("features", "a", values={"planned_budget": 5}).on_demand == {"b": 2.0}
+    (request,) = platform.requests
+    assert request.url.params["planned_budget"] == "5.0"
 
 
 def test_dead_letters_are_listed_read_and_replayed(platform: Platform) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
@@ -9,8 +10,8 @@ import pytest
 from redis.asyncio.client import Pipeline
 
 from tests.fakes import FixedOwnership, ManualClock, MemoryLane, wait_until
-from tocsin.consumer import Consumer, ConsumerPolicy, ConsumerState, Hold
-from tocsin.errors import StorageUnavailableError
+from tocsin.consumer import Consumer, ConsumerPolicy, ConsumerState, Hold, _units
+from tocsin.errors import StateMovedError, StorageUnavailableError
 from tocsin.lanes import Entry, LaneDepth, Record, Stage
 
 EMPTY = LaneDepth(blocks=0, pending=0, retrying=0)
@@ -124,6 +125,48 @@ async def test_what_comes_is_handled_once_and_settled_with_its_writes(bench: Ben
     assert sorted(bench.worker.handled) == sorted(bench.done()) == ["a", "b", "c"]
     assert await bench.lane.depth() == EMPTY
     assert bench.consumer.handled_blocks == 3
+
+
+async def test_work_on_state_that_moved_is_done_again(bench: Bench) -> None:
+    bench.lane.faults["settle"] = deque([StateMovedError("moved"), StateMovedError("moved")])
+    await bench.send("a")
+    async with bench.running():
+        await wait_until(is_empty(bench))
+    assert bench.worker.handled == ["a", "a", "a"]
+    assert bench.done() == ["a"]
+    assert bench.consumer.failures == 0
+
+
+async def test_what_another_one_settled_meanwhile_is_not_done_again(bench: Bench) -> None:
+    bench.worker.gate.clear()
+    bench.lane.faults["settle"] = deque([StateMovedError("moved")])
+    await bench.send("a")
+    async with bench.running():
+        await wait_until(lambda: bench.worker.handled == ["a"])
+        bench.lane._streams[0].clear()
+        bench.worker.gate.set()
+        await wait_until(lambda: "unsettled" in bench.lane.calls)
+        await bench.turns()
+    assert bench.worker.handled == ["a"]
+    assert bench.done() == []
+
+
+async def test_units_are_bounded_by_blocks_and_by_bytes() -> None:
+    def sizes(blocks: list[int], most: int, most_bytes: int) -> list[list[int]]:
+        entries = [Entry("p1", 0, f"1-{n}", 1, b"x" * size) for n, size in enumerate(blocks)]
+        return [[len(one.block) for one in unit] for unit in _units(entries, most, most_bytes)]
+
+    assert sizes([1, 1, 1, 1, 1], 2, 100) == [[1, 1], [1, 1], [1]]
+    assert sizes([4, 4, 4, 9, 1], 9, 8) == [[4, 4], [4], [9], [1]]
+    assert sizes([], 2, 2) == []
+
+
+async def test_reads_keep_their_distance(clock: ManualClock) -> None:
+    bench = Bench(clock, msgspec.structs.replace(POLICY, read_every_s=30.0))
+    async with bench.running():
+        await wait_until(lambda: bench.lane.calls.count("read") == 1)
+        await bench.beats(5)
+        assert bench.lane.calls.count("read") == 1
 
 
 async def test_a_block_is_acknowledged_after_the_work_and_not_before(bench: Bench) -> None:

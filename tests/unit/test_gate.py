@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from routing.admission import AdmissionReason, Decision
-from serve_deployments.gate import Memory, Sample, read_memory, refusal
+from serve_deployments.gate import Memory, Sample, capacity, read_memory, refusal
 from tocsin.schemas import LaneName
 
 INFO = "# Memory\r\nused_memory:1500\r\nused_memory_human:1.46K\r\nmaxmemory:4000\r\nmem_not_counted_for_evict:500\r\n"
@@ -29,3 +29,37 @@ def test_a_refusal_names_lane_reason_and_time(reason: AdmissionReason) -> None:
     assert error.message.startswith(f"p2 takes no more records now ({reason.value}): ")
     assert error.retry_after_s == 7.0
     assert "7 s" in error.hint
+
+
+def sample(now_s: float, waiting: int, finished: int) -> Sample:
+    return Sample(Memory(0, 0), now_s, waiting, 0, now_s, waiting + finished, finished)
+
+
+def test_a_lane_can_do_at_least_what_it_did() -> None:
+    assert capacity(0.0, sample(0, 10, 0), sample(1, 0, 100)) == 100.0
+    assert (
+        capacity(0.0, sample(0, 10, 0), sample(0.5, 0, 100)) == 100.0
+    )  # half of what it may have been by chance
+    assert capacity(500.0, sample(0, 10, 0), sample(0.5, 0, 100)) == 500.0  # it had little to do
+
+
+def test_a_busy_lane_that_gets_slower_is_known_to_within_seconds() -> None:
+    known, finished = 10_000.0, 0
+    for step in range(40):
+        before = sample(step / 4, 5000, finished)
+        finished += 25
+        known = capacity(known, before, sample((step + 1) / 4, 5000, finished))
+    assert 100.0 <= known < 102.0
+
+
+def test_a_pause_between_samples_says_nothing_about_being_slow() -> None:
+    assert capacity(500.0, sample(0, 5000, 0), sample(60, 5000, 60)) == 500.0
+
+
+def test_bunches_are_not_taken_for_the_pace() -> None:
+    known, finished = 0.0, 0
+    for step in range(200):  # 400 at once every second, else nothing
+        before = sample(step / 4, 5000, finished)
+        finished += 400 if step % 4 == 0 else 0
+        known = capacity(known, before, sample((step + 1) / 4, 5000, finished))
+    assert 200.0 < known < 600.0  # of 400, where a bunch alone looks like 1,600

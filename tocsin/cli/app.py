@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import msgspec
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from tocsin.cli import recipients
+from tocsin.cli import evaluating, features, recipients
 from tocsin.cli.dlq import dlq
 from tocsin.cli.models import models
 from tocsin.errors import TocsinError
@@ -36,6 +36,7 @@ app.add_typer(imports, name="import")
 app.add_typer(dlq, name="dlq")
 app.add_typer(models, name="models")
 app.add_typer(recipients.app, name="recipient")
+app.add_typer(features.app, name="features")
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, nothing else.")]
 
@@ -123,6 +124,68 @@ def at_risk(
 
 
 @app.command()
+def evaluate(
+    *,
+    activity: Annotated[
+        Path | None, typer.Option(help="Parquet or CSV of advertiser activity.", exists=True, dir_okay=False)
+    ] = None,
+    file_format: Annotated[
+        evaluating.ActivityFormat | None,
+        typer.Option("--format", help="google-ads, or csv with --map. Default: found out from the columns."),
+    ] = None,
+    mapping: Annotated[
+        list[str] | None, typer.Option("--map", help="FIELD=COLUMN, as in `tocsin import activity`.")
+    ] = None,
+    train_until: Annotated[
+        str,
+        typer.Option(
+            help="A day: labels learned from end by it, all later weeks are tested. Default: a quarter."
+        ),
+    ] = "",
+    active_days: Annotated[int, typer.Option(help="Who had activity this long before is asked about.")] = 28,
+    horizon_days: Annotated[int, typer.Option(help="Churned: no activity for this long.")] = 28,
+    embargo_days: Annotated[int, typer.Option(help="Kept free between training labels and the test.")] = 0,
+    table: Annotated[
+        Path | None,
+        typer.Option(help="Instead: a plain table, one row an account.", exists=True, dir_okay=False),
+    ] = None,
+    label: Annotated[str, typer.Option(help="Its label column.")] = "Churn",
+    html: Annotated[Path | None, typer.Option(help="Also write a report with pictures here.")] = None,
+    seed: Annotated[int, typer.Option(help="Of everything random.")] = 7,
+    parallel: Annotated[
+        bool, typer.Option("--parallel", help="Spread the fits over the cores by Ray.")
+    ] = False,
+    json: JsonFlag = False,
+) -> None:
+    """Judge a churn model of this data on later weeks than it was trained on. Needs nothing running, stores nothing.
+
+    Trains, calibrates and certifies on weeks whose labels end by a day, tests on all complete weeks from then on, next
+    to the recency and the logistic baseline, and asks the leakage gate.
+    """
+    if (activity is None) == (table is None):
+        raise typer.BadParameter("give --activity FILE or --table FILE")
+    quiet = console(to_stderr=json)
+    if table is not None:
+        evaluating.evaluate_labelled_table(quiet, table, label, seed=seed, html=html, json=json, emit=emit)
+        return
+    evaluating.evaluate_activity(
+        quiet,
+        cast("Path", activity),
+        file_format=file_format,
+        pairs=mapping or [],
+        train_until=train_until,
+        active_days=active_days,
+        horizon_days=horizon_days,
+        embargo_days=embargo_days,
+        seed=seed,
+        parallel=parallel,
+        html=html,
+        json=json,
+        emit=emit,
+    )
+
+
+@app.command()
 def demo(
     *,
     activity: Annotated[
@@ -175,8 +238,8 @@ def import_activity(
         list[str] | None,
         typer.Option(
             "--map",
-            help="FIELD=COLUMN for advertiser_id, event_time, amount, kind, event_id. Google's weekly-spend "
-            "format needs none.",
+            help="FIELD=COLUMN for advertiser_id, event_time, amount, kind, event_id, campaign_id, currency, arrival. "
+            "Google's weekly-spend format needs none.",
         ),
     ] = None,
     rejects: Annotated[

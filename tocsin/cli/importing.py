@@ -142,6 +142,10 @@ def request_of(activity: Activity) -> ActivityRequest:
         amount=activity.amount,
         kind=activity.kind,  # type: ignore[arg-type]  # the importer checked it
         event_id=activity.event_id,
+        campaign_id=activity.campaign_id,
+        currency=activity.currency,
+        arrival=to_datetime(activity.arrival) if activity.arrival else None,
+        backdated=not activity.arrival,
     )
 
 

@@ -11,11 +11,15 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from tocsin.errors import ConflictError
 from tocsin.schemas import Activity
 from tocsin.settings import Settings
 from tocsin.storage.connect import CONSUME_TIMEOUT_S, connect, resolve_url
 
 if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
     from models.card import ModelCard
 
 
@@ -27,8 +31,8 @@ def train_command(
     Raises:
         TocsinError: storage does not answer, or there is too little data.
     """
-    with console.status("training on the stored activity"):
-        result, card = train(settings, promote=promote)
+    with console.status("training on the stored activity") as status:
+        result, card = train(settings, promote=promote, say=status.update)
     if json:
         emit(result)
         return
@@ -42,8 +46,10 @@ def train_command(
     console.print(f"[bold]{result['version']}[/bold] {said}: {result['reason']}")
 
 
-def train(settings: Settings, *, promote: bool) -> tuple[dict[str, Any], ModelCard]:
-    """Train on everything stored.
+def train(
+    settings: Settings, *, promote: bool, say: Callable[[str], None] = lambda _: None
+) -> tuple[dict[str, Any], ModelCard]:
+    """Train on everything stored; `say` is told what is being done.
 
     Returns:
         What happened, for machines, and the model's card.
@@ -53,32 +59,54 @@ def train(settings: Settings, *, promote: bool) -> tuple[dict[str, Any], ModelCa
     """
     # Fits this small lose more to threads waiting for each other than they gain.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    from features.offline import event_frame
+    from features.offline import event_table
+    from models.leakage import blocking
     from models.registry import Registry
     from models.training import train as fit
 
     activities = asyncio.run(_events(settings))
-    trained = fit(event_frame(activities), now=time.time())
-    registry = Registry(settings.models_path)
+    events = _with_earlier_versions(settings, event_table(activities))
+    trained = fit(events, now=time.time(), say=say)
+    registry = Registry(settings.models_location)
     version = registry.save(trained)
     evaluation = trained.card.evaluation
     promoted, reason = False, "promotion was not asked for"
     if promote:
-        promoted = evaluation.beats_baseline
+        blocked = [finding.text for finding in blocking(trained.card.findings)]
+        promoted = evaluation.beats_baseline and not blocked
         reason = "it beats the recency baseline" if promoted else "it does not beat the recency baseline"
+        if blocked:
+            reason = f"the leakage gate blocks it: {'; '.join(blocked)}"
     if promoted:
-        registry.promote(version)
+        try:
+            registry.promote(version)
+        except ConflictError as error:  # another version is being tried
+            promoted, reason = False, error.message
     return {
         "version": version,
         "promoted": promoted,
         "reason": reason,
         "auc": evaluation.model.auc,
         "baseline_auc": evaluation.baseline.auc,
-        "rows": trained.card.training_rows + evaluation.rows,
+        "rows": sum(part.rows for part in trained.card.labels.values()),
         "advertisers": len({activity.advertiser_id for activity in activities}),
-        "confident_share": evaluation.confident_share,
-        "confident_accuracy": evaluation.confident_accuracy,
+        "coverage": evaluation.decided.coverage,
+        "precision_at_threshold": evaluation.decided.precision,
     }, trained.card
+
+
+def _with_earlier_versions(settings: Settings, events: pa.Table) -> pd.DataFrame:
+    """The online event log holds the last version of each event, the archive all that landed: with both, what was
+    restated later cannot leak into what is learned. A version that is in both counts once.
+    """
+    import pyarrow as pa
+
+    from features.archive import Archive
+    from features.event_table import as_events
+
+    landed = [as_events(table).cast(events.schema) for table in Archive(settings.archive).read()]
+    frame: pd.DataFrame = pa.concat_tables([events, *landed]).to_pandas()
+    return frame
 
 
 async def _events(settings: Settings) -> list[Activity]:
@@ -98,6 +126,7 @@ def _table(card: ModelCard) -> Table:
         "measure",
         "model",
         "recency baseline",
+        "logistic baseline",
         title="On later weeks than it was trained on",
         title_justify="left",
     )
@@ -106,11 +135,14 @@ def _table(card: ModelCard) -> Table:
         ("average_precision", "average precision"),
         ("brier", "Brier score (lower is better)"),
         ("log_loss", "log loss (lower is better)"),
+        ("calibration_error", "calibration error (lower is better)"),
     ):
-        table.add_row(
-            label, f"{getattr(evaluation.model, name):.3f}", f"{getattr(evaluation.baseline, name):.3f}"
-        )
-    table.add_row("predictions with 80%+ confidence", f"{evaluation.confident_share:.1%}", "")
-    if evaluation.confident_accuracy is not None:
-        table.add_row("  of these, right", f"{evaluation.confident_accuracy:.1%}", "")
+        scores = (evaluation.model, evaluation.baseline, evaluation.logistic)
+        table.add_row(label, *(f"{getattr(one, name):.3f}" for one in scores))
+    for certificate in card.certificates:
+        if certificate.threshold is None:
+            table.add_row(f'answers "{certificate.decision}"', "abstains", "", "")
+        else:
+            said = f"{certificate.precision_low:.0%} certified, {certificate.coverage:.0%} answered"
+            table.add_row(f'answers "{certificate.decision}"', said, "", "")
     return table

@@ -218,4 +218,5 @@ def _stored_view(name: str, stored: Mapping[bytes, bytes], probed: bool, now: fl
         reason=stored.get(b"reason", b"").decode(),
         retry_in_s=opened_at + float(stored.get(b"reset_s", b"0")) - now,
         totals=(opened, closed, probes),
+        opened_for=stored.get(b"opened_for", b"").decode(),
     )

@@ -79,6 +79,7 @@ class BreakerView(msgspec.Struct, frozen=True, kw_only=True):
     opened: int = 0  # transitions within the last day or so
     closed: int = 0
     probes: int = 0
+    opened_for: str = ""  # reason of the last opening
 
 
 class _Unsent(msgspec.Struct):
@@ -221,7 +222,7 @@ class SharedBreaker:
             self.record(ok=True, duration_s=self._clock.monotonic() - started)
             raise
         except Exception as error:
-            self.record(ok=False, duration_s=self._clock.monotonic() - started, reason=type(error).__name__)
+            self.record(ok=False, duration_s=self._clock.monotonic() - started, reason=_label(error))
             raise
         self.record(ok=True, duration_s=self._clock.monotonic() - started)
         return answer
@@ -360,6 +361,11 @@ class SharedBreaker:
             self._probe = None
 
 
+def _label(error: Exception) -> str:
+    """The reason an error gives, if it gives one, else its kind."""
+    return str(getattr(error, "reason", "")) or type(error).__name__
+
+
 def make_view(
     name: str,
     state: BreakerState,
@@ -369,6 +375,7 @@ def make_view(
     reason: str,
     retry_in_s: float,
     totals: tuple[int, int, int],
+    opened_for: str = "",
 ) -> BreakerView:
     """A view with the fields that only an open breaker has (times in epoch seconds)."""
     is_open = state is not BreakerState.CLOSED
@@ -383,4 +390,5 @@ def make_view(
         opened=opened,
         closed=closed,
         probes=probes,
+        opened_for=opened_for,
     )

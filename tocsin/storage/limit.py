@@ -9,6 +9,7 @@ Only what drains is exempt. `append` is not: there the refusal is the point.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from redis import asyncio as aioredis
@@ -21,18 +22,26 @@ _in_place = Script(IN_PLACE)
 _create_group = Script(CREATE_GROUP)
 
 
-async def execute_at_limit(client: aioredis.Redis, pipe: Pipeline) -> None:
+async def execute_at_limit(
+    client: aioredis.Redis, pipe: Pipeline, expected: Mapping[str, bytes] | None = None
+) -> bool:
     """Carry out what is queued in a pipeline as one script, atomically, whatever the memory.
 
     Args:
         client: The server.
         pipe: Commands whose first argument is their key, those that free first. It is left as it is.
+        expected: Strings that must hold these values (empty: not be there), or nothing is done.
+
+    Returns:
+        Whether it was done.
 
     Raises:
         RedisError: as the driver raises it.
     """
     keys, args = _queued(pipe)
-    await _transaction.run(client, keys, args)
+    guards = expected or {}
+    arguments = [len(guards), *guards.values(), *args]
+    return bool(await _transaction.run(client, [*guards, *keys], arguments) >= 0)
 
 
 async def execute_in_place(client: aioredis.Redis, pipe: Pipeline, retries: str, body: bytes) -> bool:

@@ -71,13 +71,14 @@ end
 return #due
 """
 
-# KEYS: dead letters, dead-letter index, stream, counts. ARGV: id, wire version, envelope. Puts a dead letter back
-# into its lane; it was counted as accepted the first time. Returns 1, or 0 when the letter is gone.
+# KEYS: dead letters, dead-letter index, stream, counts, reports. ARGV: id, wire version, envelope. Puts a dead letter
+# back into its lane; it was counted as accepted the first time. Returns 1, or 0 when the letter is gone.
 REPLAY = """
 if redis.call('HDEL', KEYS[1], ARGV[1]) == 0 then return 0 end
 redis.call('ZREM', KEYS[2], ARGV[1])
 redis.call('XADD', KEYS[3], '*', 'v', ARGV[2], 'b', string.char(145) .. ARGV[3])
 redis.call('HINCRBY', KEYS[4], 'dead', -1)
+redis.call('HINCRBY', KEYS[5], 'replayed', 1)
 return 1
 """
 
@@ -91,17 +92,41 @@ redis.call('HINCRBY', KEYS[3], 'purged', 1)
 return 1
 """
 
-# KEYS: the key of each command. ARGV: for each command the number of its parts, then the parts. Carries them out in
-# order, as a transaction would, at the memory limit too. Returns how many there were.
+# KEYS: strings that must hold what is expected, then the key of each command. ARGV: how many are expected, their
+# values (empty: not there), then for each command the number of its parts and the parts. Carries them out in order,
+# as a transaction would, at the memory limit too. Returns how many there were, or -1 where something differed.
 TRANSACTION = """#!lua flags=allow-oom
-local a = 1
-for _ = 1, #KEYS do
+local guards = tonumber(ARGV[1])
+for k = 1, guards do
+  if (redis.call('GET', KEYS[k]) or '') ~= ARGV[k + 1] then return -1 end
+end
+local a = guards + 2
+for _ = guards + 1, #KEYS do
   local parts = {}
   for i = 1, tonumber(ARGV[a]) do parts[i] = ARGV[a + i] end
   redis.call(unpack(parts))
   a = a + 1 + #parts
 end
-return #KEYS
+return #KEYS - guards
+"""
+
+# KEYS: for each partition its watermark and its stream. A stream holds what is not settled, so everything accepted
+# before its oldest entry is applied, and everything up to now where it is empty: true whoever says it.
+# Returns the watermarks (s) as text.
+WATERMARK = """#!lua flags=allow-oom
+local time = redis.call('TIME')
+local marks = {}
+for k = 1, #KEYS, 2 do
+  local mark = time[1] .. string.format('.%06d', tonumber(time[2]))
+  local oldest = redis.call('XRANGE', KEYS[k + 1], '-', '+', 'COUNT', 1)[1]
+  if oldest then
+    local ms = string.match(oldest[1], '^%d+')
+    if tonumber(ms) / 1000 < tonumber(mark) then mark = string.format('%.3f', tonumber(ms) / 1000) end
+  end
+  redis.call('SET', KEYS[k], mark)
+  marks[#marks + 1] = mark
+end
+return marks
 """
 
 # KEYS: retries, then the key of each command. ARGV: a retry, then as for TRANSACTION. Carries the commands out in place
@@ -146,6 +171,51 @@ local finished = 0
 for _, number in ipairs(finals) do finished = finished + (tonumber(number) or 0) end
 local accepted = tonumber(redis.call('HGET', KEYS[1], 'accepted') or 0)
 return {type(memory) == 'string' and memory or '', now, blocks, retrying, oldest, accepted, finished}
+"""
+
+# KEYS: sources. ARGV: records that wait, how long a source is remembered (s), how many are told apart, then source and
+# records let in of each. Adds them to what each source holds. Nobody counts what leaves: where the sum is more than
+# what waits, all holdings shrink alike. Returns each source and what it holds.
+SOURCES = """#!lua flags=allow-oom
+local now, waiting = tonumber(redis.call('TIME')[1]), tonumber(ARGV[1])
+local held, seen, total, number = {}, {}, 0, 0
+local function add(source, records, at)
+  if not held[source] then number = number + 1 end
+  held[source] = (held[source] or 0) + records
+  seen[source] = math.max(seen[source] or 0, at)
+  total = total + records
+end
+local kept = redis.call('HGETALL', KEYS[1])
+for k = 1, #kept, 2 do
+  local records, at = string.match(kept[k + 1], '^(%S+) (%d+)$')
+  if now - at < tonumber(ARGV[2]) then add(kept[k], tonumber(records), tonumber(at)) end
+end
+for a = 4, #ARGV, 2 do
+  local source = ARGV[a]
+  if not held[source] and number >= tonumber(ARGV[3]) then source = '' end
+  add(source, tonumber(ARGV[a + 1]), now)
+end
+local part = total > waiting and waiting / total or 1
+local fields, answer = {}, {}
+for source, records in pairs(held) do
+  local left = string.format('%.1f', records * part)
+  fields[#fields + 1] = source
+  fields[#fields + 1] = left .. ' ' .. seen[source]
+  answer[#answer + 1] = source
+  answer[#answer + 1] = left
+end
+redis.call('DEL', KEYS[1])
+if #fields > 0 then
+  redis.call('HSET', KEYS[1], unpack(fields))
+  redis.call('EXPIRE', KEYS[1], ARGV[2])
+end
+return answer
+"""
+
+# KEYS: reports. ARGV: field, number, and so on. Adds what a process counted, at the memory limit too. Returns 1.
+REPORT = """#!lua flags=allow-oom
+for a = 1, #ARGV, 2 do redis.call('HINCRBY', KEYS[1], ARGV[a], ARGV[a + 1]) end
+return 1
 """
 
 # KEYS: members, then the leases. ARGV: name, member ttl (ms). Reports this member alive.
@@ -206,7 +276,8 @@ if not s[1] then
 end
 local function open()
   state, opened_at = 'open', tonumber(ARGV[13])
-  redis.call('HSET', KEYS[1], 'state', state, 'opened_at', ARGV[13], 'reason', ARGV[10], 'reset_s', ARGV[3])
+  redis.call('HSET', KEYS[1], 'state', state, 'opened_at', ARGV[13], 'reason', ARGV[10], 'reset_s', ARGV[3],
+    'opened_for', ARGV[10])
   redis.call('HINCRBY', KEYS[1], 'opened', 1)
 end
 if state == 'open' then

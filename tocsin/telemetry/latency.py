@@ -51,3 +51,19 @@ def quantile_ms(counts: Mapping[int, int], q: float) -> float | None:
         if seen >= rank:
             return round(midpoint_ms(bucket), 3)
     return None
+
+
+# Four buckets make one step of what is told to others: 43 steps, each bound within 0.05% of the true one.
+STEP = 4
+STEPS = tuple(range(0, MAX_BUCKET, STEP))
+BOUNDS = tuple(f"{FLOOR_MS * GROWTH**bucket / 1000:.4g}" for bucket in STEPS)  # upper bounds, in seconds
+
+
+def cumulate(counts: Mapping[int, int]) -> list[int]:
+    """How many were at most as long as each of `BOUNDS`."""
+    return [sum(number for bucket, number in counts.items() if bucket <= step) for step in STEPS]
+
+
+def total_ms(counts: Mapping[int, int]) -> float:
+    """The sum of all latencies (ms), each taken for its bucket's middle."""
+    return sum(midpoint_ms(bucket) * number for bucket, number in counts.items())

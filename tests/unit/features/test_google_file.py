@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from features.importing import SourceFormat, count_rows, detect, read_activity
@@ -36,6 +37,11 @@ def test_all_of_it_is_imported_and_a_second_time_alike() -> None:
 def test_a_week_shows_from_the_midnight_after_it() -> None:
     events = event_frame(imported())
     midnight = datetime(2018, 6, 3, tzinfo=UTC).timestamp()
-    frame = point_in_time(events, [midnight - 1, midnight])
-    assert set(frame["as_of"]) == {midnight}
-    assert (frame["days_since_last_campaign"] == 0).all()
+    names = events["advertiser_id"].unique()
+    before, after = (
+        point_in_time(events, pd.DataFrame({"advertiser_id": names, "as_of": moment}))
+        for moment in (midnight - 1, midnight)
+    )
+    assert before["events_lifetime"].isna().all()
+    assert after["events_lifetime"].sum() == (events["event_time"] < midnight).sum() > 0
+    assert set(after["days_since_last_campaign"].dropna()) == {0}

@@ -91,6 +91,15 @@ def test_our_own_columns_need_no_mapping(tmp_path: Path) -> None:
     assert whole(path).activities == [Activity("a", JAN_1, 2.5, "campaign", "e1")]
 
 
+def test_campaign_currency_and_arrival_are_read_where_they_stand(tmp_path: Path) -> None:
+    header = "advertiser_id,event_time,amount,campaign_id,currency,arrival"
+    path = write(tmp_path / "a.csv", header, "a,2024-01-01,5,c1,EUR,2024-01-03", "a,2024-01-01,5,,,")
+    first, second = whole(path).activities
+    assert (first.campaign_id, first.currency, first.arrival) == ("c1", "EUR", JAN_1 + 2 * DAY_S)
+    assert (second.campaign_id, second.currency, second.arrival) == ("", "", 0.0)
+    assert first.event_id != second.event_id == derive_event_id("a", JAN_1, 5.0, "spend")
+
+
 def test_other_columns_need_a_mapping_and_unmapped_fields_their_own_name(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", "Account;Day;amount", "a;2024-01-01;2.5")
     assert detect(path) is None
@@ -221,6 +230,21 @@ def test_a_bad_row_is_refused_with_its_line_and_the_limit(tmp_path: Path, cells:
     path = write(tmp_path / "a.csv", "advertiser_id,event_time,amount,kind", good, cells, good)
     assert rejected(path) == [(3, reason)]
     assert len(whole(path).activities) == 2
+
+
+@pytest.mark.parametrize(
+    ("cells", "reason"),
+    [
+        ("a,2024-01-01,eur,", "currency 'eur' is unknown: three capital letters, as in EUR"),
+        (
+            "a,2024-01-01,EUR,2025-01-01",
+            "arrival is in the future: at most 1 day from now; numbers are seconds",
+        ),
+    ],
+)
+def test_a_bad_currency_or_arrival_is_refused(tmp_path: Path, cells: str, reason: str) -> None:
+    path = write(tmp_path / "a.csv", "advertiser_id,event_time,currency,arrival", cells)
+    assert rejected(path) == [(2, reason)]
 
 
 def test_limits_are_inclusive(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@ from __future__ import annotations
 from collections import Counter
 from statistics import mean, median, quantiles
 
+import pandas as pd
+
 from features.definitions import DAY_S
 from features.offline import event_frame, point_in_time
 from features.simulator import WEEK_S, simulate
@@ -43,7 +45,11 @@ def test_spend_has_a_heavy_tail_and_many_churn() -> None:
 def test_decline_tells_churn_where_recency_is_equal() -> None:
     found = simulate(end=END)
     cutoffs = [END - week * WEEK_S for week in range(4, 40, 4)]
-    frame = point_in_time(event_frame(found.activities), cutoffs)
+    names = {activity.advertiser_id for activity in found.activities}
+    rows = pd.DataFrame(
+        [(name, as_of) for name in sorted(names) for as_of in cutoffs], columns=["advertiser_id", "as_of"]
+    )
+    frame = point_in_time(event_frame(found.activities), rows)
     recent = frame[(frame["days_since_last_campaign"] == 0) & frame["spend_trend_28d"].notna()]
     trends: dict[bool, list[float]] = {True: [], False: []}
     for row in recent.to_dict("records"):

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Literal
 
 import msgspec
 import numpy as np
 import pytest
 
 from models.card import TrainedModel
+from models.certification import Certificate
 from models.churn import ChurnModel, RiskPolicy, base_rate_answer
 from models.matrix import Floats, Vector
 
@@ -36,7 +38,15 @@ def _typical(model: ChurnModel, **changed: float | None) -> dict[str, float | No
 
 
 def _idle(model: ChurnModel) -> Vector:
-    return _typical(model, days_since_last_campaign=21.0, spend_7d=0.0, active_weeks_4w=1.0)
+    return _typical(
+        model,
+        days_since_last_campaign=21.0,
+        gap_ratio=3.0,
+        spend_7d=0.0,
+        spend_28d=20.0,
+        spend_trend_28d=-0.9,
+        active_weeks_4w=1.0,
+    )
 
 
 def test_rows_do_not_influence_each_other(model: ChurnModel) -> None:
@@ -61,17 +71,19 @@ def test_the_typical_advertiser_has_no_drivers(model: ChurnModel) -> None:
     assert model.explain([_typical(model)]) == [[]]
 
 
-def test_an_effect_is_the_difference_the_feature_makes(model: ChurnModel) -> None:
-    vector = _idle(model)
-    (drivers,) = model.explain([vector])
-    assert drivers
-    for driver in drivers:
-        without = {**vector, driver.feature: driver.typical}
-        expected = model.predict([vector])[0] - model.predict([without])[0]
-        assert driver.effect == pytest.approx(expected)
-    sizes = [abs(driver.effect) for driver in drivers]
-    assert sizes == sorted(sizes, reverse=True)
-    assert len(drivers) <= 3
+def test_what_drives_an_answer_adds_up_to_it(model: ChurnModel) -> None:
+    vectors = [_idle(model), {}, _typical(model, spend_28d=1e6, tenure_days=None)]
+    for answer in model.answers(["a", "b", "c"], vectors, AS_OF):
+        assert answer.base_probability is not None
+        assert answer.base_probability == pytest.approx(model.predict([model.card.typical])[0])
+        told = sum(driver.effect for driver in answer.drivers)
+        assert answer.base_probability + told + answer.other_effect == pytest.approx(
+            answer.probability, abs=1e-9
+        )
+        sizes = [abs(driver.effect) for driver in answer.drivers]
+        assert sizes == sorted(sizes, reverse=True)
+        assert len(sizes) <= 3
+    assert model.explain([_idle(model)])[0]
 
 
 def test_the_sign_of_an_effect_is_its_direction(counting: tuple[_Counting, ChurnModel]) -> None:
@@ -103,12 +115,45 @@ def test_many_answers_cost_one_call(counting: tuple[_Counting, ChurnModel]) -> N
     assert estimator.calls == 2
 
 
-def test_an_answer_says_how_sure_it_is(model: ChurnModel) -> None:
-    answer = model.answer("a", _idle(model), AS_OF)
-    assert answer.confidence == max(answer.probability, 1 - answer.probability)
+def _certified(
+    model: ChurnModel, decision: Literal["churn", "stays"], threshold: float | None
+) -> Certificate:
+    return Certificate(
+        decision=decision,
+        threshold=threshold,
+        precision_low=None if threshold is None else 0.83,
+        precision=0.9,
+        coverage=0.0 if threshold is None else 0.3,
+        answered=40,
+        accounts=40,
+        confidence=0.95,
+    )
+
+
+def _with(model: ChurnModel, *certificates: Certificate) -> ChurnModel:
+    card = msgspec.structs.replace(model.card, certificates=list(certificates))
+    return ChurnModel(model._estimator, card, "v1")
+
+
+def test_an_answer_is_given_only_where_its_precision_is_certified(model: ChurnModel) -> None:
+    probability = model.predict([_idle(model)])[0]
+    sure = _with(model, _certified(model, "churn", probability - 1e-6), _certified(model, "stays", 1e-6))
+    answer = sure.answer("a", _idle(model), AS_OF)
+    assert (answer.decision, answer.threshold) == ("churn", probability - 1e-6)
+    assert (answer.certified_precision, answer.coverage) == (0.83, 0.6)
+    assert answer.calibrated_at == model.card.calibration_cutoffs[-1]
     assert (answer.method, answer.model_version, answer.degraded) == ("model", "v1", False)
     assert answer.risk == RiskPolicy().band(answer.probability)
-    assert model.answer("a", _idle(model), AS_OF, explain=False).drivers == []
+
+    between = _with(model, _certified(model, "churn", probability + 1e-6), _certified(model, "stays", None))
+    answer = between.answer("a", _idle(model), AS_OF)
+    assert (answer.decision, answer.threshold, answer.certified_precision) == ("abstain", None, None)
+    assert answer.coverage == 0.3
+
+
+def test_without_drivers_there_is_nothing_to_add_up(model: ChurnModel) -> None:
+    answer = model.answer("a", _idle(model), AS_OF, explain=False)
+    assert (answer.drivers, answer.base_probability, answer.other_effect) == ([], None, 0.0)
 
 
 def test_ids_and_vectors_must_match(model: ChurnModel) -> None:
@@ -132,3 +177,4 @@ def test_the_base_rate_is_marked_degraded(model: ChurnModel) -> None:
     assert answer.method == "base_rate"
     assert answer.probability == model.card.base_rate
     assert answer.degraded_reason == "features are not available"
+    assert (answer.decision, answer.certified_precision) == ("abstain", None)

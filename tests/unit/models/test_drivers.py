@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import pytest
 
-from features.definitions import FEATURE_NAMES
 from models.drivers import PHRASES, counted, driver_text, number, trend
+from models.inputs import INPUTS
 
 
 def test_every_feature_has_a_phrase() -> None:
-    assert set(PHRASES) == set(FEATURE_NAMES)
+    assert set(PHRASES) == set(INPUTS)
 
 
 @pytest.mark.parametrize(

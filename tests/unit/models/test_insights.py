@@ -23,11 +23,9 @@ def _features(recent: float = 400.0, previous: float = 400.0, idle: float = 2.0)
     }
     return FeaturesAnswer(
         advertiser_id="a",
-        view="v",
-        view_version=1,
         as_of=AS_OF,
         features={
-            name: FeatureValue(value=value, unit="", event_time=AS_OF, age_s=0.0, fresh=True)
+            name: FeatureValue(value=value, unit="", view="v", status="present", event_time=AS_OF, age_s=0.0)
             for name, value in values.items()
         },
     )
@@ -38,7 +36,6 @@ def _churn(probability: float) -> ChurnAnswer:
     return ChurnAnswer(
         advertiser_id="a",
         probability=probability,
-        confidence=max(probability, 1 - probability),
         risk=RiskPolicy().band(probability),
         drivers=[
             Driver(feature="spend_7d", value=1.0, typical=2.0, effect=-0.3, text="lowers it"),
@@ -177,3 +174,9 @@ def test_the_last_rule_always_applies() -> None:
     assert RULES[-1].name == "nothing known"
     assert insight.recommendation.action == RULES[-1].action
     assert insight.degraded
+
+
+def test_a_certified_decision_is_cited() -> None:
+    churn = msgspec.structs.replace(_churn(0.8), decision="churn", certified_precision=0.84)
+    assert "Of such answers at least 84% come true." in _insight(churn=churn).recommendation.reason
+    assert "come true" not in _insight(churn=_churn(0.8)).recommendation.reason

@@ -2,10 +2,22 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from models.labels import DAY_S, LabelPolicy, label, observed_until, weekly_cutoffs
+from models.labels import (
+    DAY_S,
+    LabelPolicy,
+    count_labels,
+    dated_by_day,
+    label,
+    observed_until,
+    weekly_cutoffs,
+)
+from tocsin.errors import ConfigurationError
 
 T = datetime(2026, 3, 1, tzinfo=UTC).timestamp()
 POLICY = LabelPolicy()
@@ -73,3 +85,75 @@ def test_cutoffs_lie_on_the_week_ends_of_the_data() -> None:
 def test_data_shorter_than_both_windows_has_no_cutoff() -> None:
     assert weekly_cutoffs(T, T + 55 * DAY_S, POLICY) == []
     assert len(weekly_cutoffs(T, T + 56 * DAY_S, POLICY)) == 1
+
+
+def test_the_grid_runs_through_its_anchor() -> None:
+    first, last = T, T + 100 * DAY_S
+    anchor = T + 45 * DAY_S
+    cutoffs = weekly_cutoffs(first, last, POLICY, anchor=anchor)
+    assert anchor in cutoffs
+    assert all(cutoff + POLICY.horizon_s <= observed_until(last) for cutoff in cutoffs)
+    assert cutoffs[0] - POLICY.active_window_s >= first
+
+
+def test_a_horizon_that_is_no_whole_week_leaves_the_grid_where_the_data_ends() -> None:
+    cutoffs = weekly_cutoffs(T, T + 100 * DAY_S - 1, LabelPolicy(horizon_days=30))
+    assert {(cutoff - (T + 100 * DAY_S)) % (7 * DAY_S) for cutoff in cutoffs} == {0.0}
+
+
+def test_the_last_of_dates_without_times_is_a_whole_day() -> None:
+    assert dated_by_day(np.array([T, T + DAY_S]))
+    assert not dated_by_day(np.array([T, T + 1.0]))
+    assert not dated_by_day(np.array([]))
+    assert observed_until(T, dates_only=True) == T + DAY_S
+    assert len(weekly_cutoffs(T, T + 55 * DAY_S, POLICY, dates_only=True)) == 1
+
+
+@pytest.mark.parametrize(
+    ("wrong", "text"),
+    [
+        ({"horizon_days": 0}, "horizon_days is 0"),
+        ({"active_window_days": 400}, "active_window_days is 400"),
+        ({"embargo_days": -1}, "embargo_days is -1"),
+    ],
+)
+def test_windows_out_of_range_are_refused(wrong: dict[str, int], text: str) -> None:
+    with pytest.raises(ConfigurationError, match=text):
+        LabelPolicy(**wrong)
+
+
+def test_counts_say_how_the_weeks_differ() -> None:
+    counts = count_labels(np.array([1.0, 0, 1, 1]), np.array([1.0, 1, 2, 2]), np.array([0, 1, 0, 1]))
+    assert (counts.cutoffs, counts.rows, counts.advertisers, counts.churned) == (2, 4, 2, 3)
+    assert (counts.base_rate, counts.lowest_week, counts.highest_week) == (0.75, 0.5, 1.0)
+    assert count_labels(np.array([]), np.array([]), np.array([], dtype=np.int64)).rows == 0
+
+
+moments = st.integers(-60 * 24, 60 * 24).map(lambda hours: T + hours * 3_600.0)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    events=st.lists(st.tuples(st.sampled_from("abcd"), moments), max_size=25),
+    active=st.integers(1, 40),
+    horizon=st.integers(1, 40),
+    weeks=st.lists(st.integers(-4, 4), unique=True, max_size=4),
+)
+def test_labels_are_what_brute_force_says(
+    events: list[tuple[str, float]], active: int, horizon: int, weeks: list[int]
+) -> None:
+    policy = LabelPolicy(active, horizon)
+    frame = pd.DataFrame(
+        [(who, at, f"e{number}") for number, (who, at) in enumerate(events)],
+        columns=["advertiser_id", "event_time", "event_id"],
+    )
+    cutoffs = [T + week * 7 * DAY_S for week in sorted(weeks)]
+    expected = []
+    for cutoff in cutoffs:
+        for who in sorted({name for name, _ in events}):
+            own = [at for name, at in events if name == who]
+            if any(cutoff - active * DAY_S <= at < cutoff for at in own):
+                gone = not any(cutoff <= at < cutoff + horizon * DAY_S for at in own)
+                expected.append((who, cutoff, int(gone)))
+    found = label(frame, cutoffs, policy)
+    assert list(found.itertuples(index=False, name=None)) == expected

@@ -16,6 +16,7 @@ from sklearn.naive_bayes import GaussianNB
 
 from models.card import ModelCard, TrainedModel
 from models.labels import LabelPolicy
+from models.leakage import Finding
 from models.registry import KEEP_VERSIONS, Action, Metadata, Registry
 from models.rollout import Stage
 from models.training import CANDIDATES, fit, labelled_set
@@ -303,6 +304,16 @@ def test_a_model_whose_features_mean_something_else_is_refused(
     version = registry.save(trained)
     _rewrite(tmp_path, version, feature_schema="0" * 16)
     assert "mean something else" in _refusal(registry, version).message
+
+
+def test_what_the_leakage_gate_blocks_is_put_before_nobody(registry: Registry, trained: TrainedModel) -> None:
+    leak = Finding(name="ceiling", passed=False, measured=0.99, limit=0.95, text="AUC 0.99 is too good")
+    registry.promote(registry.save(trained))
+    card = msgspec.structs.replace(trained.card, findings=[leak])
+    version = registry.save(_dated(replace(trained, card=card), 1))
+    for put in (registry.begin, registry.promote):
+        with pytest.raises(ConflictError, match=r"the leakage gate blocks .*: AUC 0\.99 is too good"):
+            put(version)
 
 
 def test_metadata_says_where_a_model_came_from(trained: TrainedModel, tmp_path: Path) -> None:

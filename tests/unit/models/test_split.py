@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from models.labels import DAY_S, LabelPolicy
-from models.split import Split, rolling_folds, temporal_split
+from models.split import Split, account_positions, rolling_folds, split_at, temporal_split
 
 HORIZON_S = LabelPolicy().horizon_s
 WEEKS = [week * 7 * DAY_S for week in range(40)]
@@ -38,3 +38,21 @@ def test_a_fold_without_a_past_is_dropped() -> None:
 
 def test_nothing_splits_into_nothing() -> None:
     assert temporal_split([], 0.25, HORIZON_S) == Split(train=(), test=())
+
+
+def test_a_date_splits_by_what_is_known_then() -> None:
+    moment = WEEKS[20]
+    split = split_at(WEEKS, moment, HORIZON_S)
+    assert split.train[-1] + HORIZON_S == moment
+    assert split.test == tuple(WEEKS[20:])
+    between = split_at(WEEKS, moment + DAY_S, HORIZON_S + 3 * DAY_S)
+    assert between.train[-1] + HORIZON_S + 3 * DAY_S <= moment + DAY_S < between.test[0]
+
+
+def test_an_account_keeps_its_side_and_sides_are_even() -> None:
+    names = [f"account-{number}" for number in range(2_000)]
+    positions = account_positions(names)
+    assert (positions == account_positions(names)).all()
+    assert ((positions >= 0.0) & (positions < 1.0)).all()
+    assert 0.46 < (positions < 0.5).mean() < 0.54
+    assert account_positions(["account-7"])[0] == positions[7]

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import math
+from collections import Counter
 
 import msgspec
 import pytest
@@ -9,14 +9,15 @@ from hypothesis import strategies as st
 
 from routing.admission import (
     ADMITTED,
+    LATE_RECORDS,
     LEAST_RETRY_S,
     MEMORY_RETRY_S,
     MOST_RETRY_S,
     MOST_SOURCES,
     AdmissionPolicy,
     AdmissionReason,
+    Holdings,
     LaneFacts,
-    Shares,
 )
 from tocsin.schemas import LaneName
 from tocsin.settings import Settings
@@ -57,7 +58,7 @@ def test_as_memory_runs_out_the_less_urgent_goes_without_first(ratio: float, ope
 def test_p0_is_refused_for_nothing_here() -> None:
     worst = facts(records=10**9, blocks=10**9, oldest_age_s=1e9, memory_ratio=1.0)
     assert POLICY.admit(LaneName.P0, worst).admit
-    assert not POLICY.is_shared(LaneName.P0, worst)
+    assert POLICY.admit_source(LaneName.P0, worst, Holdings(), "s", 10**9).admit
 
 
 def test_a_full_lane_says_when_it_will_have_drained() -> None:
@@ -96,49 +97,98 @@ def test_a_refusal_always_says_why_and_when(
         assert LEAST_RETRY_S <= decision.retry_after_s <= MOST_RETRY_S
 
 
-def test_shares_begin_when_a_lane_is_half_full() -> None:
-    assert not POLICY.is_shared(LaneName.P2, facts(records=499))
-    assert POLICY.is_shared(LaneName.P2, facts(records=500))
+# --------------------------------------------------------------------------- shares
 
 
-def test_a_source_that_floods_leaves_room_for_one_nobody_has_heard_of() -> None:
-    shares = Shares()
-    shares.renew(900.0)
-    assert shares.admit("flood", 450).admit
-    shares.take("flood", 450)
-    refused = shares.admit("flood", 1)
-    assert (refused.admit, refused.reason) == (False, AdmissionReason.SHARE)
-    assert shares.admit("quiet", 300).admit  # a third: two sources and one more
-    shares.take("quiet", 300)
-    assert shares.admit("third", 150).admit
+def holding(**held: float) -> Holdings:
+    """What the replicas told each other that each source holds."""
+    holdings = Holdings()
+    holdings.renew(held, Counter())
+    return holdings
 
 
-def test_a_new_window_gives_new_shares_among_those_lately_seen() -> None:
-    shares = Shares()
-    shares.renew(900.0)
-    shares.take("one", 1)
-    shares.take("two", 1)
-    shares.renew(900.0)
-    assert shares.admit("one", 300).admit
-    assert not shares.admit("one", 301).admit
-    shares.renew(900.0)  # nobody came in the last window
-    assert shares.admit("one", 450).admit
+def let_in(holdings: Holdings, source: str, brings: int = 1, /, **changes: float) -> bool:
+    decision = POLICY.admit_source(LaneName.P2, facts(**changes), holdings, source, brings)
+    assert decision.admit or (decision.reason, decision.retry_after_s) == (AdmissionReason.SHARE, 1.0)
+    return decision.admit
 
 
-def test_a_full_lane_has_no_shares() -> None:
-    shares = Shares()
-    shares.renew(-5.0)
-    assert not shares.admit("one", 1).admit
+LATE = {"records": 400, "waiting": 400_000, "capacity_per_s": 100_000.0}  # 4 s of work; p2 shares from 2 s
+
+
+def test_a_lane_is_late_when_more_than_so_much_work_waits() -> None:
+    assert not POLICY.is_late(LaneName.P2, facts(waiting=200_000, capacity_per_s=100_000.0))
+    assert POLICY.is_late(LaneName.P2, facts(waiting=200_001, capacity_per_s=100_000.0))
+    assert POLICY.is_late(LaneName.P1, facts(waiting=100_001, capacity_per_s=100_000.0))
+    assert not POLICY.is_late(LaneName.P0, facts(waiting=10**9, capacity_per_s=1.0))
+
+
+def test_a_lane_whose_pace_nobody_has_seen_may_fill_a_little() -> None:
+    assert not POLICY.is_late(LaneName.P2, facts(waiting=LATE_RECORDS - 1))
+    assert POLICY.is_late(LaneName.P2, facts(waiting=LATE_RECORDS))
+
+
+def test_in_a_late_lane_the_source_that_floods_is_refused_and_the_others_are_not() -> None:
+    holdings = holding(flood=399_000.0, quiet=500.0, other=500.0)
+    assert not let_in(holdings, "flood", **LATE)
+    assert let_in(holdings, "quiet", **LATE)
+    assert let_in(holdings, "quiet", 10_000, **LATE)
+    assert let_in(holdings, "never heard of", 10_000, **LATE)
+    assert let_in(holdings, "flood", **LATE | {"waiting": 100_000})
+
+
+def test_two_that_flood_are_both_refused() -> None:
+    holdings = holding(one=200_000.0, two=199_000.0, **{f"quiet-{n}": 125.0 for n in range(8)})
+    assert not let_in(holdings, "one", **LATE)
+    assert not let_in(holdings, "two", **LATE)
+    assert let_in(holdings, "quiet-3", **LATE)
+
+
+@given(st.integers(1, 100), st.floats(0, 1))
+def test_equals_and_a_source_that_is_alone_are_never_refused_for_being_late(n: int, spread: float) -> None:
+    each = LATE["waiting"] / n
+    holdings = holding(**{f"s{number}": each * (1 - spread * 0.1 * (number % 2)) for number in range(n)})
+    assert all(let_in(holdings, f"s{number}", 10_000, **LATE) for number in range(n))
+
+
+def test_a_source_that_is_alone_is_let_in_though_its_holding_is_known_better_than_the_lane() -> None:
+    assert let_in(holding(flood=400_001.0), "flood", 10_000, **LATE)
+
+
+@given(st.lists(st.floats(0, 1e6), min_size=2, max_size=50))
+def test_some_source_is_always_let_in_to_a_late_lane(held: list[float]) -> None:
+    holdings = holding(**{f"s{number}": records for number, records in enumerate(held)})
+    late = LATE | {"waiting": max(sum(held), LATE_RECORDS), "capacity_per_s": 0.0}
+    assert any(let_in(holdings, f"s{number}", **late) for number in range(len(held)))
+
+
+def test_over_half_its_limit_no_source_holds_more_than_its_part_of_a_lane() -> None:
+    assert let_in(holding(flood=499.0), "flood", 10_000, records=499)
+    alone = holding(flood=500.0)
+    assert let_in(alone, "flood", 400, records=500)
+    assert not let_in(alone, "flood", 401, records=500)
+    assert let_in(alone, "quiet", 450, records=500)  # there are two then
+    assert not let_in(alone, "quiet", 451, records=500)
+    assert not let_in(holding(flood=500.0, quiet=1.0), "flood", records=500)
+
+
+def test_what_this_replica_let_in_counts_before_the_others_know() -> None:
+    holdings = holding(flood=100.0)
+    holdings.take("flood", 50)
+    holdings.take("new", 1)
+    assert (holdings.held("flood"), holdings.active("new"), holdings.active("third")) == (150.0, 2, 3)
+    told = holdings.untold()
+    holdings.take("flood", 7)  # while it is told
+    holdings.renew({"flood": 149.0, "new": 1.0}, told)
+    assert (holdings.held("flood"), holdings.untold()) == (156.0, Counter({"flood": 7}))
 
 
 def test_the_sources_told_apart_are_bounded() -> None:
-    shares = Shares()
-    shares.renew(math.inf)
+    holdings = Holdings()
     for number in range(3 * MOST_SOURCES):
-        shares.take(f"s{number}", 1)
-    assert len(shares._taken) <= MOST_SOURCES + 1
-    shares.renew(10_000.0)
-    assert shares.admit("s1", 1).admit
+        holdings.take(f"s{number}", 1)
+    assert len(holdings.untold()) <= MOST_SOURCES + 1
+    assert holdings.held("") == 2 * MOST_SOURCES
 
 
 def test_p2_must_not_outlast_p1() -> None:

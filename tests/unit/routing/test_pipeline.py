@@ -5,12 +5,24 @@ from collections.abc import Sequence
 import pytest
 
 from routing.channels import Failure, FailureReason
-from routing.pipeline import Delivery, OutcomeReason, run_stages
+from routing.pipeline import Delivery, DeliveryStage, OutcomeReason, run_stages
 from routing.stages.deliver import Deliver
 from routing.stages.expire import Expire
+from routing.stages.preferences import Preferences
+from routing.stages.quiet_hours import QuietHours
+from routing.stages.throttle import Throttle
 from tests.fakes import START, ManualClock, OneByOne
+from tests.recipient_fakes import MemoryProfiles, MemoryWindows, recipient
+from tocsin.recipients import QuietSpan, RecipientRequest
 from tocsin.resilience.retry import RetryPolicy
-from tocsin.schemas import Attempt, Envelope, LaneName, Notification, NotificationState
+from tocsin.schemas import (
+    NOTIFICATION_LANES,
+    Attempt,
+    Envelope,
+    LaneName,
+    Notification,
+    NotificationState,
+)
 
 BUSY = Failure(FailureReason.TARGET_ERROR, "the target answered 503")
 REFUSED = Failure(FailureReason.REFUSED, "the target answered 410")
@@ -201,8 +213,9 @@ class Seen:
 async def test_a_stage_gets_only_what_is_undecided(clock: ManualClock) -> None:
     seen = Seen()
     batch = [delivery(id_="fresh"), delivery(id_="stale", expires_at=1.0)]
-    await run_stages((Expire(LaneName.P2), seen), batch, clock)
+    open_ = await run_stages((Expire(LaneName.P2), seen), batch, clock)
     assert seen.ids == [["fresh"]]
+    assert open_ == batch[:1]
 
 
 async def test_when_all_is_decided_no_stage_is_asked(clock: ManualClock) -> None:
@@ -210,3 +223,28 @@ async def test_when_all_is_decided_no_stage_is_asked(clock: ManualClock) -> None
     await run_stages((Expire(LaneName.P2), seen), [delivery(expires_at=1.0)], clock)
     await run_stages((seen,), [], clock)
     assert seen.ids == []
+
+
+NOBODY = RecipientRequest(
+    quiet_hours=QuietSpan(start="00:00", end="23:59"), max_per_hour=0, muted_types=("reminder",)
+)
+
+
+@pytest.mark.parametrize("wishes", [NOBODY, RecipientRequest()])
+@pytest.mark.parametrize("lane", list(NOTIFICATION_LANES))
+@pytest.mark.parametrize("kind", [Expire, Preferences, QuietHours, Throttle])
+async def test_a_stage_counts_what_it_decides(kind: type, lane: LaneName, wishes: RecipientRequest) -> None:
+    profiles = MemoryProfiles(recipient("r", wishes))
+    stages: dict[type, DeliveryStage] = {
+        Expire: Expire(lane),
+        Preferences: Preferences(profiles, lane),
+        QuietHours: QuietHours(lane),
+        Throttle: Throttle(MemoryWindows(), lane),
+    }
+    batch = [delivery(expires_at=START + late, id_=f"{late}") for late in (-1, 0, 1)]
+    for one in batch[:2]:
+        one.recipient = recipient("r", wishes)
+    counted = await stages[kind](batch, START)
+    assert counted == sum(one.state is not NotificationState.ACCEPTED for one in batch)
+    if lane is LaneName.P2 and wishes is NOBODY:
+        assert counted

@@ -171,6 +171,22 @@ async def test_while_a_provider_hangs_what_finds_no_slot_is_parked(
     assert account.asked == ["first", "third"]
 
 
+async def test_once_a_call_is_out_for_long_nobody_waits_for_its_slot(
+    clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SLOT_WAIT_S", 3600.0)
+    account = Account("sms", max_calls=1)
+    account.gate = asyncio.Event()
+    channel = ProvidedChannel("sms", [account], OpenDoor(), clock, busy_again_s=7.0)
+    hanging = asyncio.ensure_future(one(channel, "first"))
+    await wait_until(lambda: bool(account.asked))
+    clock.advance(module.STUCK_S + 0.001)
+    assert await one(channel, "second") == Tries((), 7.0)
+    account.gate.set()
+    assert (await hanging).attempts[0].ok
+    assert (await one(channel, "third")).attempts[0].ok
+
+
 async def test_without_a_provider_nothing_can_be_delivered(clock: ManualClock) -> None:
     unable = Account("webhook-2")
     unable.serves = False

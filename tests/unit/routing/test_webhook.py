@@ -9,7 +9,7 @@ import httpx2
 import msgspec
 import pytest
 
-from routing.channels import Failure, FailureReason
+from routing.channels import Failure, FailureReason, provided
 from routing.channels.provided import ProvidedChannel
 from routing.channels.webhook import WebhookPolicy, WebhookProvider, decode_secret, sign
 from tests.fakes import START, Item, ManualClock
@@ -142,7 +142,10 @@ async def test_the_deadline_holds_over_a_target_that_never_answers() -> None:
     await channel.close()
 
 
-async def test_waiting_for_a_free_connection_does_not_count_against_the_target() -> None:
+async def test_waiting_for_a_free_connection_does_not_count_against_the_target(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(provided, "SLOT_WAIT_S", 30.0)
     running = most = 0
 
     async def busy(_request: httpx2.Request) -> httpx2.Response:

@@ -17,12 +17,13 @@ import pytest
 
 from models.card import TrainedModel
 from models.churn import ChurnModel
+from models.inputs import INPUTS
 from models.matrix import Floats, to_raw
 from models.registry import Registry
 from models.rollout import RolloutPolicy, Stage
 from serve_deployments.batching import Batcher
 from serve_deployments.churn import Churn
-from serve_deployments.vectors import INPUTS, RECENCY, Rows
+from serve_deployments.vectors import RECENCY, Rows
 from tests.fakes import START, ManualClock, wait_until
 from tests.unit.models.conftest import events, trained
 from tocsin.errors import ModelUnavailableError, StorageUnavailableError

@@ -1,0 +1,267 @@
+"""`tocsin evaluate`: how good a churn model of this data is, judged as it would be met. Needs nothing running."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from datetime import UTC, date, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from tocsin.cli.importing import parse_mapping
+from tocsin.errors import ConfigurationError, UnreadableFileError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from models.evaluation import Evaluation
+    from models.report import Subject
+
+# Rows dated later than this are a mistake, such as milliseconds read as seconds.
+LATEST = datetime(2100, 1, 1, tzinfo=UTC).timestamp()
+
+
+class ActivityFormat(StrEnum):
+    """How an activity file is to be read."""
+
+    GOOGLE_ADS = "google-ads"  # Google's weekly spend: Advertiser_ID, Week_Start_Date, Spend_USD
+    CSV = "csv"  # any transaction log, CSV or Parquet, with --map
+
+
+def evaluate_activity(
+    console: Console,
+    file: Path,
+    *,
+    file_format: ActivityFormat | None,
+    pairs: Sequence[str],
+    train_until: str,
+    active_days: int,
+    horizon_days: int,
+    embargo_days: int,
+    seed: int,
+    parallel: bool,
+    html: Path | None,
+    json: bool,
+    emit: Callable[[object], None],
+) -> None:
+    """Train on what ends by a date, test on all that follows, say how good it is.
+
+    Raises:
+        TocsinError: the file is unusable, or there is too little data; says what was found and what is needed.
+    """
+    # Fits this small lose more to threads waiting for each other than they gain.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    from models.labels import LabelPolicy
+    from models.report import of_model
+    from models.training import TrainingPolicy, train
+
+    labels = LabelPolicy(active_days, horizon_days, embargo_days)
+    moment = _midnight(train_until)
+    with ExitStack() as stack:
+        status = stack.enter_context(console.status(f"reading {file.name}"))
+        events, rejected, weekly = _read(file, file_format, parse_mapping(pairs))
+        run: Any = map
+        if parallel:
+            from tocsin.cli.spreading import spread
+
+            run = stack.enter_context(spread())
+        trained = train(
+            events,
+            TrainingPolicy(labels=labels, seed=seed),
+            now=0.0 if moment is None else moment,
+            train_until=moment,
+            # Google's rows are whole weeks, so the grid has to be theirs; elsewhere the date given sets it.
+            anchor=None if weekly else moment,
+            run=run,
+            say=status.update,
+        )
+        subject = of_model(trained, file.name)
+        _write(html, subject, status.update)
+    result = summary(subject)
+    result["rejected_rows"] = rejected
+    _show(console, subject, result, html, json=json, emit=emit)
+
+
+def evaluate_labelled_table(
+    console: Console,
+    file: Path,
+    label: str,
+    *,
+    seed: int,
+    html: Path | None,
+    json: bool,
+    emit: Callable[[object], None],
+) -> None:
+    """Judge a plain table with a label column: 70% to learn from, 30% to test on, random state 42.
+
+    Raises:
+        TocsinError: the file is unusable, or there is too little data.
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    from models.report import of_table
+    from models.table import TablePolicy, evaluate_table, read_table
+
+    with console.status(f"reading {file.name}") as status:
+        frame, churned, dropped = read_table(file, label)
+        status.update("choosing, fitting, calibrating, testing")
+        subject = of_table(evaluate_table(frame, churned, dropped, TablePolicy(seed=seed)), file.name, label)
+        _write(html, subject, status.update)
+    _show(console, subject, summary(subject), html, json=json, emit=emit)
+
+
+def summary(subject: Subject) -> dict[str, Any]:
+    """The result as one flat-ish object: the documented keys first, then what they rest on."""
+    from models.leakage import blocking
+    from models.report import calibration_reason
+
+    found: Evaluation = subject.evaluation
+    decided = found.decided
+    return {
+        "auc": found.model.auc,
+        "pr_auc": found.model.average_precision,
+        "brier": found.model.brier,
+        "ece": found.model.calibration_error,
+        "lift_at_10": found.model.lift_10,
+        "precision_at_threshold": decided.precision,
+        "coverage": decided.coverage,
+        "rows": found.rows,
+        "advertisers": found.advertisers,
+        "churn_rate": found.base_rate,
+        "baselines": {
+            "recency": {"auc": found.baseline.auc if subject.timed else None},
+            "logistic": {"auc": found.logistic.auc},
+        },
+        "abstains": decided.rows == 0,
+        "precision_low": decided.precision_low,
+        "ece_reason": calibration_reason(found),
+        "ece_at_true_level": found.calibration_error_recentred,
+        "log_loss": found.model.log_loss,
+        "lift_at_5": found.model.lift_5,
+        "intervals": msgspec.to_builtins(found.intervals),
+        "gains": {
+            "recency": [found.auc_gain_low, found.auc_gain_high] if subject.timed else None,
+            "logistic": [found.logistic_gain.low, found.logistic_gain.high],
+        },
+        "label": subject.label,
+        "labels": msgspec.to_builtins(dict(subject.labels)),
+        "certificates": msgspec.to_builtins(list(subject.certificates)),
+        "answered": msgspec.to_builtins(found.answered),
+        "made": dict(subject.facts),
+        "selection": dict(subject.selection),
+        "leakage": msgspec.to_builtins(list(subject.findings)),
+        "blocked_by": [finding.name for finding in blocking(subject.findings)],
+        "segments": msgspec.to_builtins(found.segments),
+    }
+
+
+def _midnight(day: str) -> float | None:
+    if not day:
+        return None
+    try:
+        return datetime.combine(date.fromisoformat(day), datetime.min.time(), UTC).timestamp()
+    except ValueError as error:
+        raise typer.BadParameter(
+            f"{day!r} is not a day, as in 2019-02-17", param_hint="--train-until"
+        ) from error
+
+
+def _read(
+    file: Path, file_format: ActivityFormat | None, mapping: Mapping[str, str] | None
+) -> tuple[pd.DataFrame, int, bool]:
+    """The events, how many rows were refused, and whether they are Google's weeks."""
+    from features.importing import GOOGLE_COLUMNS, SourceFormat, detect, read_activity
+    from features.offline import event_frame
+
+    weekly = not mapping and detect(file) is SourceFormat.GOOGLE_WEEKLY_SPEND
+    if file_format is ActivityFormat.GOOGLE_ADS and not weekly:
+        if mapping:
+            raise ConfigurationError("--format google-ads needs no --map", hint="leave one of them out")
+        raise UnreadableFileError(
+            f"{file} is not Google's weekly spend: it needs {', '.join(GOOGLE_COLUMNS)}",
+            hint="--format csv --map advertiser_id=… --map event_time=… reads any transaction log",
+        )
+    if file_format is ActivityFormat.CSV and weekly:
+        mapping, weekly = {"advertiser_id": "advertiser_id"}, False
+    activities, rejects = [], []
+    for batch in read_activity(file, mapping, LATEST):
+        activities += batch.activities
+        rejects += batch.rejects
+    if not activities:
+        first = f"; the first, line {rejects[0].line}: {rejects[0].reason}" if rejects else ""
+        raise UnreadableFileError(f"none of the {len(rejects)} rows of {file} can be used{first}")
+    return event_frame(activities), len(rejects), weekly
+
+
+def _write(html: Path | None, subject: Subject, say: Callable[[str], None]) -> None:
+    if html is None:
+        return
+    say("drawing the report")
+    from models.report import html as page
+
+    try:
+        html.write_text(page(subject), encoding="utf-8")
+    except OSError as error:
+        raise ConfigurationError(
+            f"the report cannot be written: {error}", hint="name another file"
+        ) from error
+
+
+def _show(
+    console: Console,
+    subject: Subject,
+    result: dict[str, Any],
+    html: Path | None,
+    *,
+    json: bool,
+    emit: Callable[[object], None],
+) -> None:
+    if json:
+        emit(result)
+        return
+    found = subject.evaluation
+    table = Table(
+        "measure", "model", "recency", "logistic", title="On rows it was not trained on", title_justify="left"
+    )
+    for name, text in (
+        ("auc", "ROC-AUC"),
+        ("average_precision", "PR-AUC"),
+        ("brier", "Brier score (lower is better)"),
+        ("calibration_error", "calibration error (lower is better)"),
+        ("lift_10", "lift at 10%"),
+    ):
+        recency = f"{getattr(found.baseline, name):.3f}" if subject.timed else "-"
+        table.add_row(
+            text, f"{getattr(found.model, name):.3f}", recency, f"{getattr(found.logistic, name):.3f}"
+        )
+    console.print(table)
+    console.print(f"{found.rows:,} rows of {found.advertisers:,} advertisers; {found.base_rate:.1%} churned")
+    console.print(subject.label)
+    for certificate in subject.certificates:
+        console.print(_said(certificate, subject))
+    if reason := result["ece_reason"]:
+        console.print(reason)
+    for name in result["blocked_by"]:
+        console.print(f"[bold red]the leakage gate blocks it: {name}[/bold red]")
+    if result.get("rejected_rows"):
+        console.print(f"{result['rejected_rows']:,} rows of the file were refused")
+    if html is not None:
+        console.print(f"report: {html}")
+
+
+def _said(certificate: Any, subject: Subject) -> str:
+    if certificate.threshold is None:
+        return f"{certificate.decision}: abstains; {certificate.why}"
+    side = next(one for one in subject.evaluation.answered if one.decision == certificate.decision)
+    sign = "≥" if certificate.decision == "churn" else "≤"
+    return (
+        f"{certificate.decision} where the probability is {sign} {certificate.threshold:.3f}: certified precision "
+        f"{certificate.precision_low:.1%}; on the test {side.precision:.1%} (at least {side.precision_low:.1%}) for "
+        f"{side.coverage:.1%} of the rows"
+    )

@@ -1,0 +1,151 @@
+"""`tocsin features backfill` and `tocsin features verify`: between the archive and the online state."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from tocsin.cli.importing import progress_bar
+from tocsin.errors import NotFoundError, TimedOutError
+from tocsin.schemas import LaneName
+from tocsin.settings import Settings
+from tocsin.storage.connect import CONSUME_TIMEOUT_S, connect, resolve_url
+
+if TYPE_CHECKING:
+    from features.backfill import Done, Plan
+    from features.skew import Report
+
+
+def backfill_command(
+    settings: Settings,
+    console: Console,
+    *,
+    uri: str,
+    parallel: int,
+    address: str,
+    json: bool,
+    emit: Callable[[object], None],
+) -> None:
+    """Bring the online state up to the archive, and say what was done.
+
+    Raises:
+        TocsinError: the archive is empty or unusable, or storage does not answer; run it again to go on.
+    """
+    from features.archive import Archive
+    from features.backfill import plan
+
+    uri = uri or settings.archive
+    work = plan(Archive(uri), settings.partitions(LaneName.ACTIVITY))
+    total = work.events(range(work.partitions))
+    if not total:
+        raise NotFoundError(f"there are no events in {uri}", hint="name the archive with --archive")
+    with progress_bar(console) as bar:
+        task = bar.add_task("backfilling", total=total)
+        done = _backfill(
+            settings, uri, work, parallel, address, lambda number: bar.advance(task, float(number))
+        )
+    if json:
+        emit({**msgspec.to_builtins(done), "archive_events": total})
+        return
+    console.print(
+        f"{done.events:,} events of {done.advertisers:,} advertisers applied; {done.skipped:,} advertisers were done "
+        f"before; {done.again:,} portions worked out again"
+    )
+
+
+def _backfill(
+    settings: Settings, uri: str, work: Plan, parallel: int, address: str, on_events: Callable[[int], None]
+) -> Done:
+    os.environ.setdefault(
+        "RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0"
+    )  # or each worker would make its own environment
+    if parallel <= 1 and not address:
+        from actors.backfilling import backfill
+
+        return asyncio.run(backfill(settings, uri, work, sorted(work.counts), on_events))
+    import ray
+
+    from actors.backfilling import backfill_on_ray
+
+    quiet: dict[str, Any] = {
+        "log_to_driver": False,
+        "logging_level": logging.ERROR,
+        "configure_logging": False,
+    }
+    if address:
+        from tocsin.cli.platform import ROOT, check_reachable
+
+        check_reachable(address)
+        code = {"working_dir": str(ROOT), "excludes": [".venv", ".git", ".uv", ".peers", ".*_cache"]}
+        ray.init(address=address, runtime_env=code, **quiet)
+    else:
+        try:
+            ray.init(address="local", num_cpus=parallel, include_dashboard=False, **quiet)
+        except Exception as error:  # a bare Exception upstream
+            raise TimedOutError(
+                f"Ray did not start: {error}",
+                hint="try again when the machine is less busy, or without --parallel",
+            ) from error
+    try:
+        return backfill_on_ray(settings, uri, work, parallel=parallel, on_events=on_events)
+    finally:
+        ray.shutdown()
+
+
+def verify_command(
+    settings: Settings,
+    console: Console,
+    *,
+    uri: str,
+    limit: int,
+    json: bool,
+    emit: Callable[[object], None],
+) -> bool:
+    """Replay what was served, and say what differs. Returns whether nothing does.
+
+    Raises:
+        TocsinError: storage does not answer, or the archive is unusable.
+    """
+    report = asyncio.run(_verify(settings, uri or settings.archive, limit))
+    if json:
+        emit({**msgspec.to_builtins(report), "clean": report.clean})
+        return report.clean
+    console.print(
+        f"{report.samples:,} served vectors sampled, {report.compared:,} replayed offline; not compared: "
+        f"{report.other_schema:,} of other definitions, {report.unsettled:,} served while too much arrived"
+    )
+    if report.clean:
+        console.print("[bold]no value differs[/bold]")
+        return True
+    table = Table("feature", "differ", "an advertiser", "served", "offline")
+    first = {one.feature: one for one in reversed(report.examples)}
+    for name, number in sorted(report.mismatches.items(), key=lambda pair: -pair[1]):
+        example = first.get(name)
+        shown = (
+            (example.advertiser_id, f"{example.served}", f"{example.offline}") if example else ("", "", "")
+        )
+        table.add_row(name, f"{number:,}", *shown)
+    console.print(table)
+    return False
+
+
+async def _verify(settings: Settings, uri: str, limit: int) -> Report:
+    from features.archive import Archive
+    from features.skew import read_samples, read_tail, verify
+    from tocsin.keys import FeatureKeys
+
+    client = connect(resolve_url(settings), timeout_s=CONSUME_TIMEOUT_S)
+    try:
+        keys = FeatureKeys(settings.namespace)
+        samples = await read_samples(client, keys, limit=limit)
+        tail = await read_tail(client, keys, settings.partitions(LaneName.ACTIVITY))
+    finally:
+        await client.aclose()
+    return verify(samples, tail, Archive(uri))

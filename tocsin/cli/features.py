@@ -1,0 +1,237 @@
+"""`tocsin features …`: the catalogue, from the definitions, and what is stored of one advertiser, over HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Annotated, Any
+
+import msgspec
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from tocsin.errors import NotFoundError
+from tocsin.settings import Settings
+
+app = typer.Typer(
+    no_args_is_help=True, help="The features of advertisers: what there is, and what they are now."
+)
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, nothing else.")]
+
+
+@app.command("list")
+def list_command(*, json: JsonFlag = False) -> None:
+    """Every feature view with its features, and the on-demand features."""
+    entries = catalogue()
+    if json:
+        _emit(entries)
+        return
+    for view in entries["views"]:
+        about = (
+            f"owner {view['owner']}, time to live {view['ttl_s']:g} s, fresh within {view['freshness_s']:g} s"
+        )
+        _console().print(f"[bold]{view['name']}[/bold]: {view['description']}\n  {about}")
+        _console().print(_table([one for one in entries["features"] if one["view"] == view["name"]]))
+    _console().print("[bold]on demand[/bold]: computed from values of the question")
+    _console().print(_table([one for one in entries["features"] if not one["view"]]))
+
+
+def _table(features: Sequence[dict[str, Any]]) -> Table:
+    table = Table("feature", "unit", "what it is", box=box.SIMPLE, pad_edge=False)
+    for one in features:
+        table.add_row(one["name"], one["unit"], one["description"])
+    return table
+
+
+@app.command("show")
+def show_command(
+    name: Annotated[str, typer.Argument(help="A feature or a view.", show_default=False)],
+    *,
+    json: JsonFlag = False,
+) -> None:
+    """All that is defined of one feature or view."""
+    entries = catalogue()
+    found = next(
+        (one for kind in ("features", "views") for one in entries[kind] if one["name"] == name), None
+    )
+    if found is None:
+        raise NotFoundError(
+            f"there is no feature or view {name[:128]!r}", hint="`tocsin features list` names all"
+        )
+    if json:
+        _emit(found)
+        return
+    for key, value in found.items():
+        text = ", ".join(value) if isinstance(value, list) else f"{value}"
+        _console().print(f"{key.replace('_', ' '):<18} {text}")
+
+
+@app.command("get")
+def get_command(
+    advertiser_id: Annotated[str, typer.Argument(metavar="ID", help="The advertiser.", show_default=False)],
+    *,
+    as_of: Annotated[
+        str,
+        typer.Option(help="As of this moment, RFC 3339 with an offset. Default: now.", show_default=False),
+    ] = "",
+    value: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=NUMBER for on-demand features: planned_budget=500. Again for more."),
+    ] = None,
+    json: JsonFlag = False,
+) -> None:
+    """The features of one advertiser, each with its age and status."""
+    from tocsin.cli.importing import client_of
+
+    moment = _moment(as_of) if as_of else None
+    with client_of(Settings.from_env()) as client:
+        answer = client.features(advertiser_id, moment, values=parse_values(value or []))
+    if json:
+        _emit(answer)
+        return
+    table = Table("feature", "value", "unit", "status", "age", "newest event", title=answer.advertiser_id)
+    for name, one in answer.features.items():
+        table.add_row(
+            name,
+            "" if one.value is None else f"{one.value:,.6g}",
+            one.unit,
+            one.status if one.status == "present" else f"[yellow]{one.status}[/yellow]",
+            "" if one.age_s is None else f"{one.age_s:,.1f} s",
+            "" if one.event_time is None else f"{one.event_time:%Y-%m-%d %H:%M}",
+        )
+    for name, number in answer.on_demand.items():
+        table.add_row(name, "" if number is None else f"{number:,.6g}", "", "on demand", "", "")
+    _console().print(table)
+    if answer.degraded:
+        _console().print(f"[yellow]{answer.degraded_reason}[/yellow]")
+
+
+ArchiveOption = Annotated[
+    str,
+    typer.Option(
+        "--archive", help="A folder or URI. Default: the platform's own archive.", show_default=False
+    ),
+]
+
+
+@app.command("backfill")
+def backfill_command(
+    *,
+    archive: ArchiveOption = "",
+    parallel: Annotated[
+        int, typer.Option(min=1, max=256, help="Partitions at a time, each a Ray task; 1: without Ray.")
+    ] = 1,
+    address: Annotated[
+        str, typer.Option(help="The Ray cluster to use. Default: one of its own.", show_default=False)
+    ] = "",
+    json: JsonFlag = False,
+) -> None:
+    """Bring the online state up to the archived event log, beside live shards or alone.
+
+    What is known changes nothing, so it may be stopped and run again: it goes on where it was.
+    """
+    from tocsin.cli import feature_jobs
+
+    feature_jobs.backfill_command(
+        Settings.from_env(),
+        Console(stderr=json, highlight=False, soft_wrap=True),
+        uri=archive,
+        parallel=parallel,
+        address=address,
+        json=json,
+        emit=_emit,
+    )
+
+
+@app.command("verify")
+def verify_command(
+    *,
+    archive: ArchiveOption = "",
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="Newest samples to replay.")] = 10_000,
+    json: JsonFlag = False,
+) -> None:
+    """Replay a sample of what was served from the archived event log. Exit code 1 where a value differs."""
+    from tocsin.cli import feature_jobs
+
+    clean = feature_jobs.verify_command(
+        Settings.from_env(),
+        Console(stderr=json, highlight=False, soft_wrap=True),
+        uri=archive,
+        limit=limit,
+        json=json,
+        emit=_emit,
+    )
+    if not clean:
+        raise typer.Exit(1)
+
+
+def catalogue() -> dict[str, list[dict[str, Any]]]:
+    """The definitions as plain values: `views` and `features`, on-demand ones last."""
+    from features.definitions import ON_DEMAND, VIEWS
+
+    views: list[dict[str, Any]] = []
+    features: list[dict[str, Any]] = []
+    for view in VIEWS:
+        about = {
+            "owner": view.owner,
+            "entity": view.entity.name,
+            "ttl_s": view.ttl_s,
+            "freshness_s": view.freshness_s,
+        }
+        views.append(
+            {
+                "name": view.name,
+                "description": view.description,
+                **about,
+                "schema_hash": view.schema_hash.hex(),
+                "features": list(view.names),
+            }
+        )
+        features += [{**msgspec.to_builtins(one), "view": view.name, **about} for one in view.features]
+    features += [
+        {
+            "name": one.name,
+            "unit": one.unit,
+            "description": one.description,
+            "view": "",
+            "owner": one.owner,
+            "stored": list(one.stored),
+            "requested": list(one.requested),
+        }
+        for one in ON_DEMAND
+    ]
+    return {"views": views, "features": features}
+
+
+def parse_values(pairs: Sequence[str]) -> dict[str, float]:
+    """`["planned_budget=500"]` as `{"planned_budget": 500.0}`.
+
+    Raises:
+        BadParameter: a pair is not NAME=NUMBER.
+    """
+    values: dict[str, float] = {}
+    for pair in pairs:
+        name, _, text = pair.partition("=")
+        try:
+            values[name.strip()] = float(text)
+        except ValueError:
+            raise typer.BadParameter(f"{pair!r} is not NAME=NUMBER, as in planned_budget=500") from None
+    return values
+
+
+def _moment(text: str) -> datetime:
+    try:
+        return msgspec.convert(text, datetime)
+    except msgspec.ValidationError:
+        raise typer.BadParameter(f"{text!r} is not a time such as 2026-01-31T00:00:00Z") from None
+
+
+def _console() -> Console:
+    return Console(highlight=False, soft_wrap=True)
+
+
+def _emit(value: object) -> None:
+    typer.echo(msgspec.json.encode(value).decode())

@@ -1,0 +1,101 @@
+"""What processes count for themselves, told to Redis, so that one question to any replica finds all of it.
+
+A process tells what its counters grew by, every few seconds and when it ends. One that is killed takes its last
+seconds along; after an answer that was lost, a number may be told twice. That is good enough for what these are:
+faults that were survived, and refusals.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Callable, Mapping
+from enum import StrEnum
+from typing import Protocol, runtime_checkable
+
+from redis import asyncio as aioredis
+from redis import exceptions as redis_errors
+
+from tocsin.storage.scripts import REPORT, Script
+
+log = logging.getLogger(__name__)
+
+REPORT_EVERY_S = 5.0
+REPORT_TIMEOUT_S = 1.0
+REFUSED = "refused:"  # before the reason of an admission's refusal
+
+
+class Fault(StrEnum):
+    """What was survived: a metric label, so the list is short and closed."""
+
+    STORAGE = "storage"  # a consumer's read, settle or heartbeat failed, and was tried again
+    HANDLER = "handler"  # blocks whose handling raised: they are tried again
+    SETTLED_AT_LIMIT = "settled_at_limit"  # the server was too full for an ordinary transaction
+    LOOKUP_FAILED = "lookup_failed"  # p0 batches that went out without their recipients' preferences
+    UNREADABLE_RECIPIENT = "unreadable_recipient"  # stored, but not to be read: taken as not there
+    KNOWN_CONTACTS = "known_contacts"  # last known contacts were not read or kept in time
+    ADMISSION_BLIND = "admission_blind"  # storage told admission nothing: everything was let in
+
+
+@runtime_checkable
+class CountsFaults(Protocol):
+    """Whoever counts its own faults, since it was made."""
+
+    def faults(self) -> Mapping[Fault, int]:
+        """How often each happened."""
+        ...
+
+
+def faults_of(*parts: object) -> Counter[Fault]:
+    """The faults of several parts together; one that counts none adds none."""
+    total: Counter[Fault] = Counter()
+    for part in parts:
+        if isinstance(part, CountsFaults):
+            total.update(part.faults())
+    return total
+
+
+Counters = Callable[[], Mapping[str, int] | Mapping[Fault, int]]
+
+
+class Reports:
+    """Tells what the counters of one process grew by.
+
+    Args:
+        client: The lane's server.
+        key: The hash they are added up in.
+        counters: Since the process began; names from a short, closed list.
+    """
+
+    def __init__(self, client: aioredis.Redis, key: str, counters: Counters) -> None:
+        self.failures = 0
+        self._client = client
+        self._key = key
+        self._counters = counters
+        self._told: Counter[str] = Counter()
+        self._script = Script(REPORT)
+
+    async def tell(self) -> None:
+        """Tell what is new. Never raises for a server that is away: it is told next time."""
+        grown = Counter[str](self._counters()) - self._told
+        if not grown:
+            return
+        arguments = [part for field, number in sorted(grown.items()) for part in (field, number)]
+        try:
+            async with asyncio.timeout(REPORT_TIMEOUT_S):
+                await self._script.run(self._client, [self._key], arguments)
+        except (redis_errors.RedisError, OSError, TimeoutError) as error:
+            self.failures += 1
+            log.debug("faults could not be reported: %s", error)
+        else:
+            self._told += grown
+
+    async def run(self, every_s: float = REPORT_EVERY_S) -> None:
+        """Tell it every `every_s` until cancelled, and once more then."""
+        try:
+            while True:
+                await asyncio.sleep(every_s)
+                await self.tell()
+        finally:
+            await self.tell()
