@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from models.registry import Entry
+from models.journal import Entry
 from routing.intake import Intake
 from routing.priority import Classifier
 from tocsin.clock import Clock

@@ -28,7 +28,8 @@ from benchmarks.harness import hear, tell
 from features.answers import vector_of
 from features.online import Question
 from models.matrix import Vector, calibrate, scale, to_raw
-from models.registry import TRUSTED_TYPES, Registry
+from models.registry import Registry
+from models.stored import TRUSTED_TYPES
 from tocsin.keys import FeatureKeys
 from tocsin.ports import free_port
 from tocsin.schemas import LaneName

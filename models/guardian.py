@@ -15,8 +15,9 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from models.guard import Decision, GuardPolicy, GuardState, Verdict, epoch_of, judge
+from models.journal import Action, Entry
 from models.observed import Observed
-from models.registry import Action, Entry, Registry
+from models.registry import Registry
 from tocsin.clock import Clock, to_epoch
 from tocsin.errors import ConflictError, TocsinError
 

@@ -23,23 +23,22 @@ import hashlib
 import io
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
-from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
-from msgspec import Struct
 
 from models import rollout
 from models.artefacts import ArtefactStore, open_store
 from models.card import TrainedModel
 from models.churn import ChurnModel, RiskPolicy
 from models.expectation import Expected, expect, sample
-from models.leakage import blocking
+from models.journal import Action, Entry, Head
+from models.leakage import Finding, blocking
 from models.lineage import code_revision, whoami
 from models.matrix import Floats
 from models.rollout import Lineup, RolloutPolicy
@@ -49,7 +48,6 @@ from models.stored import (
     REFERENCE,
     SCHEMA_VERSION,
     TRAIN_AGAIN,
-    TRUSTED_TYPES,
     Metadata,
     build,
     check_compatible,
@@ -60,7 +58,6 @@ from models.stored import (
 from tocsin.clock import Clock, SystemClock, to_datetime
 from tocsin.errors import ConflictError, ModelUnavailableError, NotFoundError
 
-__all__ = ["TRUSTED_TYPES", "Action", "Entry", "Head", "Metadata", "Registry"]
 log = logging.getLogger(__name__)
 
 KEEP_VERSIONS = 20
@@ -70,37 +67,6 @@ _TRAIN = "run `tocsin train`"
 _encode = msgspec.json.Encoder().encode
 
 Decide = Callable[[Lineup], Lineup]
-
-
-class Action(StrEnum):
-    """What an entry of the journal tells."""
-
-    REGISTER = "register"
-    BEGIN = "begin"
-    ADVANCE = "advance"
-    PROMOTE = "promote"
-    ROLL_BACK = "roll_back"
-    RETIRE = "retire"
-
-
-class Entry(Struct, frozen=True, kw_only=True):
-    """One line of the journal. `lineup` is who had which part after it."""
-
-    number: int
-    at: datetime
-    actor: str
-    action: Action
-    version: str  # whom it was done to
-    reason: str = ""
-    story: dict[str, Any] = {}  # what was measured, where something was
-    lineup: Lineup
-
-
-class Head(Struct, frozen=True):
-    """The end of the journal: how many entries there are, and what they add up to."""
-
-    number: int = 0
-    lineup: Lineup = Lineup()
 
 
 class Registry:
@@ -214,51 +180,70 @@ class Registry:
         return next((entry for entry in reversed(self.journal()) if entry.at <= moment), None)
 
     def begin(
-        self, version: str | None = None, policy: RolloutPolicy | None = None, *, reason: str = ""
+        self,
+        version: str | None = None,
+        policy: RolloutPolicy | None = None,
+        *,
+        reason: str = "",
+        findings: Iterable[Finding] = (),
     ) -> Entry:
         """Try a version, or the challenger, beside the champion: first in shadow.
+
+        Args:
+            version: Which.
+            policy: How fast.
+            reason: Why.
+            findings: What the leakage gate found beyond the training's own (`models.leakage.train_serve_skew`).
 
         Raises:
             NotFoundError: No such version.
             ConflictError: another one is being tried, it is the champion, or the leakage gate blocks it.
         """
         tried = self._stored(version or self.head().lineup.challenger)
-        self.check_gate(tried)
+        story = self.check_gate(tried, findings)
         chosen, expected = policy or RolloutPolicy(), self._expected(tried)
         return self._record(
             Action.BEGIN,
             tried,
             lambda lineup: rollout.begin(lineup, tried, self._clock.now(), chosen, expected),
             reason=reason,
+            story=story,
         )
 
-    def promote(self, version: str, *, reason: str = "") -> Entry:
+    def promote(self, version: str, *, reason: str = "", findings: Iterable[Finding] = ()) -> Entry:
         """Make a stored version the champion at once. A reader sees the old one or the new one, never neither.
+
+        Args:
+            version: Which.
+            reason: Why.
+            findings: As for `begin`.
 
         Raises:
             NotFoundError: No such version.
             ConflictError: another one is being tried, it is the champion, or the leakage gate blocks it.
         """
         wanted = self._stored(version)
-        self.check_gate(wanted)
+        story = self.check_gate(wanted, findings)
         expected = self._expected(wanted)
         return self._record(
             Action.PROMOTE,
             wanted,
             lambda lineup: rollout.promote(lineup, wanted, self._clock.now(), expected),
             reason=reason,
+            story=story,
         )
 
-    def check_gate(self, version: str) -> None:
-        """Whether a version may be put before anybody.
+    def check_gate(self, version: str, findings: Iterable[Finding]) -> dict[str, Any]:
+        """What the leakage gate says of a version that may be put before people, for the journal.
 
         Raises:
-            ConflictError: the leakage gate found something in it.
+            ConflictError: the gate blocks it.
             ModelUnavailableError: its metadata is not readable.
         """
-        blocked = [finding.text for finding in blocking(self.metadata(version).card.findings)]
-        if blocked:
+        found = [*self.metadata(version).card.findings, *findings]
+        if blocked := [finding.text for finding in blocking(found)]:
             raise ConflictError(f"the leakage gate blocks {version}: {'; '.join(blocked)}")
+        return {"gate": {finding.name: finding.text for finding in found}}
 
     def advance(
         self, *, on: int | None = None, reason: str = "", story: Mapping[str, Any] | None = None

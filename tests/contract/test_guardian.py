@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ from redis import asyncio as aioredis
 from actors.alerts import RollbackAlert
 from models.guard import Decision, GuardPolicy, Verdict
 from models.guardian import ACTOR, Guardian
+from models.journal import Action, Entry
+from models.leakage import Finding
 from models.observations import Observations, steps
 from models.observed import MOST_AWAITED, Observed, Prediction
-from models.registry import Action, Entry, Registry
+from models.registry import Registry
 from models.rollout import RolloutPolicy, Stage
 from tests.fakes import ManualClock
 from tests.support import free_settings
@@ -34,8 +37,8 @@ class Versions(Registry):
     def versions(self) -> list[str]:
         return ["20260101T000000Z-aaaaaa", "20260201T000000Z-bbbbbb"]
 
-    def check_gate(self, version: str) -> None:
-        pass
+    def check_gate(self, version: str, findings: Iterable[Finding] = ()) -> dict[str, str]:  # noqa: ARG002 (no model, no gate)
+        return {}
 
 
 class Bench:

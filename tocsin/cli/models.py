@@ -16,12 +16,15 @@ import typer
 from rich import box
 from rich.table import Table
 
-from tocsin.errors import InvalidRecordError, NotFoundError
+from tocsin.errors import ConfigurationError, InvalidRecordError, NotFoundError, StorageUnavailableError
 from tocsin.settings import Settings
 
 if TYPE_CHECKING:
-    from models.registry import Entry, Metadata, Registry
+    from models.journal import Entry
+    from models.leakage import Finding
+    from models.registry import Registry
     from models.rollout import Lineup
+    from models.stored import Metadata
 
 models = typer.Typer(
     no_args_is_help=True, help="Churn models: what serves, promote, compare, roll back, audit."
@@ -123,16 +126,25 @@ def promote_model(
     step: Annotated[str, typer.Option(help="How long each canary step lasts at least.")] = "1h",
     watch: Annotated[str, typer.Option(help="How long the new champion is watched.")] = "35d",
     reason: Reason = "",
+    skew_check: Annotated[
+        bool,
+        typer.Option(
+            "--skew-check/--no-skew-check",
+            help="First replay what the features served lately: it must be what training sees. Needs the storage.",
+        ),
+    ] = True,
     json: JsonFlag = False,
 ) -> None:
     """Begin a rollout: shadow, canary by steps, champion. The guard ends it where the model is worse."""
     from models.rollout import RolloutPolicy
     from tocsin.cli.app import console, emit
 
-    registry = registry_of(Settings.from_env())
+    settings = Settings.from_env()
+    registry = registry_of(settings)
     found = resolve(registry, version)
+    findings = [_served_skew(settings, registry, found)] if skew_check else []
     if now:
-        entry = registry.promote(found, reason=reason)
+        entry = registry.promote(found, reason=reason, findings=findings)
     else:
         policy = RolloutPolicy(
             shares=percentages(shares),
@@ -140,11 +152,23 @@ def promote_model(
             canary_s=duration_s(step),
             watch_s=duration_s(watch),
         )
-        entry = registry.begin(found, policy, reason=reason)
+        entry = registry.begin(found, policy, reason=reason, findings=findings)
     if json:
         emit(entry)
         return
     console().print(f"[bold]{found}[/bold]: {_where(entry.lineup)}")
+
+
+def _served_skew(settings: Settings, registry: Registry, version: str) -> Finding:
+    from tocsin.cli.feature_jobs import served_skew
+
+    try:
+        return served_skew(settings, registry.metadata(version).card.feature_names)
+    except (ConfigurationError, StorageUnavailableError) as error:
+        raise StorageUnavailableError(
+            f"what was served cannot be replayed: {error.message}",
+            hint="`tocsin up`, or promote without that with --no-skew-check",
+        ) from error
 
 
 @models.command("rollback")

@@ -10,10 +10,12 @@ import pytest
 from typer.testing import CliRunner
 
 from models.card import TrainedModel
+from models.leakage import train_serve_skew
 from models.registry import Registry
+from tocsin.cli import feature_jobs
 from tocsin.cli.app import app
 from tocsin.cli.models import duration_s, percentages
-from tocsin.errors import ConflictError, InvalidRecordError, NotFoundError
+from tocsin.errors import ConflictError, InvalidRecordError, NotFoundError, StorageUnavailableError
 
 
 @pytest.fixture
@@ -24,6 +26,7 @@ def stored(trained: TrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     registry.promote(registry.save(trained), reason="the first")
     later = msgspec.structs.replace(trained.card, created_at=trained.card.created_at + timedelta(hours=1))
     registry.save(TrainedModel(trained.estimator, later))
+    monkeypatch.setattr(feature_jobs, "served_skew", lambda _settings, names: train_serve_skew(9, {}, names))
     return registry
 
 
@@ -71,6 +74,31 @@ def test_a_rollout_begins_in_shadow_and_is_ended_by_hand(stored: Registry) -> No
         run("promote", challenger)
     assert "was rolled back" in run("rollback", "--reason", "enough")
     assert stored.head().lineup.challenger == ""
+
+
+def test_a_store_that_serves_other_values_than_training_saw_stops_a_promotion(
+    stored: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        feature_jobs, "served_skew", lambda _settings, names: train_serve_skew(9, {names[0]: 1}, names)
+    )
+    for how in ([], ["--now"]):
+        with pytest.raises(ConflictError, match="9 served vectors replayed; values differ"):
+            run("promote", *how)
+    assert stored.head().lineup.stage == "idle"
+
+
+def test_without_the_storage_a_promotion_wants_to_be_told_so(
+    stored: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    monkeypatch.setenv("TOCSIN_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("TOCSIN_REDIS_URL", "redis://127.0.0.1:1/0")
+    with pytest.raises(StorageUnavailableError, match="cannot be replayed") as refusal:
+        run("promote")
+    assert "--no-skew-check" in refusal.value.hint
+    assert stored.head().lineup.stage == "idle"
+    assert read("promote", "--no-skew-check")["lineup"]["stage"] == "shadow"
 
 
 def test_now_means_now_and_can_be_taken_back(stored: Registry) -> None:

@@ -15,10 +15,12 @@ import skops.io
 from sklearn.naive_bayes import GaussianNB
 
 from models.card import ModelCard, TrainedModel
+from models.journal import Action
 from models.labels import LabelPolicy
-from models.leakage import Finding
-from models.registry import KEEP_VERSIONS, Action, Metadata, Registry
+from models.leakage import Finding, train_serve_skew
+from models.registry import KEEP_VERSIONS, Registry
 from models.rollout import Stage
+from models.stored import Metadata
 from models.training import CANDIDATES, fit, labelled_set
 from tests.fakes import ManualClock
 from tocsin.clock import to_datetime
@@ -314,6 +316,19 @@ def test_what_the_leakage_gate_blocks_is_put_before_nobody(registry: Registry, t
     for put in (registry.begin, registry.promote):
         with pytest.raises(ConflictError, match=r"the leakage gate blocks .*: AUC 0\.99 is too good"):
             put(version)
+
+
+def test_what_was_found_at_the_gate_is_written_down_or_blocks(
+    registry: Registry, trained: TrainedModel
+) -> None:
+    registry.promote(registry.save(trained))
+    version = registry.save(_dated(trained, 1))
+    skewed = train_serve_skew(40, {trained.card.feature_names[0]: 2}, trained.card.feature_names)
+    for put in (registry.begin, registry.promote):
+        with pytest.raises(ConflictError, match=r"40 served vectors replayed; values differ"):
+            put(version, findings=[skewed])
+    entry = registry.begin(version, findings=[train_serve_skew(40, {}, trained.card.feature_names)])
+    assert "40 served vectors replayed" in entry.story["gate"]["train-serve-skew"]
 
 
 def test_metadata_says_where_a_model_came_from(trained: TrainedModel, tmp_path: Path) -> None:
