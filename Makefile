@@ -6,7 +6,7 @@ BIN := .venv/bin
 export RAY_ENABLE_UV_RUN_RUNTIME_ENV := 0
 export UV_PYTHON_DOWNLOADS := automatic
 
-.PHONY: help demo test check bench bench-routing bench-peers bench-features verify-routing setup clean
+.PHONY: help demo test check bench bench-routing bench-peers bench-features bench-serving verify-routing verify-rollout setup clean
 
 help: ## What can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -40,6 +40,12 @@ bench-features: .venv/.synced ## The feature store beside Feast (installed on fi
 
 verify-routing: .venv/.synced ## Break everything under load and account for every receipt: one JSON line
 	@$(BIN)/python -m verification
+
+verify-rollout: .venv/.synced ## Plant faults in new models and see them rolled back, and good ones not: one JSON line
+	@$(BIN)/python -m verification.rollouts
+
+bench-serving: .venv/.synced ## Churn over HTTP beside stock Serve and FastAPI with the same model: one JSON line
+	@$(BIN)/python -m benchmarks.serving
 
 setup: .venv/.synced ## Only make the environment
 

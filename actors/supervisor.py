@@ -3,6 +3,8 @@
 It only decides how many members there are; who owns which partition the members settle among themselves, so a
 supervisor that is down for a while costs nothing but reaction. Where members ask for a place that no node has, Ray's
 own autoscaler adds nodes.
+
+It is also where the guard of a model's rollout is at work: there is one supervisor, and it needs nothing else.
 """
 
 from __future__ import annotations
@@ -92,7 +94,9 @@ class Supervisor:
         servers = Servers(self._settings, timeout_s=WRITE_TIMEOUT_S, max_connections=4)
         self._started.set_result(None)
         try:
-            await asyncio.gather(*(self._watch(server, stopping) for server in servers.all))
+            await asyncio.gather(
+                *(self._watch(server, stopping) for server in servers.all), self._guard(servers, stopping)
+            )
         finally:
             await servers.aclose()
 
@@ -109,6 +113,16 @@ class Supervisor:
                 await asyncio.to_thread(self.look, LaneName(lane.name), depth.blocks, time.monotonic())
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stopping.wait(), SAMPLE_S)
+
+    async def _guard(self, servers: Servers, stopping: asyncio.Event) -> None:
+        """The guard of the models' rollouts; without it the pools are still watched."""
+        try:
+            from actors.rollouts import guardian_of  # noqa: PLC0415 (heavy: the first sample does not wait for it)
+
+            guardian = await asyncio.to_thread(guardian_of, self._settings, servers)
+            await guardian.run(stopping)
+        except Exception:
+            log.exception("supervisor: no guard watches the models")
 
     def look(self, lane: LaneName, waiting_blocks: int, now: float) -> None:
         """One sample of one lane: grow or shrink its pool by one at most."""

@@ -24,6 +24,7 @@ _PLAIN = (
     b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 15\r\n\r\n" + b'{"status":"ok"}'
 )
 _LENGTH = b"\r\ncontent-length:"
+_CHUNKED = b"\r\ntransfer-encoding: chunked"
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
@@ -110,7 +111,13 @@ async def _answer(reader: asyncio.StreamReader) -> int:
         EOFError: the connection ended, or the answer does not say how long it is.
     """
     head = await reader.readuntil(b"\r\n\r\n")
-    found = head.lower().find(_LENGTH)
+    lower = head.lower()
+    found = lower.find(_LENGTH)
+    if found < 0 and _CHUNKED in lower:
+        while size := int(await reader.readuntil(b"\r\n"), 16):
+            await reader.readexactly(size + 2)
+        await reader.readexactly(2)
+        return int(head[9:12])
     if found < 0:
         raise EOFError("an answer without a content-length")
     start = found + len(_LENGTH)

@@ -111,6 +111,20 @@ class FeatureStore:
             raise translate(error) from error
         return float(newest[0][1]) if newest else None
 
+    async def active(self, since: float, *, limit: int) -> list[str]:
+        """Up to `limit` advertisers with an event at or after a moment (epoch seconds), the latest first.
+
+        Raises:
+            StorageUnavailableError: the server does not answer.
+        """
+        try:
+            found: Any = await self._client.zrange(
+                self.keys.advertisers, "+inf", since, desc=True, byscore=True, offset=0, num=limit
+            )
+        except (redis_errors.RedisError, OSError) as error:
+            raise translate(error) from error
+        return [name.decode() for name in found]
+
     async def advertisers(self, *, limit: int) -> list[str]:
         """Up to `limit` advertisers, the most recently active first.
 

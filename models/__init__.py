@@ -1,1 +1,1 @@
-"""Churn and insights, pure: no Ray, no Redis, no HTTP. Time is an argument; only the registry touches files."""
+"""Churn and insights: no Ray, no HTTP. Time is an argument; the registry touches files, `observed` alone Redis."""

@@ -13,6 +13,7 @@ from models.certification import Certificate
 from models.evaluation import Evaluation, Judged
 from models.labels import LabelCounts
 from models.leakage import Finding
+from models.matrix import Floats
 
 __all__ = ["Calibration", "ModelCard", "TrainedModel"]
 
@@ -59,9 +60,11 @@ class TrainedModel:
     """A fitted scikit-learn estimator and its card.
 
     The estimator's columns are `card.feature_names`, on the scale of `models.matrix.scale`. `judged` holds the test
-    rows behind `card.evaluation`; it is not stored.
+    rows behind `card.evaluation`; it is not stored. `reference` is a sample of their features, not scaled, that a
+    rollout is held against (`models.expectation`); it is.
     """
 
     estimator: Any
     card: ModelCard
     judged: Judged | None = None
+    reference: Floats | None = None

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
+import msgspec
 import numpy as np
 
 from models.attribution import attribute
 from models.card import ModelCard
 from models.certification import Decision, decide
+from models.compiled import compile_score
 from models.drivers import driver_text
 from models.matrix import Floats, Vector, calibrate, scale, to_raw
 from tocsin.schemas import ChurnAnswer, Driver
@@ -61,9 +64,15 @@ class ChurnModel:
         self.card = card
         self.version = version
         self.policy = policy or RiskPolicy()
-        self._estimator = estimator
         self._names = tuple(card.feature_names)
         self._typical = to_raw([card.typical], self._names)[0]
+        self._estimator = estimator
+        self._score = compile_score(estimator, len(self._names))
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The features it needs, in the order of its columns."""
+        return self._names
 
     def predict(self, vectors: Sequence[Vector]) -> list[float]:
         """Calibrated probability of churn for each vector, in order; one call of the estimator.
@@ -73,6 +82,10 @@ class ChurnModel:
         if not vectors:
             return []
         return [float(p) for p in self._predict(to_raw(vectors, self._names))]
+
+    def probabilities(self, raw: Floats) -> Floats:
+        """Calibrated probabilities, shape `(n,)`, of rows of shape `(n, inputs)`; NaN: not defined."""
+        return self._predict(raw)
 
     def explain(self, vectors: Sequence[Vector], top: int = TOP_DRIVERS) -> list[list[Driver]]:
         """The features that move each prediction most, strongest first.
@@ -144,8 +157,9 @@ class ChurnModel:
         )
 
     def _predict(self, raw: Floats) -> Floats:
-        probabilities = self._estimator.predict_proba(scale(raw))[:, 1]
-        return calibrate(probabilities, self.card.calibration.slope, self.card.calibration.intercept)
+        return calibrate(
+            self._score(scale(raw)), self.card.calibration.slope, self.card.calibration.intercept
+        )
 
     def _explained(self, raw: Floats, top: int) -> list[Explained]:
         """Predictions with their strongest drivers, in order; one call of the estimator.
@@ -178,6 +192,35 @@ class ChurnModel:
         return Driver(
             feature=name, value=known, typical=typical, effect=effect, text=driver_text(name, known, typical)
         )
+
+
+# A logistic regression on days since the last campaign alone, over the weekly cutoffs of the public Google political
+# ads spend, 28 days ahead. A rule of thumb for where there is no model: it ranks well and its level is of that data.
+RECENCY_LEVEL, RECENCY_SLOPE = -1.85, 0.27
+
+
+def recency_answers(
+    advertiser_ids: Sequence[str],
+    days_since: Sequence[float | None],
+    as_of: datetime,
+    reason: str,
+    policy: RiskPolicy | None = None,
+) -> list[ChurnAnswer]:
+    """What stands in for a model that is missing: the longer nothing happened, the likelier it is over.
+
+    Args:
+        advertiser_ids: Whom it is about.
+        days_since: Days without activity; None counts as none.
+        as_of: The moment asked about.
+        reason: Why there is nothing better.
+        policy: Risk bands.
+    """
+    found = []
+    for advertiser_id, days in zip(advertiser_ids, days_since, strict=True):
+        probability = 1.0 / (1.0 + math.exp(-(RECENCY_LEVEL + RECENCY_SLOPE * (days or 0.0))))
+        answer = base_rate_answer(advertiser_id, probability, as_of, reason, "", policy)
+        found.append(msgspec.structs.replace(answer, method="recency"))
+    return found
 
 
 def base_rate_answer(

@@ -1,13 +1,18 @@
-"""Trained models on disk: saved whole or not at all, verified before they are loaded.
+"""Trained models and what became of them: nothing is changed, everything is written down.
 
     <root>/churn/
-        champion                        the promoted version's name, replaced atomically
+        journal.jsonl                   who did what when, and who had which part after it: one line each, on the disk
         20261124T070501Z-ab12cd/        created_at (UTC) and the first digits of the model's sha256
-            model.skops                 no pickle: only the types in TRUSTED_TYPES are built
+            model.skops                 no pickle: only listed types are built
             metadata.json               Metadata
+            reference.npy               test rows a rollout is held against, where training gave some
 
-    save ──► .tmp-… ──rename──► version ──promote──► champion ──load──► ChurnModel
-                                   └── beyond the newest 20, unless champion ──► deleted
+    save ──► version, "register" ──► begin ──► advance … ──► champion ──► load ──► ChurnModel
+                └── beyond the newest 20, unless it has a part or ever was champion ──► "retire", deleted
+
+The journal is the truth: champion, previous and challenger are what its last entry says, so they move together or not
+at all, and what served at a moment is the last entry before it. Each entry is appended only on top of the one its
+writer decided from (`models.artefacts`); of two at once one decides again.
 
 The checksum finds damage, not malice: whoever can write here can write both files. The type list holds against both.
 """
@@ -15,111 +20,115 @@ The checksum finds damage, not malice: whoever can write here can write both fil
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
+import io
+import logging
 import re
-import shutil
-import tempfile
-from contextlib import suppress
-from datetime import UTC
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import msgspec
-from msgspec import Struct
+import numpy as np
 
-from models.card import ModelCard, TrainedModel
+from models import rollout
+from models.artefacts import ArtefactStore, open_store
+from models.card import TrainedModel
 from models.churn import ChurnModel, RiskPolicy
-from models.inputs import INPUTS, INPUTS_NAME, INPUTS_VERSION
-from tocsin.errors import ModelUnavailableError, NotFoundError
-
-SCHEMA_VERSION = 1
-KEEP_VERSIONS = 20
-# What the candidates are made of beyond the types skops trusts by itself.
-TRUSTED_TYPES: tuple[str, ...] = (
-    "numpy.dtype",
-    "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
+from models.expectation import Expected, expect, sample
+from models.journal import Action, Entry, Head
+from models.leakage import Finding, blocking
+from models.lineage import code_revision, whoami
+from models.matrix import Floats
+from models.rollout import Lineup, RolloutPolicy
+from models.stored import (
+    METADATA,
+    MODEL,
+    REFERENCE,
+    SCHEMA_VERSION,
+    TRAIN_AGAIN,
+    Metadata,
+    build,
+    check_compatible,
+    feature_schema,
+    npy,
+    read_metadata,
 )
+from tocsin.clock import Clock, SystemClock, to_datetime
+from tocsin.errors import ConflictError, ModelUnavailableError, NotFoundError
 
-_MODEL, _METADATA, _CHAMPION, _TEMPORARY = "model.skops", "metadata.json", "champion", ".tmp-"
+log = logging.getLogger(__name__)
+
+KEEP_VERSIONS = 20
+APPEND_TRIES = 20
 _VERSION = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{6}")
-_ABANDONED_S = 3_600.0
 _TRAIN = "run `tocsin train`"
-_TRAIN_AGAIN = "train again: run `tocsin train`"
+_encode = msgspec.json.Encoder().encode
 
-
-class Metadata(Struct, frozen=True, kw_only=True):
-    """The contents of `metadata.json`."""
-
-    schema_version: int
-    version: str
-    model_sha256: str
-    card: ModelCard
+Decide = Callable[[Lineup], Lineup]
 
 
 class Registry:
-    """The churn models under one folder.
+    """The churn models under one location.
 
     Args:
-        root: Created on the first save.
+        root: A folder, or a URI that `pyarrow.fs` knows (`s3://bucket/models`).
         policy: Risk bands of the models it loads.
+        clock: Dates the journal.
+        actor: Who is at work, for the journal; empty: the user and machine.
     """
 
-    def __init__(self, root: Path, policy: RiskPolicy | None = None) -> None:
-        self._folder = root / "churn"
+    def __init__(
+        self,
+        root: Path | str,
+        policy: RiskPolicy | None = None,
+        *,
+        clock: Clock | None = None,
+        actor: str = "",
+    ) -> None:
+        self._store: ArtefactStore = open_store(root, "churn")
         self._policy = policy
+        self._clock = clock or SystemClock()
+        self._actor = actor
+        self._head = Head()
 
-    def save(self, trained: TrainedModel) -> str:
-        """Store a model and return its version; `trained.card.created_at` dates it. Does not promote.
+    # ------------------------------------------------------------------ models
 
-        Old versions are deleted beyond the newest 20, the champion never.
+    def save(self, trained: TrainedModel, *, reason: str = "") -> str:
+        """Store a model and return its version; `trained.card.created_at` dates it.
+
+        It is the challenger from now on, unless one is being tried, and serves nobody yet. Old versions are deleted
+        beyond the newest 20; one that has a part or ever was champion is not.
         """
-        from skops.io import dump  # noqa: PLC0415 (heavy: a reader of pointers and cards needs none of it)
+        from skops.io import dumps  # noqa: PLC0415 (heavy: a reader of the journal and cards needs none of it)
 
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._sweep(trained.card.created_at.timestamp())
-        temporary = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=self._folder))
-        try:
-            dump(trained.estimator, temporary / _MODEL)
-            digest = _sha256(temporary / _MODEL)
-            version = f"{trained.card.created_at.astimezone(UTC):%Y%m%dT%H%M%SZ}-{digest[:6]}"
-            metadata = Metadata(
-                schema_version=SCHEMA_VERSION, version=version, model_sha256=digest, card=trained.card
-            )
-            (temporary / _METADATA).write_bytes(msgspec.json.format(msgspec.json.encode(metadata), indent=2))
-            temporary.chmod(0o755)  # mkdtemp makes it private to the trainer; servers may run as others
-            if not (self._folder / version).exists():
-                temporary.rename(self._folder / version)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-        self._retain()
+        model = dumps(trained.estimator)
+        digest = hashlib.sha256(model).hexdigest()
+        version = f"{trained.card.created_at.astimezone(UTC):%Y%m%dT%H%M%SZ}-{digest[:6]}"
+        metadata = Metadata(
+            schema_version=SCHEMA_VERSION,
+            version=version,
+            model_sha256=digest,
+            feature_schema=feature_schema(trained.card),
+            code_revision=code_revision(),
+            made_by=self._who,
+            card=trained.card,
+        )
+        said = msgspec.json.format(_encode(metadata), indent=2)
+        files = {MODEL: model, METADATA: said}
+        if trained.reference is not None:
+            files[REFERENCE] = npy(sample(trained.reference))
+        self._store.write_folder(version, files)
+        self._record(
+            Action.REGISTER, version, lambda lineup: rollout.register(lineup, version), reason=reason
+        )
+        self._retire_old()
         return version
 
     def versions(self) -> list[str]:
         """All stored versions, oldest first."""
-        if not self._folder.is_dir():
-            return []
-        return sorted(path.name for path in self._folder.iterdir() if _VERSION.fullmatch(path.name))
-
-    def champion(self) -> str | None:
-        """The promoted version, None before the first promotion."""
-        with suppress(FileNotFoundError):
-            named = (self._folder / _CHAMPION).read_text(encoding="ascii", errors="replace").strip()
-            return named if _VERSION.fullmatch(named) else None
-        return None
-
-    def promote(self, version: str) -> None:
-        """Make a stored version the champion. A reader sees the old one or the new one, never neither.
-
-        Raises:
-            NotFoundError: No such version.
-        """
-        if version not in self.versions():
-            stored = ", ".join(self.versions()) or "none"
-            raise NotFoundError(f"there is no churn model {version!r}", hint=f"stored: {stored}")
-        temporary = self._folder / f"{_TEMPORARY}{_CHAMPION}-{version}"
-        temporary.write_text(f"{version}\n", encoding="ascii")
-        temporary.replace(self._folder / _CHAMPION)
+        return [name for name in self._store.folders() if _VERSION.fullmatch(name)]
 
     def metadata(self, version: str) -> Metadata:
         """What is known about a stored version, without loading it.
@@ -128,16 +137,11 @@ class Registry:
             ModelUnavailableError: It is missing or not readable.
         """
         if not _VERSION.fullmatch(version):
-            raise ModelUnavailableError(f"{version!r} is no model version", hint=_TRAIN_AGAIN)
-        try:
-            content = (self._folder / version / _METADATA).read_bytes()
-            return msgspec.json.decode(content, type=Metadata)
-        except FileNotFoundError as error:
-            raise ModelUnavailableError(f"churn model {version} is not stored", hint=_TRAIN_AGAIN) from error
-        except msgspec.DecodeError as error:
-            raise ModelUnavailableError(
-                f"metadata of churn model {version} is not readable: {error}", hint=_TRAIN_AGAIN
-            ) from error
+            raise ModelUnavailableError(f"{version!r} is no model version", hint=TRAIN_AGAIN)
+        content = self._store.read(f"{version}/{METADATA}")
+        if content is None:
+            raise ModelUnavailableError(f"churn model {version} is not stored", hint=TRAIN_AGAIN)
+        return read_metadata(content, version)
 
     def load(self, version: str | None = None) -> ChurnModel:
         """The champion, or the version named, verified.
@@ -150,91 +154,246 @@ class Registry:
         if version is None:
             raise self._none_promoted()
         metadata = self.metadata(version)
-        _check_compatible(metadata)
-        return ChurnModel(self._estimator(metadata), metadata.card, version, self._policy)
+        check_compatible(metadata)
+        estimator = build(self._store.read(f"{version}/{MODEL}"), metadata)
+        return ChurnModel(estimator, metadata.card, version, self._policy)
 
-    def _estimator(self, metadata: Metadata) -> Any:
-        version = metadata.version
-        try:
-            data = (self._folder / version / _MODEL).read_bytes()
-        except FileNotFoundError as error:
-            raise ModelUnavailableError(
-                f"{_MODEL} of churn model {version} is missing", hint=_TRAIN_AGAIN
-            ) from error
-        if hashlib.sha256(data).hexdigest() != metadata.model_sha256:
-            raise ModelUnavailableError(
-                f"{_MODEL} of churn model {version} is damaged: its checksum is not the one in {_METADATA}",
-                hint=_TRAIN_AGAIN,
+    # ------------------------------------------------------------------ who has which part
+
+    def head(self) -> Head:
+        """The journal's end, read anew."""
+        entries = self._entries(self._head.number)
+        if entries:
+            self._head = Head(entries[-1].number, entries[-1].lineup)
+        return self._head
+
+    def champion(self) -> str | None:
+        """The promoted version, None before the first promotion."""
+        return self.head().lineup.champion or None
+
+    def journal(self) -> list[Entry]:
+        """Everything that was ever done, in order."""
+        return self._entries(0)
+
+    def at(self, moment: datetime) -> Entry | None:
+        """The last entry up to a moment: its lineup served then. None: nothing did."""
+        return next((entry for entry in reversed(self.journal()) if entry.at <= moment), None)
+
+    def begin(
+        self,
+        version: str | None = None,
+        policy: RolloutPolicy | None = None,
+        *,
+        reason: str = "",
+        findings: Iterable[Finding] = (),
+    ) -> Entry:
+        """Try a version, or the challenger, beside the champion: first in shadow.
+
+        Args:
+            version: Which.
+            policy: How fast.
+            reason: Why.
+            findings: What the leakage gate found beyond the training's own (`models.leakage.train_serve_skew`).
+
+        Raises:
+            NotFoundError: No such version.
+            ConflictError: another one is being tried, it is the champion, or the leakage gate blocks it.
+        """
+        tried = self._stored(version or self.head().lineup.challenger)
+        story = self.check_gate(tried, findings)
+        chosen, expected = policy or RolloutPolicy(), self._expected(tried)
+        return self._record(
+            Action.BEGIN,
+            tried,
+            lambda lineup: rollout.begin(lineup, tried, self._clock.now(), chosen, expected),
+            reason=reason,
+            story=story,
+        )
+
+    def promote(self, version: str, *, reason: str = "", findings: Iterable[Finding] = ()) -> Entry:
+        """Make a stored version the champion at once. A reader sees the old one or the new one, never neither.
+
+        Args:
+            version: Which.
+            reason: Why.
+            findings: As for `begin`.
+
+        Raises:
+            NotFoundError: No such version.
+            ConflictError: another one is being tried, it is the champion, or the leakage gate blocks it.
+        """
+        wanted = self._stored(version)
+        story = self.check_gate(wanted, findings)
+        expected = self._expected(wanted)
+        return self._record(
+            Action.PROMOTE,
+            wanted,
+            lambda lineup: rollout.promote(lineup, wanted, self._clock.now(), expected),
+            reason=reason,
+            story=story,
+        )
+
+    def check_gate(self, version: str, findings: Iterable[Finding]) -> dict[str, Any]:
+        """What the leakage gate says of a version that may be put before people, for the journal.
+
+        Raises:
+            ConflictError: the gate blocks it.
+            ModelUnavailableError: its metadata is not readable.
+        """
+        found = [*self.metadata(version).card.findings, *findings]
+        if blocked := [finding.text for finding in blocking(found)]:
+            raise ConflictError(f"the leakage gate blocks {version}: {'; '.join(blocked)}")
+        return {"gate": {finding.name: finding.text for finding in found}}
+
+    def advance(
+        self, *, on: int | None = None, reason: str = "", story: Mapping[str, Any] | None = None
+    ) -> Entry:
+        """The next stage of the rollout that is under way.
+
+        Args:
+            on: Only while this is the number of the last entry.
+            reason: Why.
+            story: What was measured.
+
+        Raises:
+            ConflictError: none is under way, or something else happened meanwhile.
+        """
+        return self._record(
+            Action.ADVANCE,
+            self.head().lineup.judged,
+            lambda lineup: rollout.advance(lineup, self._clock.now()),
+            on=on,
+            reason=reason,
+            story=story,
+        )
+
+    def roll_back(
+        self, *, on: int | None = None, reason: str = "", story: Mapping[str, Any] | None = None
+    ) -> Entry:
+        """Withdraw the challenger being tried; where none is, the champion before is the champion again.
+
+        Args:
+            on: Only while this is the number of the last entry.
+            reason: Why.
+            story: What was measured.
+
+        Raises:
+            ConflictError: there is nothing to go back to, or something else happened meanwhile.
+        """
+        lineup = self.head().lineup
+        return self._record(
+            Action.ROLL_BACK,
+            lineup.judged or lineup.champion,
+            lambda lineup: rollout.roll_back(lineup, self._clock.now()),
+            on=on,
+            reason=reason,
+            story=story,
+        )
+
+    # ------------------------------------------------------------------ inside
+
+    @property
+    def _who(self) -> str:
+        return self._actor or whoami()
+
+    def _record(
+        self,
+        action: Action,
+        version: str,
+        decide: Decide,
+        *,
+        on: int | None = None,
+        reason: str = "",
+        story: Mapping[str, Any] | None = None,
+    ) -> Entry:
+        """Append what `decide` makes of the journal's end; decided anew where another writer was first."""
+        for _ in range(APPEND_TRIES):
+            head = self.head()
+            if on is not None and head.number != on:
+                raise ConflictError(f"something else happened meanwhile (entry {head.number}, expected {on})")
+            entry = Entry(
+                number=head.number + 1,
+                at=to_datetime(self._clock.now()),
+                actor=self._who,
+                action=action,
+                version=version,
+                reason=reason,
+                story=dict(story or {}),
+                lineup=decide(head.lineup),
             )
-        return _build(data, version)
+            if self._store.append(_encode(entry), after=head.number):
+                self._head = Head(entry.number, entry.lineup)
+                return entry
+        raise ConflictError(f"{APPEND_TRIES} tries to write the journal met other writers", hint="try again")
+
+    def _entries(self, after: int) -> list[Entry]:
+        try:
+            return [msgspec.json.decode(line, type=Entry) for line in self._store.entries(after)]
+        except msgspec.DecodeError as error:
+            raise ModelUnavailableError(
+                f"the journal of the model registry is not readable: {error}",
+                hint="restore journal.jsonl; until then the models in service stay in service",
+            ) from error
+
+    def reference(self, version: str) -> Floats | None:
+        """The rows a version's rollout is held against, shape `(n, inputs)`; None: none were stored."""
+        content = self._store.read(f"{version}/{REFERENCE}")
+        if content is None:
+            return None
+        try:
+            rows: Floats = np.load(io.BytesIO(content), allow_pickle=False)
+        except (ValueError, EOFError, OSError):
+            log.warning("%s of churn model %s is not readable", REFERENCE, version)
+            return None
+        return rows
+
+    def _expected(self, version: str) -> Expected:
+        """How far a version is known to differ from the champion; nothing where either cannot be loaded."""
+        rows = self.reference(version)
+        champion = self.head().lineup.champion
+        if rows is None or not champion:
+            return Expected()
+        try:
+            judged, reference = self.load(version), self.load(champion)
+            return expect(judged.probabilities(rows), reference.probabilities(rows), rows, judged.inputs)
+        except (ModelUnavailableError, ValueError) as error:
+            log.warning("nothing is expected of churn model %s: %s", version, error)
+            return Expected()
+
+    def _stored(self, version: str) -> str:
+        stored = self.versions()
+        if version not in stored:
+            raise NotFoundError(
+                f"there is no churn model {version!r}", hint=f"stored: {', '.join(stored) or 'none'}"
+            )
+        return version
 
     def _none_promoted(self) -> ModelUnavailableError:
         stored = self.versions()
         if not stored:
             return ModelUnavailableError("there is no model yet", hint=_TRAIN)
         return ModelUnavailableError(
-            f"no model is promoted ({len(stored)} stored)",
-            hint=f"promote one; the newest is {stored[-1]}",
+            f"no model is promoted ({len(stored)} stored)", hint=f"promote one; the newest is {stored[-1]}"
         )
 
-    def _retain(self) -> None:
-        champion = self.champion()
-        for version in self.versions()[:-KEEP_VERSIONS]:
-            if version != champion:
-                # Renamed first, so that no reader meets half a version.
-                doomed = self._folder / f"{_TEMPORARY}{version}"
-                with suppress(FileNotFoundError):
-                    (self._folder / version).rename(doomed)
-                shutil.rmtree(doomed, ignore_errors=True)
-
-    def _sweep(self, now: float) -> None:
-        """Remove what a killed process left behind."""
-        for path in self._folder.glob(f"{_TEMPORARY}*"):
-            with suppress(FileNotFoundError):
-                if now - path.stat().st_mtime > _ABANDONED_S and path.is_dir():
-                    shutil.rmtree(path, ignore_errors=True)
+    def _retire_old(self) -> None:
+        old = self.versions()[:-KEEP_VERSIONS]
+        if not old:
+            return
+        served = {entry.lineup.champion for entry in self.journal()}
+        for version in old:
+            if version in served or version in _parts(self.head().lineup):
+                continue
+            reason = f"beyond the newest {KEEP_VERSIONS}"
+            self._record(Action.RETIRE, version, partial(_without, version), reason=reason)
+            self._store.remove(version)
 
 
-def _build(data: bytes, version: str) -> Any:
-    from skops.io import get_untrusted_types, loads  # noqa: PLC0415 (heavy: only where a model is built)
-
-    try:
-        foreign = sorted(set(get_untrusted_types(data=data)) - set(TRUSTED_TYPES))
-    except (BadZipFile, KeyError, ValueError) as error:
-        raise ModelUnavailableError(
-            f"{_MODEL} of churn model {version} is no skops file", hint=_TRAIN_AGAIN
-        ) from error
-    if foreign:
-        raise ModelUnavailableError(
-            f"churn model {version} holds types that are not trusted: {', '.join(foreign)}",
-            hint=f"it was not made by `tocsin train`, or by another release; {_TRAIN_AGAIN}",
-        )
-    return loads(data, trusted=list(TRUSTED_TYPES))
+def _parts(lineup: Lineup) -> set[str]:
+    return {lineup.champion, lineup.previous, lineup.challenger}
 
 
-def _check_compatible(metadata: Metadata) -> None:
-    card, version = metadata.card, metadata.version
-    found = (card.feature_view, card.feature_view_version, tuple(card.feature_names))
-    problem = ""
-    if metadata.schema_version != SCHEMA_VERSION:
-        problem = f"has metadata of schema {metadata.schema_version}, this release reads {SCHEMA_VERSION}"
-    elif found != (INPUTS_NAME, INPUTS_VERSION, INPUTS):
-        problem = (
-            f"was trained on {len(found[2])} features of {found[0]} v{found[1]}, "
-            f"served are {len(INPUTS)} of {INPUTS_NAME} v{INPUTS_VERSION}"
-        )
-        differing = sorted(set(found[2]) ^ set(INPUTS))
-        if differing:
-            problem += f"; in one only: {', '.join(differing)}"
-    elif _minor(card.sklearn_version) != _minor(installed := importlib.metadata.version("scikit-learn")):
-        problem = f"was trained with scikit-learn {card.sklearn_version}, this is {installed}"
-    if problem:
-        raise ModelUnavailableError(f"churn model {version} {problem}", hint=_TRAIN_AGAIN)
-
-
-def _minor(release: str) -> list[str]:
-    return release.split(".")[:2]
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def _without(version: str, lineup: Lineup) -> Lineup:
+    if version in _parts(lineup):
+        raise ConflictError(f"{version} was given a part meanwhile")
+    return lineup

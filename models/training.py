@@ -34,6 +34,7 @@ from models.candidates import (
 from models.card import ModelCard, TrainedModel
 from models.certification import Certificate, CertificationPolicy, Ints, Sample, certify, on_probabilities
 from models.evaluation import Evaluation, EvaluationPolicy, Judged, confirm, evaluate
+from models.expectation import sample
 from models.inputs import INPUTS, INPUTS_NAME, INPUTS_VERSION
 from models.labels import (
     DAY_S,
@@ -178,7 +179,7 @@ def train(
         findings=findings,
         now=now,
     )
-    return TrainedModel(estimator=estimator, card=card, judged=judged)
+    return TrainedModel(estimator=estimator, card=card, judged=judged, reference=sample(tested.raw))
 
 
 def _split(

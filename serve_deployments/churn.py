@@ -1,143 +1,98 @@
 """`/v1/churn`: the chance that an advertiser is about to leave.
 
-The answer degrades step by step and says so:
+    GET one ──► batch of whatever asks at this moment ──► one read, one call of each model ──► answers
+    POST many ───────────────────────────────────────────┘
 
-    model on live features ──► last known prediction ──► base rate of the training data
+How an answer degrades, and how a new model takes over, is in `serve_deployments.predicting`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import importlib
-import logging
-from collections import OrderedDict
 from collections.abc import Sequence
-from contextlib import suppress
-from functools import partial
 from typing import ClassVar
 
 import msgspec
 from starlette.requests import Request
 
-from features.answers import vector_of
-from models.churn import ChurnModel
-from models.matrix import Vector
 from models.registry import Registry
+from serve_deployments.at_risk import AtRisk
+from serve_deployments.batching import Batcher
 from serve_deployments.features import unknown_advertiser
-from serve_deployments.http import AS_OF, Application, Endpoint, RejectedBatchError, query_time, read_body
-from serve_deployments.reading import FeatureReader
-from tocsin.clock import Clock, SystemClock, to_datetime, to_epoch
+from serve_deployments.http import (
+    AS_OF,
+    Application,
+    Endpoint,
+    Parameter,
+    RejectedBatchError,
+    query_flag,
+    query_int,
+    query_time,
+    read_body,
+)
+from serve_deployments.lineup import LOOK_EVERY_S
+from serve_deployments.predicting import Predictor
+from tocsin.clock import Clock, SystemClock, to_epoch
 from tocsin.decoding import RecordDecoder
-from tocsin.errors import ModelUnavailableError, StorageUnavailableError
-from tocsin.schemas import ChurnAnswer, ChurnBatchAnswer, ChurnBatchRequest
+from tocsin.errors import TocsinError
+from tocsin.schemas import MAX_CHURN_IDS, AtRiskAnswer, ChurnAnswer, ChurnBatchAnswer, ChurnBatchRequest
 from tocsin.settings import Settings
 
-log = logging.getLogger(__name__)
+MOST_TOGETHER = 64
 
-CHAMPION_POLL_S = 2.0
-REMEMBERED = 50_000
-INLINE_ROWS = 16
+DRIVERS = Parameter(
+    name="drivers",
+    where="query",
+    description="Whether to say what drives the prediction",
+    schema={"type": "boolean", "default": True},
+)
+LIMIT = Parameter(
+    name="limit",
+    where="query",
+    description="How many",
+    schema={"type": "integer", "minimum": 1, "maximum": MAX_CHURN_IDS, "default": 20},
+)
 
 
-class ChurnService:
-    """Predictions with their ladder; knows no HTTP.
+class Question(msgspec.Struct, frozen=True):
+    """One advertiser, now."""
+
+    advertiser_id: str
+    drivers: bool
+
+
+class Churn(Application):
+    """Answers for one advertiser, up to a thousand, or those most at risk.
 
     Args:
         settings: Server, registry and the meaning of "now".
         clock: Time.
+        registry: Instead of the settings' own.
     """
 
-    def __init__(self, settings: Settings, clock: Clock) -> None:
-        self.reader = FeatureReader(settings, clock)
-        self._clock = clock
-        self._registry = Registry(settings.models_path)
-        self._model: ChurnModel | None = None
-        self._looked_at = float("-inf")
-        self._loading = asyncio.Lock()
-        self._last_known: OrderedDict[str, ChurnAnswer] = OrderedDict()
-
-    async def model(self) -> ChurnModel:
-        """The champion; a newly promoted one is picked up within two seconds.
-
-        Raises:
-            ModelUnavailableError: there is none, and none was loaded before.
-        """
-        if self._model is not None and self._clock.monotonic() - self._looked_at < CHAMPION_POLL_S:
-            return self._model
-        async with self._loading:
-            champion = await asyncio.to_thread(self._registry.champion)
-            if self._model is None or (champion and champion != self._model.version):
-                try:
-                    self._model = await asyncio.to_thread(self._registry.load)
-                    log.info("churn model %s loaded", self._model.version)
-                except ModelUnavailableError:
-                    if self._model is None:
-                        raise
-                    log.exception("the new champion cannot be loaded; %s stays", self._model.version)
-            self._looked_at = self._clock.monotonic()
-        return self._model
-
-    async def predict(
-        self, advertiser_ids: Sequence[str], asked: float | None, *, explain: bool = True
-    ) -> tuple[list[ChurnAnswer], list[str]]:
-        """Predictions in the order asked, and the ids that are not known.
-
-        Raises:
-            ModelUnavailableError: no model was ever trained.
-        """
-        model = await self.model()
-        try:
-            read = await self.reader.read(advertiser_ids, asked)
-        except StorageUnavailableError as error:
-            return [
-                self._degraded(model, advertiser_id, error.message) for advertiser_id in advertiser_ids
-            ], []
-        vectors: dict[str, Vector] = {}
-        for place, advertiser_id in enumerate(advertiser_ids):
-            vector = vector_of(read, place)
-            if vector["days_since_last_campaign"] is not None:  # else it did nothing before that moment
-                vectors[advertiser_id] = vector
-        work = partial(
-            model.answers, list(vectors), list(vectors.values()), to_datetime(read.as_of), explain=explain
-        )
-        # A large batch takes the model long enough to keep other requests waiting.
-        answers = work() if len(vectors) <= INLINE_ROWS else await asyncio.to_thread(work)
-        by_id = {answer.advertiser_id: answer for answer in answers}
-        if asked is None:
-            self._remember(answers)
-        known = [by_id[advertiser_id] for advertiser_id in advertiser_ids if advertiser_id in by_id]
-        return known, [advertiser_id for advertiser_id in advertiser_ids if advertiser_id not in by_id]
-
-    def _remember(self, answers: Sequence[ChurnAnswer]) -> None:
-        for answer in answers:
-            self._last_known[answer.advertiser_id] = answer
-            self._last_known.move_to_end(answer.advertiser_id)
-        while len(self._last_known) > REMEMBERED:
-            self._last_known.popitem(last=False)
-
-    def _degraded(self, model: ChurnModel, advertiser_id: str, why: str) -> ChurnAnswer:
-        last = self._last_known.get(advertiser_id)
-        if last is None:
-            return model.base_rate_answer(
-                advertiser_id, to_datetime(self._clock.now()), f"no live features: {why}"
-            )
-        return msgspec.structs.replace(
-            last, method="last_known", degraded=True, degraded_reason=f"no live features: {why}"
-        )
-
-
-class Churn(Application):
-    """Answers for one advertiser or up to a thousand."""
-
     endpoints: ClassVar[tuple[Endpoint, ...]] = (
+        Endpoint(
+            method="GET",
+            path="/at-risk",
+            handler="at_risk",
+            summary="The active advertisers most likely to leave",
+            description="Ranked over everybody active in the last 28 days, up to 10,000; up to a minute old.",
+            answer=AtRiskAnswer,
+            parameters=(LIMIT,),
+            problems=(401, 422, 503),
+        ),
         Endpoint(
             method="GET",
             path="/{advertiser_id:path}",
             handler="one",
             summary="Churn risk of one advertiser, with its drivers",
-            description="Degrades to the last known prediction, then to the base rate, and says so.",
+            description=(
+                "Without live features it answers on those last read, else with the base rate; without a model, by "
+                "days since the last campaign alone. `degraded` and `degraded_reason` say so."
+            ),
             answer=ChurnAnswer,
-            parameters=(AS_OF,),
+            parameters=(AS_OF, DRIVERS),
             problems=(401, 404, 422, 503),
         ),
         Endpoint(
@@ -151,38 +106,68 @@ class Churn(Application):
         ),
     )
 
-    def __init__(self, settings: Settings | None = None, clock: Clock | None = None) -> None:
+    def __init__(
+        self, settings: Settings | None = None, clock: Clock | None = None, registry: Registry | None = None
+    ) -> None:
         super().__init__(settings)
-        settings = self.settings
-        self.service = ChurnService(settings, clock or SystemClock())
+        clock = clock or SystemClock()
+        self.predictor = Predictor(self.settings, clock, registry)
+        self._ranking = AtRisk(self.predictor, clock)
         self._decoder = RecordDecoder(ChurnBatchRequest, lambda _request, _now: None)
+        self._together: Batcher[Question, ChurnAnswer | None] = Batcher(
+            self._answer_together, most=MOST_TOGETHER
+        )
 
     async def warm(self) -> None:
-        """Have scikit-learn and the champion loaded before anybody asks, and each new champion too."""
-        await asyncio.gather(self._keep_loaded(), self.service.reader.flush())
-
-    async def _keep_loaded(self) -> None:
+        """Have scikit-learn and the champion loaded before anybody asks, follow the registry, score beside."""
         await asyncio.to_thread(importlib.import_module, "skops.io")
-        while True:
-            with suppress(ModelUnavailableError):
-                await self.service.model()
-            await asyncio.sleep(CHAMPION_POLL_S)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._follow())
+            group.create_task(self.predictor.beside.run())
+            group.create_task(self.predictor.reader.flush())
 
-    async def predict_one(self, advertiser_id: str, asked: float | None) -> ChurnAnswer:
+    async def _follow(self) -> None:
+        while True:
+            await self.predictor.follow()
+            await asyncio.sleep(LOOK_EVERY_S)
+
+    async def predict_one(
+        self, advertiser_id: str, asked: float | None, *, drivers: bool = True
+    ) -> ChurnAnswer:
         """One prediction, for other deployments too.
 
         Raises:
             NotFoundError: the advertiser is not known.
-            ModelUnavailableError: no model was ever trained.
+            StorageUnavailableError: no features and no model.
         """
-        known, _ = await self.service.predict([advertiser_id], asked)
-        if not known:
+        if asked is None:
+            found = await self._together.ask(Question(advertiser_id, drivers))
+        else:
+            known, _ = await self.predictor.predict([advertiser_id], asked, explain=drivers)
+            found = known[0] if known else None
+        if found is None:
             raise unknown_advertiser(advertiser_id)
-        return known[0]
+        return found
+
+    async def _answer_together(self, questions: Sequence[Question]) -> list[ChurnAnswer | Exception | None]:
+        """Those that want drivers together, and the others together; None: not known."""
+        found: dict[tuple[str, bool], ChurnAnswer | Exception | None] = {}
+        for drivers in {question.drivers for question in questions}:
+            names = list(dict.fromkeys([one.advertiser_id for one in questions if one.drivers is drivers]))
+            try:
+                known, _ = await self.predictor.predict(names, None, explain=drivers)
+            except TocsinError as error:
+                found |= {(name, drivers): error for name in names}
+            else:
+                found |= {(answer.advertiser_id, drivers): answer for answer in known}
+        return [found.get((one.advertiser_id, one.drivers)) for one in questions]
 
     async def one(self, request: Request) -> ChurnAnswer:
         """One advertiser."""
-        return await self.predict_one(request.path_params["advertiser_id"], query_time(request, "as_of"))
+        drivers = "drivers" not in request.query_params or query_flag(request, "drivers")
+        return await self.predict_one(
+            request.path_params["advertiser_id"], query_time(request, "as_of"), drivers=drivers
+        )
 
     async def batch(self, request: Request) -> ChurnBatchAnswer:
         """Many advertisers in one call of the model."""
@@ -191,7 +176,12 @@ class Churn(Application):
             raise RejectedBatchError(decoded.errors, 1, atomic=False)
         asked = decoded.records[0][1]
         ids = list(dict.fromkeys(asked.advertiser_ids))
-        known, unknown = await self.service.predict(ids, to_epoch(asked.as_of) if asked.as_of else None)
+        moment = to_epoch(asked.as_of) if asked.as_of else None
+        known, unknown = await self.predictor.predict(ids, moment, explain=asked.drivers)
         return ChurnBatchAnswer(
             predictions=known, unknown=unknown, degraded=any(answer.degraded for answer in known)
         )
+
+    async def at_risk(self, request: Request) -> AtRiskAnswer:
+        """Those most likely to leave."""
+        return await self._ranking.answer(query_int(request, "limit", 20, least=1, most=MAX_CHURN_IDS))

@@ -152,7 +152,7 @@ class Operations(Application):
         settings = self.settings
         self._lanes = LaneSet(settings, tuple(LaneName), timeout_s=SERVE_TIMEOUT_S)
         self._store = FeatureStore(self._lanes.client, namespace=settings.namespace)
-        self._registry = Registry(settings.models_path)
+        self._registry = Registry(settings.models_location)
         self._documentation = documentation
 
     def __serve_build_asgi_app__(self) -> Starlette:

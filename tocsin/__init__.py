@@ -18,6 +18,7 @@ from tocsin.recipients import ChannelChoice, QuietSpan, Recipient, RecipientRequ
 from tocsin.schemas import (
     ActivityAccepted,
     ActivityRequest,
+    AtRiskAnswer,
     ChurnAnswer,
     ChurnBatchAnswer,
     DeadLetterPage,
@@ -45,6 +46,7 @@ __all__ = [
     "ActivityAccepted",
     "ActivityRequest",
     "AsyncClient",
+    "AtRiskAnswer",
     "ChannelChoice",
     "ChurnAnswer",
     "ChurnBatchAnswer",

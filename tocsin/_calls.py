@@ -212,10 +212,10 @@ def ask_call(
     return Call(method="GET", path=f"/v1/{collection}/{_segment(name, field)}", params=params)
 
 
-def churn_calls(ids: Iterable[str], as_of: datetime | None) -> Iterator[Call]:
+def churn_calls(ids: Iterable[str], as_of: datetime | None, *, drivers: bool = False) -> Iterator[Call]:
     """Ask for many predictions, `MAX_CHURN_IDS` a request."""
     for chunk in _id_chunks(ids, as_of, MAX_CHURN_IDS):
-        body = encode_record({"advertiser_ids": chunk, "as_of": as_of}, ChurnBatchRequest)
+        body = encode_record({"advertiser_ids": chunk, "as_of": as_of, "drivers": drivers}, ChurnBatchRequest)
         yield Call(method="POST", path="/v1/churn", body=body, idempotent=True)
 
 

@@ -336,12 +336,14 @@ class Flows:
         durability = weakest(durabilities)
         return ActivityAccepted(accepted=accepted, rejected=rejected, durability=durability, errors=errors)
 
-    def churn_many(self, ids: Iterable[str], as_of: datetime | None) -> Flow[ChurnBatchAnswer]:
+    def churn_many(
+        self, ids: Iterable[str], as_of: datetime | None, *, drivers: bool = False
+    ) -> Flow[ChurnBatchAnswer]:
         """Ask for many predictions, request by request."""
         predictions: list[ChurnAnswer] = []
         unknown: list[str] = []
         degraded = False
-        for call in calls.churn_calls(ids, as_of):
+        for call in calls.churn_calls(ids, as_of, drivers=drivers):
             answer = yield from self.ask(call, ChurnBatchAnswer)
             predictions += answer.predictions
             unknown += answer.unknown

@@ -20,6 +20,7 @@ import httpx2
 
 from tocsin._answers import Outcome
 from tocsin._calls import Call, dead_letters_call, letter_filter, notification_given, purge_call
+from tocsin._churn_methods import AsyncChurnMethods, ChurnMethods
 from tocsin._feature_methods import AsyncFeatureMethods, FeatureMethods
 from tocsin._flows import Flow, Flows, Pause, RetryPolicy
 from tocsin._recipient_methods import AsyncRecipientMethods, RecipientMethods
@@ -29,8 +30,6 @@ from tocsin.dead_letters import DEFAULT_RATE, HandledLetters, Purged, Traits, Wh
 from tocsin.schemas import (
     ActivityAccepted,
     ActivityRequest,
-    ChurnAnswer,
-    ChurnBatchAnswer,
     DeadLetterPage,
     DeadLetterView,
     InsightAnswer,
@@ -47,7 +46,7 @@ NotificationLike = NotificationRequest | Mapping[str, Any]
 ActivityLike = ActivityRequest | Mapping[str, Any]
 
 
-class Client(RecipientMethods, FeatureMethods):
+class Client(RecipientMethods, FeatureMethods, ChurnMethods):
     """A blocking client of one platform; safe to share between threads.
 
     Args:
@@ -180,14 +179,6 @@ class Client(RecipientMethods, FeatureMethods):
         """
         return self._run(self._flows.send_activity(activities))
 
-    def churn(self, advertiser_id: str, as_of: datetime | None = None) -> ChurnAnswer:
-        """The chance that an advertiser leaves, now or as of an aware datetime."""
-        return self._run(self._flows.about("churn", advertiser_id, ChurnAnswer, as_of))
-
-    def churn_many(self, advertiser_ids: Iterable[str], as_of: datetime | None = None) -> ChurnBatchAnswer:
-        """As `churn`, for many advertisers, 1,000 a request."""
-        return self._run(self._flows.churn_many(advertiser_ids, as_of))
-
     def insight(self, advertiser_id: str, as_of: datetime | None = None) -> InsightAnswer:
         """What one should know about an advertiser, now or as of an aware datetime."""
         return self._run(self._flows.about("insights", advertiser_id, InsightAnswer, as_of))
@@ -261,7 +252,7 @@ class Client(RecipientMethods, FeatureMethods):
         return self._run(self._flows.ready())
 
 
-class AsyncClient(AsyncRecipientMethods, AsyncFeatureMethods):
+class AsyncClient(AsyncRecipientMethods, AsyncFeatureMethods, AsyncChurnMethods):
     """`Client` for asyncio: the same arguments, methods and errors; `sleep` is a coroutine function."""
 
     def __init__(
@@ -356,16 +347,6 @@ class AsyncClient(AsyncRecipientMethods, AsyncFeatureMethods):
     async def send_activity(self, activities: Iterable[ActivityLike]) -> ActivityAccepted:
         """As `Client.send_activity`."""
         return await self._run(self._flows.send_activity(activities))
-
-    async def churn(self, advertiser_id: str, as_of: datetime | None = None) -> ChurnAnswer:
-        """As `Client.churn`."""
-        return await self._run(self._flows.about("churn", advertiser_id, ChurnAnswer, as_of))
-
-    async def churn_many(
-        self, advertiser_ids: Iterable[str], as_of: datetime | None = None
-    ) -> ChurnBatchAnswer:
-        """As `Client.churn_many`."""
-        return await self._run(self._flows.churn_many(advertiser_ids, as_of))
 
     async def insight(self, advertiser_id: str, as_of: datetime | None = None) -> InsightAnswer:
         """As `Client.insight`."""

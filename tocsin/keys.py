@@ -40,6 +40,9 @@ and replaying are single atomic steps, and a lane can be given a server of its o
 | `{ns}:{breakers}:state:{breaker}`      | hash   | 24 h               | state and counters of a breaker |
 | `{ns}:{breakers}:probe:{breaker}`      | string | probe lease        | who may try again |
 | `{ns}:{breakers}:names`                | zset   | 24 h               | breakers by when last seen (s) |
+| `{ns}:{models}:observed:{trial}:{epoch}` | hash | 2 d               | what replicas saw of two models, as counts |
+| `{ns}:{models}:labels:{trial}`         | hash   | 60 d               | the same for matured labels |
+| `{ns}:{models}:awaited:{trial}`        | zset   | 60 d               | predictions by due time of a label; 20,000 |
 | `{ns}:{emergency}:contacts:{digest}`   | string | 90 d               | last validated contacts of one caller |
 | `{ns}:{emergency}:call:{digest}`       | string | 24 h               | what a call with an idempotency key became |
 """
@@ -176,6 +179,25 @@ class EmergencyKeys:
     def call(self, idempotency_key: str) -> str:
         """What a call with an idempotency key became."""
         return f"{self.prefix}:call:{digest(idempotency_key)}"
+
+
+class RolloutKeys:
+    """The keys of a rollout: what is observed of a model on trial. Nothing here is needed to serve."""
+
+    def __init__(self, namespace: str) -> None:
+        self.prefix = f"{namespace}:{{models}}"
+
+    def observed(self, trial: str, epoch: int) -> str:
+        """Counts of one run of the guard's tests."""
+        return f"{self.prefix}:observed:{trial}:{epoch}"
+
+    def labels(self, trial: str) -> str:
+        """Counts of matured labels."""
+        return f"{self.prefix}:labels:{trial}"
+
+    def awaited(self, trial: str) -> str:
+        """Predictions whose labels are still to come."""
+        return f"{self.prefix}:awaited:{trial}"
 
 
 class RecipientKeys:

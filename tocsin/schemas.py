@@ -429,7 +429,7 @@ class ChurnAnswer(Struct, frozen=True, kw_only=True):
     risk: Literal["low", "medium", "high"]
     drivers: list[Driver]
     as_of: datetime
-    method: Literal["model", "last_known", "base_rate"]
+    method: Literal["model", "recency", "base_rate"]
     model_version: str
     degraded: bool = False
     degraded_reason: str = ""
@@ -447,6 +447,7 @@ class ChurnBatchRequest(Struct, frozen=True, forbid_unknown_fields=True, kw_only
 
     advertiser_ids: Annotated[list[Identifier], Meta(min_length=1, max_length=MAX_CHURN_IDS)]
     as_of: AwareDatetime | None = None
+    drivers: Annotated[bool, Meta(description="Whether to say what drives each prediction")] = False
 
 
 class ChurnBatchAnswer(Struct, frozen=True, kw_only=True):
@@ -454,6 +455,16 @@ class ChurnBatchAnswer(Struct, frozen=True, kw_only=True):
 
     predictions: list[ChurnAnswer]
     unknown: list[str]
+    degraded: bool = False
+
+
+class AtRiskAnswer(Struct, frozen=True, kw_only=True):
+    """The active advertisers most likely to leave, the likeliest first."""
+
+    predictions: list[ChurnAnswer]
+    scored: int  # active advertisers looked at
+    as_of: datetime
+    age_s: float = 0.0  # of the ranking
     degraded: bool = False
 
 

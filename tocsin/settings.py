@@ -24,6 +24,7 @@ SECRETS = frozenset(
     {
         "redis_url",
         "redis_url_p0",
+        "models_url",  # may hold a bucket's credentials
         "api_key",
         "webhook_secret",
         "email_providers",
@@ -196,6 +197,22 @@ class Settings(Struct, frozen=True, kw_only=True):
             description="The 'now' of features: now, latest (newest event stored: for historical data) or a time",
         ),
     ] = "now"
+    models_url: Annotated[
+        str,
+        Meta(
+            description="Where models are kept: a folder or a URI such as s3://bucket/models; empty: the data folder"
+        ),
+    ] = ""
+    model_owner: Annotated[
+        str,
+        Meta(
+            min_length=1, max_length=128, description="The recipient told when the guard rolls a model back"
+        ),
+    ] = "model-owners"
+    shadow_sample: Annotated[
+        float,
+        Meta(ge=0, le=1, description="Share of churn requests both models score while one is on trial"),
+    ] = 0.2
     insight_ttl_s: Annotated[Seconds, Meta(description="How long an insight is served from the cache")] = (
         300.0
     )
@@ -285,8 +302,13 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     @property
     def models_path(self) -> Path:
-        """The model registry's folder."""
+        """The model registry's folder, where it is one on this machine."""
         return self.data_path / "models"
+
+    @property
+    def models_location(self) -> Path | str:
+        """Where the model registry is: a folder, or a URI. May hold secrets: never log it."""
+        return self.models_url or self.models_path
 
     @property
     def archive(self) -> str:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import uvicorn
@@ -54,13 +55,13 @@ def accept(pipe: Connection, settings: Settings) -> None:
             "/v1/dead-letters": DeadLetters(settings).__serve_build_asgi_app__(),
         }
     )
-    uvloop.run(_serve(pipe, app, lambda _order: None))
+    uvloop.run(serve_until_closed(pipe, app, lambda _order: None))
 
 
 def provider(pipe: Connection, notes: str) -> None:
     """Take webhooks, note each, and behave as the path and the last order say, until the pipe closes."""
     found = Provider(Path(notes))
-    uvloop.run(_serve(pipe, found.app(), found.behave))
+    uvloop.run(serve_until_closed(pipe, found.app(), found.behave))
 
 
 class Prefixes:
@@ -127,10 +128,13 @@ class Provider:
         return self._encode(Note(round(at, 6), one.id, one.recipient, one.title, WEBHOOK, "", ok)) + b"\n"
 
 
-async def _serve(pipe: Connection, app: ASGIApp, obey: Callable[[str], None]) -> None:
+async def serve_until_closed(
+    pipe: Connection, app: ASGIApp, obey: Callable[[str], None], *, lifespan: Literal["on", "off"] = "off"
+) -> None:
+    """Serve on a free port, which it tells, and carry out orders, until the pipe closes."""
     server = uvicorn.Server(
         uvicorn.Config(
-            app, log_level="error", access_log=False, lifespan="off", timeout_graceful_shutdown=STOP_S
+            app, log_level="error", access_log=False, lifespan=lifespan, timeout_graceful_shutdown=STOP_S
         )
     )
     with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:

@@ -102,7 +102,8 @@ def test_while_storage_hangs_sends_are_refused_and_answers_degrade(
     churn = httpx2.get(f"{url}/v1/churn/{trained[5]}", timeout=20)
     assert churn.status_code == 200, churn.text
     assert churn.json()["degraded"] is True
-    assert churn.json()["method"] in {"last_known", "base_rate"}
+    assert churn.json()["method"] in {"model", "base_rate"}
+    assert churn.json()["degraded_reason"].startswith(("features as last read", "no live features"))
     insight = httpx2.get(f"{url}/v1/insights/{trained[6]}", timeout=20)
     assert insight.status_code == 200, insight.text
     assert insight.json()["degraded"] is True

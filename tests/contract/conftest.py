@@ -35,6 +35,9 @@ HOLES = {
     r"\{breakers\}": r"\{breakers\}",
     r"\{breaker\}": "[a-z0-9_:.-]+",
     r"\{emergency\}": r"\{emergency\}",
+    r"\{models\}": r"\{models\}",
+    r"\{trial\}": "[0-9A-Za-z-]+",
+    r"\{epoch\}": r"\d+",
 }
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import os
@@ -7,7 +8,7 @@ import sys
 
 import pytest
 
-from benchmarks import fairness, harness, payloads, routing, serving
+from benchmarks import fairness, harness, load, payloads, routing, serving
 from benchmarks.evidence import Deliveries
 from benchmarks.harness import Options, parse, percentile, reserved_stdout, summary_ms
 from benchmarks.load import Round, encode_request
@@ -154,6 +155,21 @@ def test_ratios_are_taken_round_by_round() -> None:
 
 def test_answers_that_are_not_good_are_errors() -> None:
     assert answers(3, {200: 2, 202: 1, 429: 4, 0: 1}).errors == 5
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nabcd",
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n1\r\nd\r\n0\r\n\r\n",
+    ],
+)
+async def test_an_answer_is_read_to_its_end(answer: bytes) -> None:
+    reader = asyncio.StreamReader()
+    reader.feed_data(answer + b"next")
+    reader.feed_eof()
+    assert await load._answer(reader) == 200
+    assert await reader.read() == b"next"
 
 
 def test_a_request_says_how_long_its_body_is() -> None:

@@ -144,7 +144,7 @@ def test_secrets_never_show() -> None:
         assert "api_key=***" in shown.replace("'", "")
     assert "api_key=''" in repr(read())
     accounts = {f"{channel}_providers" for channel in ACCOUNT_CHANNELS}
-    assert {"redis_url", "redis_url_p0", "api_key", "webhook_secret"} | accounts == SECRETS
+    assert {"redis_url", "redis_url_p0", "models_url", "api_key", "webhook_secret"} | accounts == SECRETS
 
 
 def test_a_channels_providers_are_a_list_in_order_of_preference() -> None:

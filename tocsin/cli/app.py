@@ -13,6 +13,7 @@ from rich.table import Table
 
 from tocsin.cli import evaluating, features, recipients
 from tocsin.cli.dlq import dlq
+from tocsin.cli.models import models
 from tocsin.errors import TocsinError
 from tocsin.settings import SECRETS, Settings, describe
 
@@ -33,6 +34,7 @@ app = typer.Typer(
 imports = typer.Typer(no_args_is_help=True, help="Bring files in: advertiser activity or public alerts.")
 app.add_typer(imports, name="import")
 app.add_typer(dlq, name="dlq")
+app.add_typer(models, name="models")
 app.add_typer(recipients.app, name="recipient")
 app.add_typer(features.app, name="features")
 
@@ -107,6 +109,18 @@ def train(
     from tocsin.cli import training as command
 
     command.train_command(Settings.from_env(), console(to_stderr=json), promote=promote, json=json, emit=emit)
+
+
+@app.command("at-risk")
+def at_risk(
+    *,
+    limit: Annotated[int, typer.Option(min=1, max=1_000, help="How many.")] = 20,
+    json: JsonFlag = False,
+) -> None:
+    """The active advertisers most likely to leave, and what drives it."""
+    from tocsin.cli import at_risk as command
+
+    command.show(Settings.from_env(), console(), limit, json=json, emit=emit)
 
 
 @app.command()

@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,9 @@ from tocsin.cli.importing import await_lane, client_of, request_of, send_activit
 from tocsin.cli.platform import Platform
 from tocsin.cli.status import fetch
 from tocsin.cli.training import train
-from tocsin.client import Client
 from tocsin.errors import UnreadableFileError
 from tocsin.ports import free_port, is_free
-from tocsin.schemas import NOTIFICATION_LANES, ChurnAnswer, InsightAnswer, NotificationRequest
+from tocsin.schemas import NOTIFICATION_LANES, InsightAnswer, NotificationRequest
 from tocsin.settings import Settings
 from tocsin.telemetry.latency import quantile_ms
 
@@ -115,7 +114,7 @@ def _work(
     lanes, lost = _lanes(before, fetch(settings))
     step("asking who is about to leave, and what to do about it")
     with client_of(settings) as client:
-        at_risk = most_at_risk(client, _advertisers(settings))
+        at_risk = client.at_risk(AT_RISK).predictions
         insight = client.insight(at_risk[0].advertiser_id) if at_risk else None
     return {
         "lanes": lanes,
@@ -220,36 +219,6 @@ def _lanes(before: dict[str, Any], after: dict[str, Any]) -> tuple[dict[str, dic
             "p99_ms": quantile_ms(buckets, 0.99),
         }
     return lanes, lost
-
-
-def _advertisers(settings: Settings) -> list[str]:
-    import asyncio
-
-    from features.store import FeatureStore
-    from tocsin.storage.connect import CONSUME_TIMEOUT_S, connect, resolve_url
-
-    async def ids() -> list[str]:
-        client = connect(resolve_url(settings), timeout_s=CONSUME_TIMEOUT_S)
-        try:
-            return await FeatureStore(client, namespace=settings.namespace).advertisers(limit=100_000)
-        finally:
-            await client.aclose()
-
-    return asyncio.run(ids())
-
-
-def most_at_risk(client: Client, advertiser_ids: Sequence[str]) -> list[ChurnAnswer]:
-    """The ten active advertisers most likely to leave; one who left already is no prediction."""
-    answers = client.churn_many(advertiser_ids).predictions
-    ranked = sorted(answers, key=lambda answer: answer.probability, reverse=True)
-    found: list[ChurnAnswer] = []
-    for answer in ranked:
-        days = client.features(answer.advertiser_id).features["days_since_last_campaign"].value
-        if days is not None and days < 28:
-            found.append(answer)
-        if len(found) == AT_RISK:
-            break
-    return found
 
 
 def _print(console: Console, summary: dict[str, Any]) -> None:

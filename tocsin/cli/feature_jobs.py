@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -18,9 +18,12 @@ from tocsin.schemas import LaneName
 from tocsin.settings import Settings
 from tocsin.storage.connect import CONSUME_TIMEOUT_S, connect, resolve_url
 
+GATE_SAMPLES = 2_000  # replayed before a model is put before people
+
 if TYPE_CHECKING:
     from features.backfill import Done, Plan
     from features.skew import Report
+    from models.leakage import Finding
 
 
 def backfill_command(
@@ -134,6 +137,18 @@ def verify_command(
         table.add_row(name, f"{number:,}", *shown)
     console.print(table)
     return False
+
+
+def served_skew(settings: Settings, names: Sequence[str]) -> Finding:
+    """Whether the newest served vectors are what training would have seen, as far as a model's features go.
+
+    Raises:
+        TocsinError: as `verify_command`.
+    """
+    from models.leakage import train_serve_skew
+
+    report = asyncio.run(_verify(settings, settings.archive, GATE_SAMPLES))
+    return train_serve_skew(report.compared, report.mismatches, names)
 
 
 async def _verify(settings: Settings, uri: str, limit: int) -> Report:

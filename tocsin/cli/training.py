@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from tocsin.errors import ConflictError
 from tocsin.schemas import Activity
 from tocsin.settings import Settings
 from tocsin.storage.connect import CONSUME_TIMEOUT_S, connect, resolve_url
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from models.card import ModelCard
+    from models.leakage import Finding
 
 
 def train_command(
@@ -62,22 +64,28 @@ def train(
     from models.leakage import blocking
     from models.registry import Registry
     from models.training import train as fit
+    from tocsin.cli.feature_jobs import served_skew
 
     activities = asyncio.run(_events(settings))
     events = _with_earlier_versions(settings, event_table(activities))
     trained = fit(events, now=time.time(), say=say)
-    registry = Registry(settings.models_path)
+    registry = Registry(settings.models_location)
     version = registry.save(trained)
     evaluation = trained.card.evaluation
     promoted, reason = False, "promotion was not asked for"
+    findings: list[Finding] = []
     if promote:
-        blocked = [finding.text for finding in blocking(trained.card.findings)]
+        findings = [served_skew(settings, trained.card.feature_names)]
+        blocked = [finding.text for finding in blocking([*trained.card.findings, *findings])]
         promoted = evaluation.beats_baseline and not blocked
         reason = "it beats the recency baseline" if promoted else "it does not beat the recency baseline"
         if blocked:
             reason = f"the leakage gate blocks it: {'; '.join(blocked)}"
     if promoted:
-        registry.promote(version)
+        try:
+            registry.promote(version, findings=findings)
+        except ConflictError as error:  # another version is being tried
+            promoted, reason = False, error.message
     return {
         "version": version,
         "promoted": promoted,

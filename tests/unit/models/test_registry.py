@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,16 @@ import skops.io
 from sklearn.naive_bayes import GaussianNB
 
 from models.card import ModelCard, TrainedModel
+from models.journal import Action
 from models.labels import LabelPolicy
-from models.registry import KEEP_VERSIONS, Metadata, Registry
+from models.leakage import Finding, train_serve_skew
+from models.registry import KEEP_VERSIONS, Registry
+from models.rollout import Stage
+from models.stored import Metadata
 from models.training import CANDIDATES, fit, labelled_set
-from tocsin.errors import ModelUnavailableError, NotFoundError
+from tests.fakes import ManualClock
+from tocsin.clock import to_datetime
+from tocsin.errors import ConflictError, ModelUnavailableError, NotFoundError
 
 
 class Foreign(GaussianNB):  # type: ignore[misc]
@@ -93,7 +101,7 @@ def test_only_a_stored_version_is_promoted(registry: Registry, trained: TrainedM
         assert caught.value.hint == f"stored: {version}"
 
 
-def test_promote_is_all_or_nothing(
+def test_a_promotion_that_fails_changes_nothing(
     registry: Registry, trained: TrainedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second = registry.save(trained), registry.save(_dated(trained, 1))
@@ -102,10 +110,12 @@ def test_promote_is_all_or_nothing(
     def fails(*_: object) -> None:
         raise OSError("no space left")
 
-    monkeypatch.setattr(Path, "replace", fails)
+    monkeypatch.setattr("os.fsync", fails)
     with pytest.raises(OSError, match="no space left"):
         registry.promote(second)
-    assert registry.champion() == first
+    monkeypatch.undo()
+    registry.promote(second)
+    assert registry.champion() == second
 
 
 def test_a_save_that_fails_leaves_nothing(
@@ -114,10 +124,95 @@ def test_a_save_that_fails_leaves_nothing(
     def fails(*_: object) -> None:
         raise OSError("no space left")
 
-    monkeypatch.setattr("skops.io.dump", fails)
+    monkeypatch.setattr("os.fsync", fails)
     with pytest.raises(OSError, match="no space left"):
         registry.save(trained)
     assert list((tmp_path / "churn").iterdir()) == []
+
+
+class TestJournal:
+    def test_it_tells_what_served_when_and_who_changed_it(
+        self, trained: TrainedModel, tmp_path: Path
+    ) -> None:
+        clock = ManualClock()
+        registry = Registry(tmp_path, clock=clock, actor="ada")
+        first, second = registry.save(trained), registry.save(_dated(trained, 1))
+        clock.advance(10.0)
+        registry.promote(first, reason="the first")
+        clock.advance(10.0)
+        registry.promote(second)
+        clock.advance(10.0)
+        back = registry.roll_back(reason="it was worse", story={"brier": 0.4})
+        actions = [entry.action for entry in registry.journal()]
+        assert actions == [
+            Action.REGISTER,
+            Action.REGISTER,
+            Action.PROMOTE,
+            Action.PROMOTE,
+            Action.ROLL_BACK,
+        ]
+        assert [entry.number for entry in registry.journal()] == [1, 2, 3, 4, 5]
+        moments = [to_datetime(clock.now() - ago) for ago in (29.0, 20.0, 15.0, 5.0, 0.0)]
+        served = [entry.lineup.champion if (entry := registry.at(moment)) else None for moment in moments]
+        assert served == ["", first, first, second, first]
+        assert registry.at(to_datetime(clock.now() - 31.0)) is None
+        assert (back.actor, back.version, back.reason) == ("ada", second, "it was worse")
+        assert registry.journal()[-1] == back
+
+    def test_a_line_cut_off_by_a_crash_was_never_written(
+        self, registry: Registry, trained: TrainedModel, tmp_path: Path
+    ) -> None:
+        version = registry.save(trained)
+        with (tmp_path / "churn" / "journal.jsonl").open("ab") as journal:
+            journal.write(b'{"number": 2, "at": "2026')
+        assert len(registry.journal()) == 1
+        registry.promote(version)
+        assert [entry.number for entry in Registry(tmp_path).journal()] == [1, 2]
+
+    def test_a_line_that_cannot_be_read_is_an_error_not_an_empty_registry(
+        self, registry: Registry, trained: TrainedModel, tmp_path: Path
+    ) -> None:
+        registry.save(trained)
+        (tmp_path / "churn" / "journal.jsonl").write_bytes(b"{}\n")
+        with pytest.raises(ModelUnavailableError, match="journal of the model registry is not readable"):
+            Registry(tmp_path).champion()
+
+    def test_another_registry_sees_what_one_did(
+        self, registry: Registry, trained: TrainedModel, tmp_path: Path
+    ) -> None:
+        other = Registry(tmp_path)
+        version = registry.save(trained)
+        assert other.head().lineup.challenger == version
+        registry.promote(version)
+        assert other.champion() == version
+
+    def test_a_transition_on_an_old_state_is_refused(self, registry: Registry, trained: TrainedModel) -> None:
+        first, second = registry.save(trained), registry.save(_dated(trained, 1))
+        registry.promote(first)
+        seen = registry.begin(second).number
+        registry.advance(on=seen)
+        with pytest.raises(ConflictError, match="something else happened meanwhile"):
+            registry.roll_back(on=seen)
+        assert registry.head().lineup.stage is Stage.CANARY
+
+    def test_of_many_who_promote_at_once_each_is_told_what_became_of_it(
+        self, registry: Registry, trained: TrainedModel, tmp_path: Path
+    ) -> None:
+        champion = registry.save(trained)
+        registry.promote(champion)
+        rivals = [registry.save(_dated(trained, minute)) for minute in range(1, 9)]
+
+        def begin(version: str) -> str:
+            try:
+                return Registry(tmp_path).begin(version).version
+            except ConflictError:
+                return ""
+
+        with ThreadPoolExecutor(8) as pool:
+            begun = [version for version in pool.map(begin, rivals) if version]
+        assert len(begun) == 1
+        assert registry.head().lineup.challenger == begun[0]
+        assert registry.champion() == champion
 
 
 def test_a_tampered_model_is_refused(registry: Registry, trained: TrainedModel, tmp_path: Path) -> None:
@@ -174,8 +269,8 @@ def test_metadata_that_cannot_be_read_is_refused(
     registry: Registry, trained: TrainedModel, tmp_path: Path
 ) -> None:
     version = registry.save(trained)
-    _rewrite(tmp_path, version, schema_version=2)
-    assert "schema 2, this release reads 1" in _refusal(registry, version).message
+    _rewrite(tmp_path, version, schema_version=1)
+    assert "schema 1, this release reads 2" in _refusal(registry, version).message
     (tmp_path / "churn" / version / "metadata.json").write_text("{")
     assert "is not readable" in _refusal(registry, version).message
     (tmp_path / "churn" / version / "metadata.json").unlink()
@@ -192,6 +287,56 @@ def test_retention_keeps_the_newest_and_the_champion(
     assert registry.versions() == [saved[0], *saved[-KEEP_VERSIONS:]]
     assert registry.load().version == saved[0]
     assert len(list((tmp_path / "churn").iterdir())) == KEEP_VERSIONS + 2
+    retired = [entry.version for entry in registry.journal() if entry.action is Action.RETIRE]
+    assert retired == saved[1:4]
+
+
+def test_what_ever_was_champion_is_kept(registry: Registry, trained: TrainedModel) -> None:
+    saved = [registry.save(_dated(trained, minute)) for minute in range(3)]
+    for version in saved:
+        registry.promote(version)
+    for minute in range(3, KEEP_VERSIONS + 4):
+        registry.save(_dated(trained, minute))
+    assert registry.versions()[:3] == saved
+
+
+def test_a_model_whose_features_mean_something_else_is_refused(
+    registry: Registry, trained: TrainedModel, tmp_path: Path
+) -> None:
+    version = registry.save(trained)
+    _rewrite(tmp_path, version, feature_schema="0" * 16)
+    assert "mean something else" in _refusal(registry, version).message
+
+
+def test_what_the_leakage_gate_blocks_is_put_before_nobody(registry: Registry, trained: TrainedModel) -> None:
+    leak = Finding(name="ceiling", passed=False, measured=0.99, limit=0.95, text="AUC 0.99 is too good")
+    registry.promote(registry.save(trained))
+    card = msgspec.structs.replace(trained.card, findings=[leak])
+    version = registry.save(_dated(replace(trained, card=card), 1))
+    for put in (registry.begin, registry.promote):
+        with pytest.raises(ConflictError, match=r"the leakage gate blocks .*: AUC 0\.99 is too good"):
+            put(version)
+
+
+def test_what_was_found_at_the_gate_is_written_down_or_blocks(
+    registry: Registry, trained: TrainedModel
+) -> None:
+    registry.promote(registry.save(trained))
+    version = registry.save(_dated(trained, 1))
+    skewed = train_serve_skew(40, {trained.card.feature_names[0]: 2}, trained.card.feature_names)
+    for put in (registry.begin, registry.promote):
+        with pytest.raises(ConflictError, match=r"40 served vectors replayed; values differ"):
+            put(version, findings=[skewed])
+    entry = registry.begin(version, findings=[train_serve_skew(40, {}, trained.card.feature_names)])
+    assert "40 served vectors replayed" in entry.story["gate"]["train-serve-skew"]
+
+
+def test_metadata_says_where_a_model_came_from(trained: TrainedModel, tmp_path: Path) -> None:
+    registry = Registry(tmp_path, actor="notebook")
+    found = registry.metadata(registry.save(trained))
+    assert found.made_by == "notebook"
+    assert found.code_revision
+    assert found.card.training_cutoffs == trained.card.training_cutoffs
 
 
 def test_what_a_killed_process_left_is_swept(
@@ -199,6 +344,6 @@ def test_what_a_killed_process_left_is_swept(
 ) -> None:
     abandoned = tmp_path / "churn" / ".tmp-abandoned"
     abandoned.mkdir(parents=True)
-    long_after = datetime.now(UTC) + timedelta(days=2)
-    registry.save(replace(trained, card=msgspec.structs.replace(trained.card, created_at=long_after)))
+    os.utime(abandoned, (1.0, 1.0))
+    registry.save(trained)
     assert not abandoned.exists()

@@ -1,0 +1,51 @@
+"""Alerts of the platform about itself: notifications like any sender's, on the lane their severity gives them."""
+
+from __future__ import annotations
+
+from models.journal import Entry
+from routing.intake import Intake
+from routing.priority import Classifier
+from tocsin.clock import Clock
+from tocsin.lanes import Lane
+from tocsin.schemas import NOTIFICATION_LANES, NotificationRequest
+from tocsin.settings import Settings
+from tocsin.storage.servers import Servers
+
+SOURCE = "tocsin"
+
+
+class RollbackAlert:
+    """Tells the models' owner of a rollback, once.
+
+    Args:
+        settings: Whom to tell.
+        servers: Of the lanes.
+        clock: Time.
+    """
+
+    def __init__(self, settings: Settings, servers: Servers, clock: Clock) -> None:
+        self._owner = settings.model_owner
+        self._clock = clock
+        self._lanes = {name: Lane.of(servers.of(name), settings, name) for name in NOTIFICATION_LANES}
+        self._intake = Intake(Classifier(), {name: settings.partitions(name) for name in NOTIFICATION_LANES})
+
+    async def __call__(self, entry: Entry) -> None:
+        """Send it; a repeat is the same notification.
+
+        Raises:
+            TocsinError: it was not accepted.
+        """
+        request = NotificationRequest(
+            type="model_alert",
+            alert_type="rollback",
+            severity="Moderate",  # p1
+            recipient=self._owner,
+            title=f"Churn model {entry.version} was rolled back",
+            body=(
+                f"{entry.reason}. {entry.lineup.champion} serves. `tocsin models audit` has the whole story."
+            )[:4000],
+            source=SOURCE,
+            dedup_key=f"model-rollback-{entry.version}-{entry.number}",
+        )
+        (accepted,) = self._intake.admit([(0, request)], now=self._clock.now())
+        await self._lanes[accepted.lane].append([accepted.record])

@@ -1,0 +1,44 @@
+"""The guard of the models' rollouts, put together from the settings."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import msgspec
+
+from actors.alerts import RollbackAlert
+from features.store import FeatureStore
+from models.guardian import ACTOR, Guardian
+from models.observed import Observed
+from models.registry import Registry
+from tocsin.clock import Clock, SystemClock, to_epoch
+from tocsin.settings import Settings
+from tocsin.storage.servers import Servers
+
+
+def guardian_of(settings: Settings, servers: Servers, clock: Clock | None = None) -> Guardian:
+    """A guard for this platform.
+
+    Args:
+        settings: Registry, namespace, whom to alert.
+        servers: Storage.
+        clock: Time.
+    """
+    clock = clock or SystemClock()
+    store = FeatureStore(servers.main, namespace=settings.namespace)
+
+    async def moment() -> float:
+        """The "now" of features; with historical data, the newest event."""
+        if settings.as_of == "now":
+            return clock.now()
+        if settings.as_of == "latest":
+            return await store.latest() or 0.0
+        return to_epoch(msgspec.convert(settings.as_of, datetime))
+
+    return Guardian(
+        Registry(settings.models_location, clock=clock, actor=ACTOR),
+        Observed(servers.main, namespace=settings.namespace),
+        RollbackAlert(settings, servers, clock),
+        moment,
+        clock,
+    )

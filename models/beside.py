@@ -1,0 +1,236 @@
+"""A model on trial and its reference on the same rows, beside the requests: never in their way.
+
+    request ──offer──► bounded queue ──► both score, in a thread ──► Observations ──each second──► Redis
+                 └── full: dropped, and counted
+
+An advertiser counts once in each run of the guard's tests: one that is asked about all day would be one opinion with
+many votes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from models.expectation import is_empty
+from models.guard import GuardPolicy, epoch_of
+from models.matrix import Floats
+from models.observations import Observations
+from models.observed import Observed, Prediction
+from tocsin.clock import Clock
+from tocsin.errors import TocsinError
+
+log = logging.getLogger(__name__)
+
+QUEUE_ROWS = 512
+ROWS_AT_ONCE = 64
+FLUSH_EVERY_S = 1.0
+MOST_SEEN = 50_000
+MOST_UNSENT = 5_000  # predictions that wait for storage
+
+
+class Scorer(Protocol):
+    """What is compared; `models.churn.ChurnModel`."""
+
+    @property
+    def inputs(self) -> Sequence[str]:
+        """Names of the columns."""
+        ...
+
+    def probabilities(self, raw: Floats) -> Floats:
+        """Of rows of shape `(n, inputs)`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """Two models, and which trial it is."""
+
+    name: str
+    since: float
+    judged: Scorer
+    reference: Scorer
+    horizon_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """Rows of one request."""
+
+    advertiser_ids: Sequence[str]
+    raw: Floats
+    stale: npt.NDArray[np.bool_]
+    as_of: float
+
+
+class Beside:
+    """Scores what is offered with both models, off the requests' path.
+
+    Args:
+        observed: Where observations go.
+        executor: Where models are called.
+        sample: The share of offers taken.
+        clock: Time.
+        policy: What is slow, and when tests begin anew.
+    """
+
+    def __init__(
+        self,
+        observed: Observed,
+        executor: Executor,
+        *,
+        sample: float,
+        clock: Clock,
+        policy: GuardPolicy | None = None,
+    ) -> None:
+        self.observations = Observations()
+        self.policy = policy or GuardPolicy()
+        self._observed = observed
+        self._executor = executor
+        self._sample = sample
+        self._clock = clock
+        self._chance = random.Random()  # noqa: S311 (a sample, no secret)
+        self._trial: Trial | None = None
+        self._epoch = 0
+        self._seen: set[str] = set()
+        self._queue: deque[Offer] = deque()
+        self._rows = 0
+        self._more = asyncio.Event()
+        self._unsent: list[Prediction] = []
+
+    def watch(self, trial: Trial | None) -> None:
+        """What is on trial from now on; None: nothing. What was observed of another trial is dropped."""
+        if trial is not None and self._trial is not None and trial.name == self._trial.name:
+            return
+        self._trial = trial
+        self._begin(0)
+        self._queue.clear()
+        self._rows = 0
+        self._unsent.clear()
+
+    def offer(self, rows: Offer) -> None:
+        """Rows of a request that was answered; returns at once."""
+        if self._trial is None or self._chance.random() >= self._sample:
+            return
+        names = rows.advertiser_ids[:ROWS_AT_ONCE]
+        if self._rows + len(names) > QUEUE_ROWS:
+            self.observations.drop(len(names))
+            return
+        self._queue.append(Offer(names, rows.raw[: len(names)], rows.stale[: len(names)], rows.as_of))
+        self._rows += len(names)
+        self._more.set()
+
+    async def run(self) -> None:
+        """Score and send, until cancelled."""
+        await asyncio.gather(self._score_all(), self._send_all())
+
+    async def _score_all(self) -> None:
+        while True:
+            await self._more.wait()
+            self._more.clear()
+            await self.score()
+
+    async def score(self) -> None:
+        """Score what waits."""
+        loop = asyncio.get_running_loop()
+        while self._queue and (trial := self._trial) is not None:
+            offer = self._take(trial)
+            if offer is None:
+                continue
+            judged, reference = await loop.run_in_executor(self._executor, _both, trial, offer.raw)
+            if trial is self._trial:
+                self._note(trial, offer, judged, reference)
+
+    def _take(self, trial: Trial) -> Offer | None:
+        """The next rows, without advertisers that had their say."""
+        offer = self._queue.popleft()
+        self._rows -= len(offer.advertiser_ids)
+        epoch = epoch_of(trial.since, self._clock.now(), self.policy)
+        if epoch != self._epoch:
+            self._begin(epoch)
+        fresh = [place for place, name in enumerate(offer.advertiser_ids) if name not in self._seen][
+            :ROWS_AT_ONCE
+        ]
+        if not fresh:
+            return None
+        chosen = np.asarray(fresh, dtype=np.intp)
+        names = [offer.advertiser_ids[place] for place in fresh]
+        if len(self._seen) < MOST_SEEN:
+            self._seen.update(names)
+        return Offer(names, offer.raw[chosen], offer.stale[chosen], offer.as_of)
+
+    def _begin(self, epoch: int) -> None:
+        self._epoch = epoch
+        self._seen.clear()
+        self.observations.take()
+
+    def _note(self, trial: Trial, offer: Offer, judged: _Scored, reference: _Scored) -> None:
+        self.observations.call(judged.took_ms, reference.took_ms, slow_ms=self.policy.slow_ms)
+        if judged.found is None or reference.found is None:
+            return
+        self.observations.inputs(trial.judged.inputs, is_empty(offer.raw).sum(axis=0), len(offer.raw))
+        found = zip(offer.advertiser_ids, judged.found, reference.found, offer.stale, strict=True)
+        for name, one, other, stale in found:
+            self.observations.pair(float(one), float(other), stale=bool(stale))
+            if len(self._unsent) < MOST_UNSENT:
+                self._unsent.append(Prediction(name, offer.as_of, float(one), float(other)))
+
+    async def _send_all(self) -> None:
+        while True:
+            await asyncio.sleep(FLUSH_EVERY_S)
+            await self.send()
+
+    async def send(self) -> None:
+        """Send what was observed; while storage is down it is kept, and adds up."""
+        trial = self._trial
+        if trial is None:
+            return
+        epoch = epoch_of(trial.since, self._clock.now(), self.policy)
+        counts = self.observations.take()
+        if not counts:
+            return
+        try:
+            await self._observed.add(trial.name, epoch, counts)
+        except TocsinError as error:
+            log.warning("observations wait: %s", error)
+            if trial is self._trial:
+                self.observations.put_back(counts)
+            return
+        unsent, self._unsent = self._unsent, []
+        try:
+            if unsent:
+                await self._observed.wait_for(trial.name, unsent, trial.horizon_s)
+        except TocsinError as error:
+            log.warning("%d predictions will not meet their labels: %s", len(unsent), error)
+
+
+@dataclass(frozen=True, slots=True)
+class _Scored:
+    """Probabilities and how long they took; None where the model failed."""
+
+    found: Floats | None
+    took_ms: float | None
+
+
+def _both(trial: Trial, raw: Floats) -> tuple[_Scored, _Scored]:
+    return _timed(trial.judged, raw), _timed(trial.reference, raw)
+
+
+def _timed(model: Scorer, raw: Floats) -> _Scored:
+    began = time.perf_counter()
+    try:
+        found = model.probabilities(raw)
+    except Exception:
+        log.exception("a model on trial failed")
+        return _Scored(None, None)
+    return _Scored(found, (time.perf_counter() - began) * 1000)

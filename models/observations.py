@@ -1,0 +1,106 @@
+"""What replicas observe of two models on the same requests, as counts: they add up, in any order, from any replica.
+
+| count                     | counts                                                                    |
+|---------------------------|---------------------------------------------------------------------------|
+| `diff:{k}`                | rows where judged minus reference lies in the k-th fiftieth of [-1, 1]    |
+| `judged:{k}`, `reference:{k}` | rows whose probability lies in the k-th twentieth                     |
+| `empty:{name}`            | rows in which an input is 0 or not known; `rows` how many there were      |
+| `stale`, `fresh`          | rows whose features were older than they should be, or not                |
+| `error:{jr}`, `slow:{jr}` | calls by who failed, or took too long: 10 the judged one alone, 01, 11, 00 |
+| `ms_judged:{k}`, `ms_reference:{k}` | calls that took up to 2^(k/2) ms                                 |
+| `label:{k}`               | matured labels where the judged one's squared error minus the reference's lies there |
+| `dropped`                 | rows not looked at, because the queue was full                            |
+
+So a few hundred numbers hold any amount of traffic.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+
+DIFF_STEPS = 50  # a step is 0.02 wide
+SCORE_STEPS = 20
+MS_STEPS = 40  # up to 2^20 ms
+
+
+class Observations:
+    """Counts since they were last taken."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+
+    def pair(self, judged: float, reference: float, *, stale: bool) -> None:
+        """Two probabilities for the same row."""
+        counts = self._counts
+        counts[f"diff:{_diff_step(judged - reference)}"] += 1
+        counts[f"judged:{score_step(judged)}"] += 1
+        counts[f"reference:{score_step(reference)}"] += 1
+        counts["stale" if stale else "fresh"] += 1
+
+    def inputs(self, names: Sequence[str], empty: Sequence[float], rows: int) -> None:
+        """How many rows there were, and in how many each input was empty."""
+        self._counts["rows"] += rows
+        for name, count in zip(names, empty, strict=True):
+            if count:
+                self._counts[f"empty:{name}"] += int(count)
+
+    def call(self, judged_ms: float | None, reference_ms: float | None, *, slow_ms: float) -> None:
+        """Both models called with the same rows. None: it failed."""
+        failed = f"{int(judged_ms is None)}{int(reference_ms is None)}"
+        self._counts[f"error:{failed}"] += 1
+        if judged_ms is None or reference_ms is None:
+            return
+        self._counts[f"slow:{int(judged_ms > slow_ms)}{int(reference_ms > slow_ms)}"] += 1
+        self._counts[f"ms_judged:{_ms_step(judged_ms)}"] += 1
+        self._counts[f"ms_reference:{_ms_step(reference_ms)}"] += 1
+
+    def label(self, judged: float, reference: float, *, churned: bool) -> None:
+        """What became of an advertiser both models had answered for."""
+        gained = (judged - churned) ** 2 - (reference - churned) ** 2
+        self._counts[f"label:{_diff_step(gained)}"] += 1
+
+    def drop(self, rows: int) -> None:
+        """Rows not looked at."""
+        self._counts["dropped"] += rows
+
+    def put_back(self, counts: Mapping[str, int]) -> None:
+        """Counts that were taken and could not be sent."""
+        self._counts.update(counts)
+
+    def take(self) -> dict[str, int]:
+        """The counts; they begin anew."""
+        taken, self._counts = dict(self._counts), Counter()
+        return taken
+
+
+def steps(counts: Mapping[str, int], name: str) -> Iterator[tuple[int, int]]:
+    """Step and count of one histogram."""
+    for field, count in counts.items():
+        kind, _, step = field.partition(":")
+        if kind == name:
+            yield int(step), count
+
+
+def score_step(probability: float) -> int:
+    """The twentieth a probability lies in."""
+    return min(SCORE_STEPS - 1, max(0, int(probability * SCORE_STEPS)))
+
+
+def diff_edges(step: int) -> tuple[float, float]:
+    """The lower and the upper edge of a step of differences."""
+    return step / DIFF_STEPS, (step + 1) / DIFF_STEPS
+
+
+def ms_edge(step: int) -> float:
+    """The upper edge of a step of times, ms."""
+    return float(2 ** (step / 2))
+
+
+def _diff_step(difference: float) -> int:
+    return max(-DIFF_STEPS, min(DIFF_STEPS - 1, math.floor(difference * DIFF_STEPS)))
+
+
+def _ms_step(took_ms: float) -> int:
+    return min(MS_STEPS, max(0, math.ceil(2 * math.log2(max(took_ms, 1.0)))))

@@ -1,0 +1,117 @@
+"""The models a replica serves with: it follows the registry, loads aside, and swaps in one step.
+
+    each second: registry ──lineup changed──► load what is new, in a thread ──► one assignment: the next request has it
+
+Requests under way keep the models they began with, so none is dropped. A champion that cannot be loaded does not
+replace one that is served; a model on trial that cannot be loaded is one that fails at every call, which is what the
+guard has to see.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass, field
+
+from models.churn import ChurnModel
+from models.matrix import Floats
+from models.registry import Registry
+from models.rollout import Lineup
+from tocsin.clock import Clock
+from tocsin.errors import ModelUnavailableError, TocsinError
+
+log = logging.getLogger(__name__)
+
+LOOK_EVERY_S = 1.0
+
+
+class BrokenModel:
+    """Stands for a model that cannot be loaded."""
+
+    def __init__(self, version: str, error: TocsinError) -> None:
+        self.version = version
+        self.inputs: tuple[str, ...] = ()
+        self._error = error
+
+    def probabilities(self, raw: Floats) -> Floats:  # noqa: ARG002 (as a model's)
+        """Raises why."""
+        raise self._error
+
+
+@dataclass(frozen=True)
+class InService:
+    """Models by their part, all of one moment."""
+
+    lineup: Lineup = field(default_factory=Lineup)
+    champion: ChurnModel | None = None
+    judged: ChurnModel | BrokenModel | None = None
+    reference: ChurnModel | BrokenModel | None = None
+    why: str = "there is no model yet"  # where there is no champion
+
+
+class ModelsInService:
+    """Follows the registry of one replica.
+
+    Args:
+        registry: Where models and their parts are.
+        clock: Time.
+    """
+
+    def __init__(self, registry: Registry, clock: Clock) -> None:
+        self.now = InService()
+        self._registry = registry
+        self._clock = clock
+        self._looked_at = float("-inf")
+        self._number = -1
+        self._loading = asyncio.Lock()
+
+    async def current(self) -> InService:
+        """What serves; looks at the registry first if nothing serves and nobody looked lately."""
+        if self.now.champion is None and self._clock.monotonic() - self._looked_at >= LOOK_EVERY_S:
+            await self.follow()
+        return self.now
+
+    async def follow(self) -> InService:
+        """Look at the registry, and load what changed. Never fails: what serves goes on serving."""
+        async with self._loading:
+            self._looked_at = self._clock.monotonic()
+            try:
+                head = await asyncio.to_thread(self._registry.head)
+                if head.number != self._number or (head.lineup.champion and self.now.champion is None):
+                    self.now = await asyncio.to_thread(self._load, head.lineup)
+                    self._number = head.number
+            except (TocsinError, OSError) as error:
+                log.warning("the model registry cannot be read: %s", error)
+        return self.now
+
+    def _load(self, lineup: Lineup) -> InService:
+        before = self.now
+        held = {model.version: model for model in (before.champion, before.judged, before.reference) if model}
+        if not lineup.champion:
+            return InService(lineup=lineup)
+        champion, why = before.champion, ""
+        loaded = self._loaded(lineup.champion, held)
+        if isinstance(loaded, ChurnModel):
+            champion = loaded
+        elif champion is None and lineup.previous:
+            spare = self._loaded(lineup.previous, held)
+            champion = spare if isinstance(spare, ChurnModel) else None
+        if champion is None:
+            why = f"champion {lineup.champion} cannot be loaded"
+        if not (lineup.judged and lineup.reference):
+            return InService(lineup=lineup, champion=champion, why=why)
+        judged, reference = (self._loaded(version, held) for version in (lineup.judged, lineup.reference))
+        return InService(lineup=lineup, champion=champion, judged=judged, reference=reference, why=why)
+
+    def _loaded(self, version: str, held: dict[str, ChurnModel | BrokenModel]) -> ChurnModel | BrokenModel:
+        known = held.get(version)
+        if isinstance(known, ChurnModel):
+            return known
+        try:
+            model: ChurnModel | BrokenModel = self._registry.load(version)
+            log.info("churn model %s loaded", version)
+        except ModelUnavailableError as error:
+            log.exception("churn model %s cannot be loaded", version)
+            model = BrokenModel(version, error)
+        held[version] = model
+        return model

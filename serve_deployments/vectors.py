@@ -1,0 +1,89 @@
+"""Feature vectors as a model takes them: many advertisers in one read, and from memory while storage is down.
+
+storage ──one read──► rows
+└──down──► what was read lately, or what the shards remember: the same rows, stale
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from features.online import Answer, Status
+from models.inputs import INPUTS
+from models.matrix import Floats
+from serve_deployments.reading import FeatureReader
+from tocsin.errors import StorageUnavailableError
+
+RECENCY = INPUTS.index("days_since_last_campaign")
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Vectors of the advertisers that are known, in the order asked."""
+
+    advertiser_ids: list[str]
+    raw: Floats  # (advertisers, inputs); NaN: not defined
+    stale: npt.NDArray[np.bool_]  # (advertisers,): older than their views allow, or from memory
+    as_of: float  # epoch seconds
+    unknown: list[str] = field(default_factory=list)
+    why: str = ""  # why they are from memory, if they are
+
+    def some(self, places: Sequence[int]) -> Rows:
+        """Only the advertisers at these places."""
+        chosen = np.asarray(places, dtype=np.intp)
+        names = [self.advertiser_ids[place] for place in places]
+        return Rows(names, self.raw[chosen], self.stale[chosen], self.as_of, why=self.why)
+
+
+class VectorReader:
+    """Reads vectors within a second, or remembers them.
+
+    Args:
+        reader: Features by advertiser.
+    """
+
+    def __init__(self, reader: FeatureReader) -> None:
+        self._reader = reader
+
+    async def read(self, advertiser_ids: Sequence[str], asked: float | None) -> Rows:
+        """The vectors of advertisers, each given once.
+
+        Args:
+            advertiser_ids: Whose.
+            asked: As of when, epoch seconds; None: now.
+
+        Raises:
+            StorageUnavailableError: storage is down and none of them is remembered.
+        """
+        try:
+            return _rows(await self._reader.read(advertiser_ids, asked), "")
+        except StorageUnavailableError as error:
+            return _rows(await self._reader.recall(advertiser_ids, asked), error.message)
+
+    async def active(self, since_s: float, limit: int) -> list[str]:
+        """Advertisers with activity in the last `since_s` seconds, the most recently active first.
+
+        Raises:
+            StorageUnavailableError: storage does not answer.
+        """
+        as_of = await self._reader.moment(None)
+        return await self._reader.store.active(as_of - since_s, limit=limit)
+
+
+def _rows(answer: Answer, why: str) -> Rows:
+    """Those that did something before that moment."""
+    columns = answer.columns(INPUTS)
+    raw = np.array([columns[name] for name in INPUTS], dtype=np.float64).T.reshape(-1, len(INPUTS))
+    known = ~np.isnan(raw[:, RECENCY])
+    stale = np.array(
+        [any(view[place].status is Status.STALE for view in answer.reads) for place in range(len(known))],
+        dtype=np.bool_,
+    )
+    names = list(answer.advertiser_ids)
+    kept = [name for name, ok in zip(names, known, strict=True) if ok]
+    unknown = [name for name, ok in zip(names, known, strict=True) if not ok]
+    return Rows(kept, raw[known], stale[known], answer.as_of, unknown, why)
