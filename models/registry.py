@@ -20,7 +20,6 @@ The checksum finds damage, not malice: whoever can write here can write both fil
 from __future__ import annotations
 
 import hashlib
-import io
 import logging
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -30,7 +29,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 
 from models import rollout
 from models.artefacts import ArtefactStore, open_store
@@ -54,6 +52,7 @@ from models.stored import (
     feature_schema,
     npy,
     read_metadata,
+    read_npy,
 )
 from tocsin.clock import Clock, SystemClock, to_datetime
 from tocsin.errors import ConflictError, ModelUnavailableError, NotFoundError
@@ -341,11 +340,10 @@ class Registry:
         if content is None:
             return None
         try:
-            rows: Floats = np.load(io.BytesIO(content), allow_pickle=False)
+            return read_npy(content)
         except (ValueError, EOFError, OSError):
             log.warning("%s of churn model %s is not readable", REFERENCE, version)
             return None
-        return rows
 
     def _expected(self, version: str) -> Expected:
         """How far a version is known to differ from the champion; nothing where either cannot be loaded."""

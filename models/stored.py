@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import io
+import threading
 from typing import Any
 from zipfile import BadZipFile
 
@@ -30,6 +31,8 @@ TRUSTED_TYPES: tuple[str, ...] = (
     "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
 )
 _encode = msgspec.json.Encoder().encode
+# NumPy parses an array's header as Python, and Python 3.11 fails at that in several threads at once (cpython#106905).
+_reading_arrays = threading.Lock()
 _FEATURES = {feature.name: feature for feature in FEATURES}
 
 
@@ -72,6 +75,17 @@ def npy(rows: Floats) -> bytes:
     return file.getvalue()
 
 
+def read_npy(content: bytes) -> Floats:
+    """The array of `npy`.
+
+    Raises:
+        ValueError, EOFError: it is none.
+    """
+    with _reading_arrays:
+        rows: Floats = np.load(io.BytesIO(content), allow_pickle=False)
+    return rows
+
+
 def feature_schema(card: ModelCard) -> str:
     """A hash of what a model's inputs mean here: aggregation, window and unit of each, in their order."""
     meaning: list[Any] = [card.feature_view, card.feature_view_version]
@@ -108,7 +122,8 @@ def build(data: bytes | None, metadata: Metadata) -> Any:
             f"churn model {version} holds types that are not trusted: {', '.join(foreign)}",
             hint=f"it was not made by `tocsin train`, or by another release; {TRAIN_AGAIN}",
         )
-    return loads(data, trusted=list(TRUSTED_TYPES))
+    with _reading_arrays:
+        return loads(data, trusted=list(TRUSTED_TYPES))
 
 
 def check_compatible(metadata: Metadata) -> None:
