@@ -2,7 +2,7 @@
 
 | count                     | counts                                                                    |
 |---------------------------|---------------------------------------------------------------------------|
-| `diff:{k}`                | rows where judged minus reference lies in the k-th fiftieth of [-1, 1]    |
+| `diff:{k}`                | rows where judged minus reference lies from k to k + 1 hundredths         |
 | `judged:{k}`, `reference:{k}` | rows whose probability lies in the k-th twentieth                     |
 | `empty:{name}`            | rows in which an input is 0 or not known; `rows` how many there were      |
 | `stale`, `fresh`          | rows whose features were older than they should be, or not                |
@@ -20,7 +20,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
-DIFF_STEPS = 50  # a step is 0.02 wide
+DIFF_STEPS = 100  # a step is 0.01 wide
 SCORE_STEPS = 20
 MS_STEPS = 40  # up to 2^20 ms
 

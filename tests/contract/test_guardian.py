@@ -176,7 +176,7 @@ async def test_labels_mature_when_their_time_has_come(
     assert await bench.observed.mature(bench.trial, as_of + HORIZON_S) == 3
     assert await bench.observed.mature(bench.trial, as_of + HORIZON_S) == 0
     _, labels = await bench.observed.read(bench.trial, 1)
-    assert dict(steps(labels, "label")) == {40: 1, -40: 1}  # 0.81 - 0.01 worse, and as much better
+    assert dict(steps(labels, "label")) == {80: 1, -80: 1}  # 0.81 - 0.01 worse, and as much better
 
 
 async def test_only_so_many_predictions_wait(bench: Bench, client: aioredis.Redis, namespace: str) -> None:

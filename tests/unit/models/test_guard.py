@@ -110,7 +110,7 @@ def test_what_is_suspicious_waits_until_it_has_settled() -> None:
     def higher(by: float) -> dict[str, int]:
         return observe(lambda p: min(0.99, p + by), rows=120)
 
-    found = [higher(0.1 + by / 400) for by in range(1, 40)]
+    found = [higher(0.06 + by / 800) for by in range(1, 40)]
     between = next(counts for counts in found if 3.0 <= wealth(counts) < 10.0)
     assert judge(between, {}, Stage.SHADOW, 1, GuardState(), policy)[0].decision is Decision.GO
     assert judge(between, {}, Stage.SHADOW, 1, GuardState(held=True), policy)[0].decision is Decision.HOLD
