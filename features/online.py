@@ -9,7 +9,7 @@ A vector is used where its schema, its step and its events fit the moment asked 
 how far the knowledge of its partition lies behind that moment: `as_of - watermark`. So an advertiser that does
 nothing stays fresh, and one whose shard is stuck does not.
 
-Bodies are looked at together: joined they are one matrix, and one comparison tells which rows fit.
+Bodies are looked at together: joined they are one matrix, and a few comparisons tell which vectors fit.
 """
 
 from __future__ import annotations
@@ -21,15 +21,7 @@ import numpy as np
 import redis
 from redis import asyncio as aioredis
 
-from features.packing import (
-    ENTITY_BYTES,
-    ENTITY_WORDS,
-    PACKERS,
-    PREFIX_WORDS,
-    Fit,
-    arrange,
-    prefixes,
-)
+from features.packing import ENTITY_BYTES, ENTITY_WORDS, PACKERS, PREFIX_WORDS, Fit, arrange, prefixes
 from features.reads import MISSING, NEVER, Age, Answer, Bools, Floats, Status, VectorRead
 from features.store import decode_activity, read_history
 from features.tiles import History, fold
