@@ -112,7 +112,7 @@ def _connection_string(url: str) -> str:
     """Feast's way to name a server. Holds the password: never log it."""
     parse: Any = parse_url  # untyped upstream
     parts = parse(url)
-    found = f"{parts['host']}:{parts['port']},db={parts.get('db', 0)},single_connection_client=true"
+    found = f"{parts['host']}:{parts['port']},db={parts.get('db', 0)}"
     return f"{found},password={parts['password']}" if parts.get("password") else found
 
 

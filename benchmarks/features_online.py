@@ -58,9 +58,7 @@ class Bench:
 
     def __init__(self, settings: Settings, load: Worker, watched: dict[str, int]) -> None:
         url = resolve_url(settings)
-        self.client: Any = redis.Redis.from_url(
-            url, socket_timeout=10.0, protocol=2, single_connection_client=True
-        )
+        self.client: Any = redis.Redis.from_url(url, socket_timeout=10.0, protocol=2)
         self.partitions = settings.partitions(LaneName.ACTIVITY)
         self.reader = OnlineReader(self.client, namespace=settings.namespace, partitions=self.partitions)
         self.keys = FeatureKeys(settings.namespace)

@@ -17,8 +17,8 @@ from features.offline import event_frame, point_in_time
 @pytest.mark.parametrize(
     ("url", "expected"),
     [
-        ("redis://:a%2Fb@127.0.0.1:7001/0", "127.0.0.1:7001,db=0,single_connection_client=true,password=a/b"),
-        ("redis://localhost:6379/3", "localhost:6379,db=3,single_connection_client=true"),
+        ("redis://:a%2Fb@127.0.0.1:7001/0", "127.0.0.1:7001,db=0,password=a/b"),
+        ("redis://localhost:6379/3", "localhost:6379,db=3"),
     ],
 )
 def test_feast_is_told_the_server_in_its_own_words(url: str, expected: str) -> None:
