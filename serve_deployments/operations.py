@@ -15,6 +15,7 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 
+from features.landing import Backlog, read_backlog
 from features.store import FeatureStore
 from models.registry import Registry
 from serve_deployments.http import Application, Endpoint, json_response
@@ -95,6 +96,7 @@ class PlatformStatus(msgspec.Struct, frozen=True, kw_only=True):
     champion: str
     model_versions: int
     breakers: list[BreakerView] = []
+    archive: Backlog | None = None
 
 
 class Operations(Application):
@@ -207,6 +209,9 @@ class Operations(Application):
             champion=champion or "",
             model_versions=len(versions),
             breakers=await read_breakers(self._lanes.client, self.settings.namespace, SystemClock().now()),
+            archive=await read_backlog(
+                self._lanes.client, self._store.keys, self.settings.partitions(LaneName.ACTIVITY)
+            ),
         )
 
     async def metrics(self, request: Request) -> Response:

@@ -219,6 +219,14 @@ async def test_refused_activity_is_named_counted_and_half_of_nothing_is_written(
     assert (await http.bench.features("n"))["lifetime_spend"] == 1.0
 
 
+async def test_a_body_that_is_no_record_at_all_is_counted(http: Http) -> None:
+    for body in (b"{", b"", b"[]"):
+        async with http._client(http.activity) as raw:
+            assert (await raw.post("/", content=body)).status_code == 422
+    keys = http.bench.shard().store.keys
+    assert sum(map(int, (await http.bench.client.hgetall(keys.refused)).values())) == 3
+
+
 async def test_of_one_event_told_twice_in_a_request_the_second_counts(http: Http) -> None:
     event = {"advertiser_id": "n", "event_time": to_datetime(NOW - DAY_S).isoformat(), "event_id": "1"}
     await http.record({**event, "amount": 9.0}, {**event, "amount": 2.0})
