@@ -17,6 +17,7 @@ from redis import asyncio as aioredis
 from features.archive import Archive
 from features.definitions import DAY_S
 from features.landing import Lander
+from models.registry import Registry
 from routing.admission import AdmissionReason
 from routing.dead_letters import DeadLetters
 from routing.ledger import Ledger
@@ -28,6 +29,7 @@ from tests.fakes import START
 from tests.feature_bench import NOW, PARTITIONS, Bench
 from tocsin.clock import SystemClock
 from tocsin.dead_letters import DeadLetterFilter
+from tocsin.errors import ModelUnavailableError
 from tocsin.lanes import Lane, Record, partition_of
 from tocsin.leases import LeasePolicy, Leases
 from tocsin.resilience.breakers import Breakers
@@ -282,6 +284,20 @@ async def test_the_archive_tells_what_waits_and_what_landed(
     assert after["tocsin_archive_lost_total",] == 0
     assert after["tocsin_archive_last_landing_timestamp_seconds",] > 1.6e9
     assert (status["waiting"], status["landed"], status["lost"]) == (0, 3, 0)
+
+
+async def test_the_status_tells_lanes_though_the_model_registry_is_away(
+    url: str, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(_registry: Registry) -> str:
+        raise ModelUnavailableError("the model registry at s3://***@bucket does not answer")
+
+    monkeypatch.setattr(Registry, "champion", away)
+    async with operations(url, namespace) as http:
+        status = (await http.get("/v1/status")).json()
+    assert len(status["lanes"]) == 4
+    assert (status["champion"], status["model_versions"]) == ("", 0)
+    assert "does not answer" in status["registry_problem"]
 
 
 async def test_without_storage_it_says_so_and_nothing_else(namespace: str) -> None:

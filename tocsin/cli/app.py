@@ -15,7 +15,7 @@ from tocsin.cli import evaluating, features, recipients
 from tocsin.cli.dlq import dlq
 from tocsin.cli.models import models
 from tocsin.errors import TocsinError
-from tocsin.settings import SECRETS, Settings, describe
+from tocsin.settings import Settings, describe
 
 EXIT_FAILURE = 1
 
@@ -216,11 +216,7 @@ def config(*, json: JsonFlag = False) -> None:
     """Every setting with its default, its meaning and the value in force."""
     settings = Settings.from_env()
     rows = describe()
-    values = {name: getattr(settings, name.removeprefix("TOCSIN_").lower()) for name, _, _ in rows}
-    shown = {
-        name: ("(set)" if value else "") if name.removeprefix("TOCSIN_").lower() in SECRETS else str(value)
-        for name, value in values.items()
-    }
+    shown = {name: str(settings.shown(name.removeprefix("TOCSIN_").lower())) for name, _, _ in rows}
     if json:
         emit(shown)
         return

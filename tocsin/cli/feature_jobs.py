@@ -45,10 +45,11 @@ def backfill_command(
     from features.backfill import plan
 
     uri = uri or settings.archive
-    work = plan(Archive(uri), settings.partitions(LaneName.ACTIVITY))
+    source = Archive(uri)
+    work = plan(source, settings.partitions(LaneName.ACTIVITY))
     total = work.events(range(work.partitions))
     if not total:
-        raise NotFoundError(f"there are no events in {uri}", hint="name the archive with --archive")
+        raise NotFoundError(f"there are no events in {source.place}", hint="name the archive with --archive")
     with progress_bar(console) as bar:
         task = bar.add_task("backfilling", total=total)
         done = _backfill(

@@ -10,6 +10,7 @@ import httpx2
 import msgspec
 from rich import box
 from rich.console import Console, Group
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -112,7 +113,8 @@ def lanes_table(status: dict[str, Any]) -> Group:
         ]
     newest = status["newest_event"]
     since = f", newest event {datetime.fromtimestamp(newest, tz=UTC):%Y-%m-%d %H:%M} UTC" if newest else ""
-    model = status["champion"] or "none yet (tocsin train)"
+    problem = status.get("registry_problem")
+    model = f"[red]{escape(problem)}[/red]" if problem else status["champion"] or "none yet (tocsin train)"
     also = [f"also       {', '.join(notes)}"] if notes else []
     return Group(
         table,
