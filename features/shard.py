@@ -205,7 +205,8 @@ class Shard:
     def _moment(self, newest: float) -> float:
         if self._fixed is not None:
             return self._fixed
-        return moment_after(newest) if self._latest else self._clock.now()
+        now = self._clock.now()
+        return moment_after(newest, now) if self._latest else now
 
     # ------------------------------------------------------------------ writing
 

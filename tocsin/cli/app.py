@@ -8,6 +8,7 @@ from typing import Annotated, cast
 
 import msgspec
 import typer
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -220,7 +221,10 @@ def config(*, json: JsonFlag = False) -> None:
     if json:
         emit(shown)
         return
-    table = Table("variable", "in force", "default", "meaning", title="Settings", title_justify="left")
+    table = Table(title="Settings", title_justify="left", box=box.SIMPLE, pad_edge=False)
+    table.add_column("variable", no_wrap=True)  # to be copied
+    for heading in ("in force", "default", "meaning"):
+        table.add_column(heading, overflow="fold")
     for name, default, meaning in rows:
         table.add_row(name, shown[name], default, meaning)
     console().print(table)
