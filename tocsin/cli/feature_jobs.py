@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -58,10 +59,12 @@ def backfill_command(
     if json:
         emit({**msgspec.to_builtins(done), "archive_events": total})
         return
-    console.print(
-        f"{done.events:,} events of {done.advertisers:,} advertisers applied; {done.skipped:,} advertisers were done "
-        f"before; {done.again:,} portions worked out again"
-    )
+    said = f"{done.events:,} events of {done.advertisers:,} advertisers gone through"
+    if done.skipped:
+        said += f"; {done.skipped:,} advertisers had been done before"
+    if done.again:
+        said += f"; {done.again:,} portions worked out again, as live shards wrote meanwhile"
+    console.print(said)
 
 
 def _backfill(
@@ -128,7 +131,9 @@ def verify_command(
     if report.clean:
         console.print("[bold]no value differs[/bold]")
         return True
-    table = Table("feature", "differ", "an advertiser", "served", "offline")
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    for heading in ("feature", "differ", "an advertiser", "served", "offline"):
+        table.add_column(heading, no_wrap=heading in {"feature", "an advertiser"})
     first = {one.feature: one for one in reversed(report.examples)}
     for name, number in sorted(report.mismatches.items(), key=lambda pair: -pair[1]):
         example = first.get(name)
