@@ -18,7 +18,8 @@ from tocsin.schemas import FeaturesAnswer
 from tocsin.settings import Settings
 
 app = typer.Typer(
-    no_args_is_help=True, help="The features of advertisers: what there is, and what they are now."
+    no_args_is_help=True,
+    help="The features of advertisers: definitions, values, backfill, and whether what was served is true.",
 )
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, nothing else.")]
@@ -91,7 +92,10 @@ def get_command(
     *,
     as_of: Annotated[
         str,
-        typer.Option(help="As of this moment, RFC 3339 with an offset. Default: now.", show_default=False),
+        typer.Option(
+            help="As of this moment, RFC 3339 with an offset. Default: the platform's now.",
+            show_default=False,
+        ),
     ] = "",
     value: Annotated[
         list[str] | None,
