@@ -95,7 +95,9 @@ class Archive:
                 filesystem, root = pafs.FileSystem.from_uri(uri)
             else:
                 filesystem, root = pafs.LocalFileSystem(), str(uri)
-        except (pa.ArrowException, OSError, ValueError) as error:
+        except OSError as error:  # without a region in it, Amazon is asked for the bucket's
+            raise ArchiveUnavailableError(f"the archive at {self.place} does not answer: {error}") from None
+        except (pa.ArrowException, ValueError) as error:
             detail = str(error).replace(uri, self.place)
             raise ConfigurationError(
                 f"{self.place} is no place for an archive: {detail}",

@@ -85,6 +85,7 @@ def open_store(location: str | Path, name: str) -> ArtefactStore:
 
     Raises:
         ConfigurationError: the URI names no store.
+        ModelUnavailableError: its region was asked for, and nobody answered.
     """
     text = str(location).removeprefix("file://")
     if not _URL.match(text):
@@ -94,7 +95,9 @@ def open_store(location: str | Path, name: str) -> ArtefactStore:
     place = without_credentials(text)
     try:
         filesystem, root = fs.FileSystem.from_uri(text)
-    except (ArrowException, ValueError, OSError) as error:
+    except OSError as error:  # without a region in it, Amazon is asked for the bucket's
+        raise ModelUnavailableError(f"the model registry at {place} does not answer: {error}") from None
+    except (ArrowException, ValueError) as error:
         detail = str(error).replace(text, place)
         raise ConfigurationError(
             f"TOCSIN_MODELS_URL: {place} is no place for models: {detail}"

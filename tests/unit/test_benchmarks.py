@@ -35,18 +35,23 @@ def test_every_member_is_run_or_named_and_documented(capsys: pytest.CaptureFixtu
 def test_arguments_that_make_no_sense_are_refused_before_anything_runs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    ran: list[str] = []
+    ran: list[list[str]] = []
 
-    def member(_argv: list[str] | None) -> int:
-        ran.append("ran")
-        return 3
+    def member(command: list[str]) -> int:
+        ran.append(command)
+        return int("benchmarks.fairness" in command)
 
-    monkeypatch.setattr(run_all, "MEMBERS", {"one": member})
+    monkeypatch.setattr(run_all, "_run", member)
     with pytest.raises(SystemExit):
         run_all.main(["--seconds", "9999"])
     assert ran == []
-    assert run_all.main(["--quick"]) == 3
-    assert ran == ["ran"]
+    assert run_all.main(["--quick"]) == 1
+    assert [command[2:] for command in ran] == [[f"benchmarks.{name}", "--quick"] for name in run_all.MEMBERS]
+
+
+def test_a_member_has_an_interpreter_of_its_own_and_tells_how_it_ended() -> None:
+    assert run_all._run([sys.executable, "-c", ""]) == 0
+    assert run_all._run([sys.executable, "-c", "raise SystemExit(7)"]) == 1
 
 
 def answers(per_s: int, statuses: dict[int, int] | None = None) -> Round:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -14,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tocsin.cli.importing import progress_bar
-from tocsin.errors import NotFoundError, TimedOutError
+from tocsin.errors import NotFoundError, StorageUnavailableError, TimedOutError
 from tocsin.schemas import LaneName
 from tocsin.settings import Settings
 from tocsin.storage.connect import CONSUME_TIMEOUT_S, connect, resolve_url
@@ -51,7 +52,7 @@ def backfill_command(
     total = work.events(range(work.partitions))
     if not total:
         raise NotFoundError(f"there are no events in {source.place}", hint="name the archive with --archive")
-    with progress_bar(console) as bar:
+    with _saying_what_to_do(), progress_bar(console) as bar:
         task = bar.add_task("backfilling", total=total)
         done = _backfill(
             settings, uri, work, parallel, address, lambda number: bar.advance(task, float(number))
@@ -157,6 +158,16 @@ def served_skew(settings: Settings, names: Sequence[str]) -> Finding:
     return train_serve_skew(report.compared, report.mismatches, names)
 
 
+@contextmanager
+def _saying_what_to_do() -> Iterator[None]:
+    try:
+        yield
+    except StorageUnavailableError as error:
+        raise StorageUnavailableError(
+            error.message, hint="start the platform with `tocsin up`, or check TOCSIN_REDIS_URL"
+        ) from None
+
+
 async def _verify(settings: Settings, uri: str, limit: int) -> Report:
     from features.archive import Archive
     from features.skew import read_samples, read_tail, verify
@@ -165,8 +176,9 @@ async def _verify(settings: Settings, uri: str, limit: int) -> Report:
     client = connect(resolve_url(settings), timeout_s=CONSUME_TIMEOUT_S)
     try:
         keys = FeatureKeys(settings.namespace)
-        samples = await read_samples(client, keys, limit=limit)
-        tail = await read_tail(client, keys, settings.partitions(LaneName.ACTIVITY))
+        with _saying_what_to_do():
+            samples = await read_samples(client, keys, limit=limit)
+            tail = await read_tail(client, keys, settings.partitions(LaneName.ACTIVITY))
     finally:
         await client.aclose()
     return verify(samples, tail, Archive(uri))
