@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 SETTLE_DEADLINE_S = 300.0
 POLL_S = 0.2
+PATIENCE_S = 30.0
 ALERT_BATCH = 1000
 
 
@@ -240,8 +241,22 @@ def lane_counts(settings: Settings, lane: str) -> dict[str, int]:
     Raises:
         TocsinError: the platform does not answer.
     """
-    found: dict[str, int] = next(item["counts"] for item in fetch(settings)["lanes"] if item["lane"] == lane)
+    found: dict[str, int] = next(
+        item["counts"] for item in _status(settings)["lanes"] if item["lane"] == lane
+    )
     return found
+
+
+def _status(settings: Settings) -> dict[str, Any]:
+    """The platform's status; a busy moment of its storage is waited out, or half an import would be told as none."""
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            return fetch(settings)
+        except RequestFailedError as error:
+            if error.status != 503 or time.monotonic() > deadline:
+                raise
+        time.sleep(POLL_S)
 
 
 def await_lane(settings: Settings, *lanes: str) -> None:
@@ -254,7 +269,7 @@ def await_lane(settings: Settings, *lanes: str) -> None:
     while time.monotonic() < deadline:
         waiting = [
             item
-            for item in fetch(settings)["lanes"]
+            for item in _status(settings)["lanes"]
             if item["lane"] in lanes
             and item["blocks_waiting"] + item["blocks_pending"] + item["retrying"] > 0
         ]
