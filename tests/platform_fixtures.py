@@ -68,6 +68,7 @@ def client(settings: Settings) -> Iterator[Client]:
 def trained(settings: Settings, client: Client) -> list[str]:
     """Advertisers with history and a champion that serves them; returns their ids."""
     from features.simulator import simulate
+    from tests.support import eventually
     from tocsin.cli.importing import await_lane, request_of
     from tocsin.cli.training import train
 
@@ -76,7 +77,9 @@ def trained(settings: Settings, client: Client) -> list[str]:
     assert answer.rejected == 0
     await_lane(settings, "activity")
     train(settings, promote=True)
-    return sorted({activity.advertiser_id for activity in simulation.activities})
+    ids = sorted({activity.advertiser_id for activity in simulation.activities})
+    eventually(lambda: client.churn(ids[0]).method == "model", what="a prediction by the champion")
+    return ids
 
 
 @pytest.fixture(scope="session")
