@@ -26,7 +26,7 @@ check: .venv/.synced ## Format, lint, types, import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: .venv/.synced ## Both benchmarks of ours, one JSON line each
+bench: .venv/.synced ## All benchmarks that need nothing else installed, one JSON line each
 	$(BIN)/python -m benchmarks
 
 bench-routing: .venv/.synced ## Notifications end to end, and the floor below them: one JSON line

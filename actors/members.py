@@ -132,6 +132,7 @@ class PoolMember:
         self._leases: Leases | None = None
         self._shard: Shard | None = None
         self._freshener: Freshener | None = None
+        self._lander: Lander | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._started: Future[None] = Future()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -209,7 +210,8 @@ class PoolMember:
         handler, close = self._handler(lane, servers, policy, leases)
         consumer = self._consumer = Consumer(lane, leases, handler, policy=policy.consumer, clock=self._clock)
         self._leases, self._loop = leases, asyncio.get_running_loop()
-        reports = Reports(control, lane.keys.reports, lambda: faults_of(consumer, lane, handler))
+        parts = (consumer, lane, handler, self._freshener, self._lander)
+        reports = Reports(control, lane.keys.reports, lambda: faults_of(*parts))
         telling = asyncio.create_task(reports.run())
         self._started.set_result(None)
         try:
@@ -286,7 +288,7 @@ class PoolMember:
             held=leases.held,
             clock=self._clock,
         )
-        self._shard, self._freshener = shard, freshener
+        self._shard, self._freshener, self._lander = shard, freshener, lander
         beside = [asyncio.create_task(freshener.run()), asyncio.create_task(lander.run())]
 
         async def close() -> None:

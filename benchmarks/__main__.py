@@ -1,26 +1,42 @@
-"""Every member, one after the other, with the same arguments; fails if any of them does."""
+"""Every member that needs nothing but our own environment, one after the other, with the same arguments.
+
+Each has an interpreter of its own: a process joins Ray once, with the environment it had then. The status is that of
+the worst. `features` and `peers` install other libraries and are run by name.
+"""
 
 from __future__ import annotations
 
+import subprocess
 import sys
-import traceback
-from collections.abc import Callable
 
-from benchmarks import fairness, routing, serving
+from benchmarks import harness
 
-MEMBERS: tuple[Callable[[list[str] | None], int], ...] = (routing.main, fairness.main, serving.main)
+MEMBERS = ("routing", "fairness", "serving", "features_online")
+BY_NAME = ("features", "peers")  # beside other libraries, which they install first
+DESCRIPTION = (
+    f"Runs {', '.join(MEMBERS)}, one after the other; one of them alone: python -m benchmarks.{MEMBERS[0]}. "
+    f"Only by name, as they install other libraries: {' and '.join(BY_NAME)}."
+)
+STOP_S = 60.0
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run all members; a failed one does not keep the next from its turn. Returns the exit status."""
-    status = 0
-    for member in MEMBERS:
+    arguments = sys.argv[1:] if argv is None else argv
+    harness.parse("", DESCRIPTION, arguments)  # before minutes have gone by
+    with harness.obeying_sigterm():
+        return max(_run([sys.executable, "-m", f"benchmarks.{name}", *arguments]) for name in MEMBERS)
+
+
+def _run(command: list[str]) -> int:
+    """One member; it is told to end, and waited for, when we are. Returns 0, or 1 where it failed."""
+    with subprocess.Popen(command) as member:  # noqa: S603 (ourselves)
         try:
-            status = max(status, member(argv))
-        except Exception:  # noqa: BLE001 (said in full, and told by the exit status)
-            traceback.print_exc()
-            status = 1
-    return status
+            return int(member.wait() != 0)
+        except BaseException:
+            member.terminate()
+            member.wait(STOP_S)
+            raise
 
 
 if __name__ == "__main__":

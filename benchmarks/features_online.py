@@ -206,7 +206,7 @@ def _measure(bench: Bench, options: Options) -> Figures:
 
 def main(argv: list[str] | None = None) -> int:
     """Run it alone; returns the exit status."""
-    return harness.run("features-online", "The online half of the feature store.", measure, argv)
+    return harness.run("features_online", "The online half of the feature store.", measure, argv)
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ def parse(
     name: str, description: str, argv: Sequence[str] | None = None, *, seconds: float = DEFAULT_S
 ) -> Options:
     """Read the arguments every member takes; exits with status 2 where they make no sense."""
-    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=description)
+    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}".rstrip("."), description=description)
     parser.add_argument("--seconds", type=_seconds, help=f"length of the measured part (default {seconds:g})")
     parser.add_argument(
         "--quick", action="store_true", help=f"a smoke run of {QUICK_S:g} s: does it work at all?"

@@ -82,8 +82,9 @@ def hanging_provider(pipe: Connection) -> None:
 
 async def _hang(pipe: Connection) -> None:
     async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while await reader.read(65_536):  # until the caller gives up
-            pass
+        with contextlib.suppress(asyncio.CancelledError):  # else the loop complains of each, at the end
+            while await reader.read(65_536):  # until the caller gives up
+                pass
         writer.close()
 
     server = await asyncio.start_server(take, "127.0.0.1", 0)

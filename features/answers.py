@@ -11,6 +11,8 @@ from tocsin.clock import to_datetime
 from tocsin.errors import InvalidRecordError
 from tocsin.schemas import FeatureRow, FeaturesAnswer, FeaturesBatchAnswer, FeatureValue, ViewRead
 
+DEMANDED = {feature.name: feature for feature in ON_DEMAND}
+
 
 def is_known(answer: Answer, place: int) -> bool:
     """Whether anybody ever told us of an entity."""
@@ -29,6 +31,12 @@ def check_names(names: Sequence[str], requested: Mapping[str, float]) -> None:
         InvalidRecordError: names the one that is not.
     """
     for name in names:
+        if name in DEMANDED:
+            raise InvalidRecordError(
+                f"{name!r} is computed on demand: it comes with its values, without being named",
+                field="features",
+                limit=f"`values` of {', '.join(DEMANDED[name].requested)}",
+            )
         if name not in VIEW_OF:
             raise InvalidRecordError(
                 f"{name[:128]!r} is not a stored feature",

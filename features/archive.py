@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from hashlib import blake2b
 from pathlib import PurePosixPath
@@ -31,7 +32,13 @@ import pyarrow.parquet as pq
 from pyarrow import fs as pafs
 
 from features.event_table import DICTIONARY_COLUMNS, ORDER, SCHEMA, as_events, check_schema
-from tocsin.errors import ConfigurationError, InvalidRecordError, UnreadableFileError
+from tocsin.errors import (
+    ArchiveUnavailableError,
+    ConfigurationError,
+    InvalidRecordError,
+    UnreadableFileError,
+)
+from tocsin.settings import without_credentials
 
 BATCH_ROWS = 1_000_000  # events held at once while reading; about 150 MB
 ROW_GROUP = 65_536
@@ -77,17 +84,27 @@ class Archive:
         uri: A folder, or a URI that pyarrow knows (`s3://bucket/path`, `gs://…`, `file:///…`).
 
     Raises:
-        ConfigurationError: the URI names no file system.
+        ConfigurationError: the URI names no file system, or no bucket.
+        ArchiveUnavailableError: by each method, where the file system does not answer or refuses.
     """
 
     def __init__(self, uri: str) -> None:
+        self.place = without_credentials(str(uri))  # for people
         try:
             if "://" in uri:
                 filesystem, root = pafs.FileSystem.from_uri(uri)
             else:
                 filesystem, root = pafs.LocalFileSystem(), str(uri)
-        except (pa.ArrowException, OSError, ValueError) as error:
-            raise ConfigurationError(f"{uri} is no place for an archive: {error}") from error
+        except OSError as error:  # without a region in it, Amazon is asked for the bucket's
+            raise ArchiveUnavailableError(f"the archive at {self.place} does not answer: {error}") from None
+        except (pa.ArrowException, ValueError) as error:
+            detail = str(error).replace(uri, self.place)
+            raise ConfigurationError(
+                f"{self.place} is no place for an archive: {detail}",
+                hint="a folder, or a URI such as s3://bucket/archive?region=eu-west-1",
+            ) from None  # the cause may tell the credentials
+        if not root.strip("/"):
+            raise ConfigurationError(f"{self.place} is no place for an archive: it names no bucket or folder")
         self._fs: Any = filesystem
         self._root = root.rstrip("/")
 
@@ -109,10 +126,11 @@ class Archive:
         months = _months_of(table["event_time"].to_numpy())
         for month in np.unique(months):
             path = f"{self._root}/month={month}/{name}.parquet"
-            if self._fs.get_file_info(path).type != pafs.FileType.NotFound:
-                continue
             part = table.filter(pa.array(months == month)).sort_by(list(ORDER))
-            self._write(path, iter([part]), replaces=())
+            with self._answering():
+                if self._fs.get_file_info(path).type != pafs.FileType.NotFound:
+                    continue
+                self._write(path, iter([part]), replaces=())
             written += len(part)
         return written
 
@@ -130,11 +148,12 @@ class Archive:
     def counts(self, parts: Sequence[Part]) -> dict[str, int]:
         """Rows by advertiser, over some files; memory grows with the advertisers alone."""
         total: Counter[str] = Counter()
-        for part in parts:
-            for values in self._dataset([part]).to_batches(columns=["advertiser_id"]):
-                found = pc.value_counts(values.column(0))
-                names, numbers = found.field("values").to_pylist(), found.field("counts").to_pylist()
-                total.update(dict(zip(names, numbers, strict=True)))
+        with self._answering():
+            for part in parts:
+                for values in self._dataset([part]).to_batches(columns=["advertiser_id"]):
+                    found = pc.value_counts(values.column(0))
+                    names, numbers = found.field("values").to_pylist(), found.field("counts").to_pylist()
+                    total.update(dict(zip(names, numbers, strict=True)))
         return dict(total)
 
     def read(
@@ -172,7 +191,8 @@ class Archive:
                 keep &= ds.field("event_time") >= start
             if end is not None:
                 keep &= ds.field("event_time") < end
-            table = self._dataset(parts).to_table(filter=keep)
+            with self._answering():
+                table = self._dataset(parts).to_table(filter=keep)
             if advertisers is not None and len(wanted) < len(counts):
                 inside = [name for name in wanted if low <= name <= high]
                 table = table.filter(
@@ -230,7 +250,8 @@ class Archive:
                 rows += len(table)
                 yield table
 
-        self._write(path, merged(), replaces=names)
+        with self._answering():
+            self._write(path, merged(), replaces=names)
         return rows
 
     def _remove_replaced(self, now: float, grace_s: float) -> int:
@@ -247,8 +268,9 @@ class Archive:
             for info in self._files()
             if info.path.endswith(_UNFINISHED) and now - _modified_at(info) >= grace_s
         ]
-        for path in (*gone, *unfinished):
-            self._fs.delete_file(path)
+        with self._answering():
+            for path in (*gone, *unfinished):
+                self._fs.delete_file(path)
         return len(gone)
 
     def _listed(self) -> list[Part]:
@@ -256,17 +278,24 @@ class Archive:
         parts = []
         for info in self._files():
             month = _PARTITION.match(PurePosixPath(info.path).parent.name)
-            if month and info.path.endswith(".parquet"):
-                parts.append(self._part(info, month[1]))
+            if month and info.path.endswith(".parquet") and (part := self._part(info, month[1])):
+                parts.append(part)
         return sorted(parts, key=lambda part: (part.month, part.name))
 
     def _files(self) -> list[Any]:
         selector = pafs.FileSelector(self._root, allow_not_found=True, recursive=True)
-        return [info for info in self._fs.get_file_info(selector) if info.type == pafs.FileType.File]
+        with self._answering():
+            return [info for info in self._fs.get_file_info(selector) if info.type == pafs.FileType.File]
 
-    def _part(self, info: Any, month: str) -> Part:
+    def _part(self, info: Any, month: str) -> Part | None:
+        """What a file holds; None where a compaction removed it since it was listed."""
         try:
-            with self._fs.open_input_file(info.path) as file, pq.ParquetFile(file) as parquet:
+            with self._answering():
+                opened = self._fs.open_input_file(info.path)
+        except FileNotFoundError:
+            return None
+        try:
+            with opened as file, pq.ParquetFile(file) as parquet:
                 schema, rows = parquet.schema_arrow, parquet.metadata.num_rows
         except (pa.ArrowException, OSError) as error:
             raise UnreadableFileError(
@@ -296,6 +325,19 @@ class Archive:
         )
         paths = [part.path for part in parts]
         return ds.FileSystemDataset.from_paths(paths, schema=schema, format=form, filesystem=self._fs)
+
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        """What the file system raises, as an error of ours."""
+        try:
+            yield
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise ArchiveUnavailableError(
+                f"the archive at {self.place} does not answer or refuses: {error}",
+                hint="check TOCSIN_ARCHIVE_URI, the credentials, the network and the space left",
+            ) from error
 
     def _write(self, path: str, tables: Iterator[pa.Table], *, replaces: Sequence[str]) -> None:
         """Write a whole file beside its place, then move it there."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from redis import asyncio as aioredis
@@ -29,6 +29,7 @@ from tocsin.keys import LaneKeys
 from tocsin.lanes import partition_of
 from tocsin.storage.connect import translate
 from tocsin.storage.scripts import WATERMARK, Script
+from tocsin.telemetry.reports import Fault
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +77,10 @@ class Freshener:
         self._script = Script(WATERMARK)
         self._hour: int | None = None
         self._due: list[str] = []  # popular advertisers whose step has ended
+
+    def faults(self) -> Mapping[Fault, int]:
+        """How often watermarks or vectors were not written, and tried again."""
+        return {Fault.FRESHENING: self.failures}
 
     async def run(self) -> None:
         """Until cancelled."""

@@ -58,6 +58,7 @@ class ImportBatch(Struct):
     """Up to 2,000 rows of a file, in its order."""
 
     activities: list[Activity] = field(default_factory=list)
+    lines: list[int] = field(default_factory=list)  # of the activities
     rejects: list[Reject] = field(default_factory=list)
 
     @property
@@ -136,6 +137,7 @@ def _batches(table: Table, columns: dict[str, str] | None, now: float) -> Iterat
     for row in read_rows(table, wanted):
         try:
             batch.activities.append(_activity(row, columns, derived, now))
+            batch.lines.append(row.line)
         except InvalidRecordError as error:
             batch.rejects.append(Reject(row.line, error.message, _raw(row)))
         if batch.rows >= BATCH_ROWS:

@@ -30,7 +30,8 @@ class Moments:
         self._asked_at = -math.inf
 
     async def now(self) -> float:
-        """The moment to answer for, epoch seconds. `latest` is the midnight after the newest event, up to 5 s old.
+        """The moment to answer for, epoch seconds. `latest` is the midnight after the newest event, up to 5 s old,
+        or the clock's time where that is earlier: of a midnight to come nothing is known yet.
 
         Raises:
             StorageUnavailableError: it is `latest`, and was never known.
@@ -46,4 +47,5 @@ class Moments:
             except StorageUnavailableError:
                 if self._newest is None:
                     raise
-        return self._clock.now() if self._newest is None else moment_after(self._newest)
+        now = self._clock.now()
+        return now if self._newest is None else moment_after(self._newest, now)

@@ -204,7 +204,8 @@ class Shard:
     def _moment(self, newest: float) -> float:
         if self._fixed is not None:
             return self._fixed
-        return moment_after(newest) if self._latest else self._clock.now()
+        now = self._clock.now()
+        return moment_after(newest, now) if self._latest else now
 
     # ------------------------------------------------------------------ writing
 
@@ -242,6 +243,7 @@ class Shard:
             if bodies:
                 fields: dict[Any, Any] = {"v": WIRE_VERSION, "b": pack_block(bodies)}
                 pipe.xadd(self._keys.log(partition), fields, maxlen=LOG_ENTRIES)
+                pipe.hincrby(self._keys.archive, f"logged:{partition}", len(bodies))
 
     def _stage_counts(self, pipe: Pipeline, unit: Unit, changes: Mapping[str, Change]) -> None:
         applied = sum(len(change.changed) for change in changes.values())
@@ -249,12 +251,13 @@ class Shard:
         for name, number in (("applied", applied), ("repeated", total - applied)):
             if number:
                 pipe.hincrby(self._lane_keys.counts, name, number)
-        now = self._clock.now()
-        spans: Counter[float] = Counter()
+        now_ms = self._clock.now() * 1000
+        waited: Counter[float] = Counter()
         for entry, records in unit.records.items():
-            spans[max(now * 1000 - int(entry.partition("-")[0]), 0.0)] += records
-        for bucket, number in tally(spans).items():
-            pipe.hincrby(self._lane_keys.latency, str(bucket), number)
+            waited[max(now_ms - int(entry.partition("-")[0]), 0.0)] += records
+        for key, spans in ((self._lane_keys.latency, waited), (self._keys.freshness, _ages(changes, now_ms))):
+            for bucket, number in tally(spans).items():
+                pipe.hincrby(key, str(bucket), number)
         stage_quarantine(pipe, self._lane_keys, unit.unreadable)
 
 
@@ -304,6 +307,16 @@ def _compare(events: dict[str, Activity], known: Mapping[str, Activity]) -> Chan
             if content(event) != content(before):
                 restated.append(event)
     return Change(writes, [*new.values(), *restated], len(new))
+
+
+def _ages(changes: Mapping[str, Change], now_ms: float) -> Counter[float]:
+    """How long ago what is told for the first time happened (whole ms); an imported past would say nothing."""
+    return Counter(
+        int(now_ms - event.event_time * 1000)
+        for change in changes.values()
+        for event in islice(change.changed, change.first_told)
+        if not event.backdated
+    )
 
 
 def _as_known(event: Activity) -> Activity:

@@ -9,6 +9,7 @@ An advertiser belongs to one partition of the activity lane, so its state has on
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 from typing import Any, Final
@@ -35,9 +36,9 @@ def fixed_moment(as_of: str) -> float | None:
     return None if as_of in {"now", "latest"} else to_epoch(msgspec.convert(as_of, datetime))
 
 
-def moment_after(newest: float) -> float:
-    """The midnight UTC after an event: what `latest` stands for."""
-    return (newest // DAY_S + 1) * DAY_S
+def moment_after(newest: float, now: float = math.inf) -> float:
+    """What `latest` stands for: the midnight UTC after the newest event, or now while that midnight is still ahead."""
+    return min((newest // DAY_S + 1) * DAY_S, now)
 
 
 def read_history(body: bytes | None) -> tuple[History | None, bool]:

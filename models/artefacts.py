@@ -29,13 +29,15 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import wraps
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 from uuid import uuid4
 
-from tocsin.errors import ConfigurationError, ConflictError
+from tocsin.errors import ConfigurationError, ConflictError, ModelUnavailableError
+from tocsin.settings import without_credentials
 
 CLAIM_TRIES = 200
 CLAIM_LIFE_S = 60.0
@@ -83,17 +85,26 @@ def open_store(location: str | Path, name: str) -> ArtefactStore:
 
     Raises:
         ConfigurationError: the URI names no store.
+        ModelUnavailableError: its region was asked for, and nobody answered.
     """
     text = str(location).removeprefix("file://")
     if not _URL.match(text):
         return LocalFolder(Path(text).expanduser() / name)
     from pyarrow import ArrowException, fs  # noqa: PLC0415 (heavy: only for object stores)
 
+    place = without_credentials(text)
     try:
         filesystem, root = fs.FileSystem.from_uri(text)
-    except (ArrowException, ValueError, OSError) as error:
-        raise ConfigurationError(f"the model registry's location is not usable: {error}") from error
-    return ObjectStore(filesystem, f"{root.rstrip('/')}/{name}")
+    except OSError as error:  # without a region in it, Amazon is asked for the bucket's
+        raise ModelUnavailableError(f"the model registry at {place} does not answer: {error}") from None
+    except (ArrowException, ValueError) as error:
+        detail = str(error).replace(text, place)
+        raise ConfigurationError(
+            f"TOCSIN_MODELS_URL: {place} is no place for models: {detail}"
+        ) from None  # the cause may tell the credentials
+    if not root.strip("/"):
+        raise ConfigurationError(f"TOCSIN_MODELS_URL: {place} is no place for models: it names no bucket")
+    return ObjectStore(filesystem, f"{root.rstrip('/')}/{name}", place)
 
 
 class LocalFolder:
@@ -201,20 +212,46 @@ def _sync(folder: Path) -> None:
         os.close(handle)
 
 
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def _telling(step: Callable[Concatenate[ObjectStore, _P], _R]) -> Callable[Concatenate[ObjectStore, _P], _R]:
+    """What the file system raises, as an error of ours."""
+
+    @wraps(step)
+    def told(store: ObjectStore, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        try:
+            return step(store, *args, **kwargs)
+        except OSError as error:
+            raise ModelUnavailableError(
+                f"the model registry at {store.place} does not answer: {error}",
+                hint="check TOCSIN_MODELS_URL, the credentials and the network; what serves goes on serving",
+            ) from error
+
+    return told
+
+
 class ObjectStore:
     """Any file system of `pyarrow.fs`.
 
     Args:
         filesystem: Where.
         root: Below which path.
+        place: What it is called in errors; never holds credentials.
+
+    Raises:
+        ModelUnavailableError: by each method, where the file system does not answer or refuses.
     """
 
     MARK = "complete"  # written last: a folder without it is not there yet
 
-    def __init__(self, filesystem: Any, root: str) -> None:
+    def __init__(self, filesystem: Any, root: str, place: str = "") -> None:
         self._fs = filesystem
         self._root = root
+        self.place = place or root
 
+    @_telling
     def read(self, path: str) -> bytes | None:
         """A file; None where there is none."""
         try:
@@ -223,6 +260,7 @@ class ObjectStore:
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return None
 
+    @_telling
     def write_folder(self, folder: str, files: dict[str, bytes]) -> None:
         """A folder of files; the mark that makes it whole comes last."""
         if self.read(f"{folder}/{self.MARK}") is not None:
@@ -231,11 +269,13 @@ class ObjectStore:
             self._write(f"{folder}/{name}", content)
         self._write(f"{folder}/{self.MARK}", b"")
 
+    @_telling
     def folders(self) -> list[str]:
         """All folders that are whole, by name."""
         paths = self._names("", recursive=True)
         return sorted(path.partition("/")[0] for path in paths if path.endswith(f"/{self.MARK}"))
 
+    @_telling
     def remove(self, folder: str) -> None:
         """Remove a folder, its mark first."""
         for path in (f"{folder}/{self.MARK}", folder):
@@ -250,6 +290,7 @@ class ObjectStore:
             found.append(entry)
         return found
 
+    @_telling
     def append(self, entry: bytes, *, after: int) -> bool:
         """Make an entry the one after the first `after`, while nobody else has a claim."""
         with self._claimed() as until:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import ClassVar
 
 import msgspec
@@ -37,6 +37,13 @@ from tocsin.settings import Settings
 log = logging.getLogger(__name__)
 
 ORDER_S = 1e-6  # between the arrivals of one request's records: of one event told twice, the second counts
+REASONS = (
+    "late",
+    "future",
+    *ActivityRequest.__struct_fields__,
+    "record",
+    "body",
+)  # labels of what is refused
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -98,12 +105,12 @@ def to_activity(request: ActivityRequest, arrival: float) -> Activity:
 
 
 def reason_of(error: RecordError) -> str:
-    """A bounded label for why a record was refused: `late`, `future`, or the field."""
+    """A label for why a record was refused, one of `REASONS`."""
     if error.field == "event_time" and error.limit.startswith("<="):
         return "future"
     if error.field == "event_time" and error.limit.startswith(">="):
         return "late"
-    return error.field if error.field in ActivityRequest.__struct_fields__ else "record"
+    return error.field if error.field in REASONS else "record"
 
 
 class ActivityIntake(Application):
@@ -147,9 +154,13 @@ class ActivityIntake(Application):
         """Validate, store, and only then answer 202."""
         now = self._clock.now()
         ndjson, atomic = is_ndjson(request), query_flag(request, "atomic")
-        decoded = self._decoder.decode(await read_body(request), ndjson=ndjson, now=now)
+        try:
+            decoded = self._decoder.decode(await read_body(request), ndjson=ndjson, now=now)
+        except InvalidRecordError:
+            await self._count(["body"])
+            raise
         if decoded.errors:
-            await self._count(decoded.errors)
+            await self._count(map(reason_of, decoded.errors))
         if decoded.errors and (atomic or not decoded.records):
             raise RejectedBatchError(decoded.errors, decoded.total, atomic=atomic)
         decision = (await self._gate.decide(LaneName.ACTIVITY, {"": len(decoded.records)}, whole=True))[""]
@@ -169,12 +180,13 @@ class ActivityIntake(Application):
             accepted=len(records), rejected=len(decoded.errors), durability=durability, errors=decoded.errors
         )
 
-    async def _count(self, errors: Sequence[RecordError]) -> None:
+    async def _count(self, reasons: Iterable[str]) -> None:
         """Count what is refused, by reason; that it cannot be counted is no reason to fail."""
+        counts = Counter(reasons)
         try:
             async with self._lanes.client.pipeline(transaction=False) as pipe:
-                for reason, number in Counter(map(reason_of, errors)).items():
+                for reason, number in counts.items():
                     pipe.hincrby(self._keys.refused, reason, number)
                 await pipe.execute()
         except (redis_errors.RedisError, OSError) as error:
-            log.warning("%d refused records were not counted: %s", len(errors), error)
+            log.warning("%d refused records were not counted: %s", counts.total(), error)

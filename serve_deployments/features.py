@@ -73,7 +73,10 @@ class Features(Application):
             path="/",
             handler="batch",
             summary="The features of up to 1,000 advertisers",
-            description="One row each, in the order asked; the status `never` marks advertisers nobody told us of.",
+            description=(
+                "One row each, in the order asked, repeats once; the status `never` marks advertisers nobody told us "
+                "of."
+            ),
             request=FeaturesRequest,
             answer=FeaturesBatchAnswer,
             problems=(401, 413, 422, 503),
@@ -108,6 +111,10 @@ class Features(Application):
         decoded = self._decoder.decode(await read_body(request), ndjson=False, now=0.0)
         if decoded.errors:
             raise RejectedBatchError(decoded.errors, 1, atomic=False)
+        if decoded.total > 1:
+            raise InvalidRecordError(
+                f"the body holds {decoded.total:,} objects", field="body", limit="one JSON object"
+            )
         asked = decoded.records[0][1]
         check_names(asked.features, asked.values)
         ids = list(dict.fromkeys(asked.advertiser_ids))

@@ -9,14 +9,18 @@ from importlib.metadata import version
 
 from redis import exceptions as redis_errors
 
+from features.definitions import VIEWS
+from features.landing import read_backlog
 from features.store import FeatureStore
 from routing.admission import AdmissionReason
 from routing.channels import FailureReason
 from routing.lookups import LookupReason
+from serve_deployments.activity import REASONS
 from serve_deployments.gate import Sample, take_sample
 from serve_deployments.lanes import LaneSet
 from tocsin.clock import Clock
 from tocsin.errors import TocsinError
+from tocsin.keys import FeatureKeys
 from tocsin.lanes import Lane, LaneDepth
 from tocsin.resilience.breakers import read_breakers
 from tocsin.resilience.shared_breaker import BreakerState, BreakerView
@@ -54,10 +58,8 @@ async def _put_all(page: Page, lanes: LaneSet, store: FeatureStore, namespace: s
         await _put_lane(page, lane)
     for breaker in await read_breakers(lanes.client, namespace, clock.now()):
         _put_breaker(page, breaker)
-    page.put("tocsin_advertisers", await store.count())
-    newest = await store.latest()
-    if newest is not None:
-        page.put("tocsin_newest_event_timestamp_seconds", newest)
+    await _put_features(page, lanes.lanes[LaneName.ACTIVITY], store)
+    await _put_archive(page, lanes.lanes[LaneName.ACTIVITY], store.keys)
 
 
 async def _put_lane(page: Page, lane: Lane) -> None:
@@ -111,6 +113,47 @@ def _put_reports(page: Page, lane: str, reports: Mapping[str, int]) -> None:
     for reason in AdmissionReason:
         if reason:
             page.put("tocsin_refused_total", reports.get(f"{REFUSED}{reason}", 0), lane, reason)
+
+
+async def _put_features(page: Page, lane: Lane, store: FeatureStore) -> None:
+    keys, partitions = store.keys, range(lane.partitions)
+    async with lane.client.pipeline(transaction=False) as pipe:
+        pipe.time()
+        pipe.mget([keys.watermark(partition) for partition in partitions])
+        pipe.hgetall(lane.keys.latency)
+        pipe.hgetall(keys.freshness)
+        pipe.hgetall(keys.refused)
+        pipe.xlen(keys.served)
+        time, marks, latency, freshness, refused, samples = await pipe.execute()
+    now_s = time[0] + time[1] / 1e6
+    for partition, mark in zip(partitions, marks, strict=True):
+        if mark is not None:
+            page.put("tocsin_feature_lag_seconds", max(now_s - float(mark), 0.0), str(partition))
+    for name, spans in (("latency", latency), ("freshness", freshness)):
+        buckets = {int(bucket): number for bucket, number in _numbers(spans).items()}
+        page.put_histogram(f"tocsin_feature_{name}_seconds", buckets)
+    counts = _numbers(refused)
+    for reason in REASONS:
+        page.put("tocsin_activity_invalid_total", counts.get(reason, 0), reason)
+    for view in VIEWS:
+        page.put("tocsin_feature_unfit_vectors_total", counts.get(f"schema:{view.name}", 0), view.name)
+    page.put("tocsin_feature_samples", samples)
+    page.put("tocsin_advertisers", await store.count())
+    newest = await store.latest()
+    if newest is not None:
+        page.put("tocsin_newest_event_timestamp_seconds", newest)
+
+
+async def _put_archive(page: Page, lane: Lane, keys: FeatureKeys) -> None:
+    found = await read_backlog(lane.client, keys, lane.partitions)
+    page.put("tocsin_archive_waiting_records", found.waiting)
+    for partition, blocks in found.blocks.items():
+        page.put("tocsin_archive_waiting_blocks", blocks, str(partition))
+        page.put("tocsin_archive_oldest_age_seconds", found.oldest_age_s[partition], str(partition))
+    page.put("tocsin_archive_landed_total", found.landed)
+    page.put("tocsin_archive_lost_total", found.lost)
+    if found.landed_at is not None:
+        page.put("tocsin_archive_last_landing_timestamp_seconds", found.landed_at)
 
 
 def _put_breaker(page: Page, breaker: BreakerView) -> None:

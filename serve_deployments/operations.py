@@ -15,6 +15,7 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 
+from features.landing import Backlog, read_backlog
 from features.store import FeatureStore
 from models.registry import Registry
 from serve_deployments.http import Application, Endpoint, json_response
@@ -30,6 +31,7 @@ from tocsin.storage.connect import SERVE_TIMEOUT_S, translate
 from tocsin.storage.servers import MAIN, Server
 from tocsin.telemetry.latency import quantile_ms
 
+REGISTRY_TIMEOUT_S = 2.0  # an object store that is away would hold up the rest
 COUNTED = (
     "accepted",
     "delivered",
@@ -95,6 +97,8 @@ class PlatformStatus(msgspec.Struct, frozen=True, kw_only=True):
     champion: str
     model_versions: int
     breakers: list[BreakerView] = []
+    archive: Backlog | None = None
+    registry_problem: str = ""  # why champion and versions are not told
 
 
 class Operations(Application):
@@ -197,17 +201,31 @@ class Operations(Application):
     async def status(self, _request: Request) -> PlatformStatus:
         """Everything at a glance."""
         durability = await self._lanes.durability(LaneName.P2)
-        champion = await asyncio.to_thread(self._registry.champion)
-        versions = await asyncio.to_thread(self._registry.versions)
+        champion, versions, problem = await self._models()
         return PlatformStatus(
             lanes=[await self._lane_status(name) for name in LaneName],
             durability=durability,
             advertisers=await self._store.count(),
             newest_event=await self._store.latest(),
-            champion=champion or "",
-            model_versions=len(versions),
+            champion=champion,
+            model_versions=versions,
+            registry_problem=problem,
             breakers=await read_breakers(self._lanes.client, self.settings.namespace, SystemClock().now()),
+            archive=await read_backlog(
+                self._lanes.client, self._store.keys, self.settings.partitions(LaneName.ACTIVITY)
+            ),
         )
+
+    async def _models(self) -> tuple[str, int, str]:
+        """The champion, how many versions there are, and else why that is not known: lanes matter more."""
+        try:
+            async with asyncio.timeout(REGISTRY_TIMEOUT_S):
+                champion = await asyncio.to_thread(self._registry.champion)
+                return champion or "", len(await asyncio.to_thread(self._registry.versions)), ""
+        except TimeoutError:
+            return "", 0, f"the model registry did not answer within {REGISTRY_TIMEOUT_S:g} s"
+        except (TocsinError, OSError) as error:
+            return "", 0, str(error)
 
     async def metrics(self, request: Request) -> Response:
         """Every metric, in the format the scraper asks for."""

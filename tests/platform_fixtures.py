@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -69,7 +68,7 @@ def client(settings: Settings) -> Iterator[Client]:
 def trained(settings: Settings, client: Client) -> list[str]:
     """Advertisers with history and a champion that serves them; returns their ids."""
     from features.simulator import simulate
-    from tests.fakes import wait_until
+    from tests.support import eventually
     from tocsin.cli.importing import await_lane, request_of
     from tocsin.cli.training import train
 
@@ -79,7 +78,7 @@ def trained(settings: Settings, client: Client) -> list[str]:
     await_lane(settings, "activity")
     train(settings, promote=True)
     ids = sorted({activity.advertiser_id for activity in simulation.activities})
-    asyncio.run(wait_until(lambda: client.churn(ids[0]).method == "model", 30.0, every_s=0.2))
+    eventually(lambda: client.churn(ids[0]).method == "model", what="a prediction by the champion")
     return ids
 
 

@@ -7,7 +7,8 @@ pass; only a batch with a fault in it is taken apart record by record to say whi
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Generic, TypeVar
 
 import msgspec
@@ -24,6 +25,7 @@ _UNDECODABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _SUSPECT = re.compile(rb"\\u00[01789]|\\[bf]|\x7f|\xc2[\x80-\x9f]")
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 _PATH = re.compile(r"^(?P<detail>.*?)(?: - at (?:`key` in )?`\$(?:\[\d+\])?\.?(?P<field>.*)`)?$", re.DOTALL)
+_PLACE = re.compile(r"\[\d+\]")
 _LIMIT = re.compile(r"(?:of length )?(?P<limit>(?:>=|<=|>|<) [-+.\de]+)")
 
 
@@ -45,6 +47,7 @@ class RecordDecoder(Generic[T]):
 
     def __init__(self, kind: type[T], check: Callable[[T, float], None]) -> None:
         self._check = check
+        self._choices = choices_of(kind)
         self._one = msgspec.json.Decoder(kind)
         self._many = msgspec.json.Decoder(list[kind])  # type: ignore[valid-type]
         self._raw = msgspec.json.Decoder(list[msgspec.Raw])
@@ -116,7 +119,7 @@ class RecordDecoder(Generic[T]):
                 refuse_control_characters(record)
                 self._check(record, now)
             except _UNDECODABLE as error:
-                errors.append(explain(error, index))
+                errors.append(explain(error, index, self._choices))
             except InvalidRecordError as error:
                 errors.append(
                     RecordError(index=index, detail=error.message, field=error.field, limit=error.limit)
@@ -126,18 +129,45 @@ class RecordDecoder(Generic[T]):
         return Decoded(records, errors, len(parts))
 
 
-def explain(error: Exception, index: int) -> RecordError:
-    """A decoder's complaint as field, limit and sentence."""
+def choices_of(kind: type[msgspec.Struct]) -> dict[str, str]:
+    """What the fields that know only some words take, by field; under "" the fields there are."""
+    fields = getattr(msgspec.inspect.type_info(kind), "fields", ())
+    found = {"": f"one of {', '.join(field.encode_name for field in fields)}"}
+    for field in fields:
+        at, inner = field.encode_name, field.type
+        while isinstance(inner, msgspec.inspect.Metadata):
+            inner = inner.type
+        if isinstance(inner, msgspec.inspect.VarTupleType | msgspec.inspect.ListType):
+            at, inner = f"{at}[...]", inner.item_type
+        if isinstance(inner, msgspec.inspect.LiteralType):
+            found[at] = f"one of {', '.join(str(value) for value in inner.values if value)}"
+    return found
+
+
+def explain(error: Exception, index: int, choices: Mapping[str, str] = MappingProxyType({})) -> RecordError:
+    """A decoder's complaint as field, limit and sentence; `choices` as `choices_of` tells them."""
     match = _PATH.match(str(error))
     detail, field = (match["detail"], match["field"] or "") if match else (str(error), "")
+    inner = ""
     for marker in ("unknown field `", "required field `"):
         if marker in detail:
             inner = detail.split(marker, 1)[1].rstrip("`")
             field = f"{field}.{inner}" if field else inner
-    limit = _LIMIT.search(detail)
+    found = _LIMIT.search(detail)
+    limit = found["limit"] if found else ""
+    if detail.startswith("Invalid enum value"):
+        limit = choices.get(_PLACE.sub("[...]", field), "")
+    elif "unknown field `" in detail and field == inner:
+        limit = choices.get("", "")
+    elif "missing required field" in detail:
+        limit = "required"
+    elif " matching regex " in detail:
+        limit = detail.partition(" regex ")[2].strip("'")
+    elif "RFC3339" in detail or "timezone" in detail:
+        limit = "RFC 3339 with an offset, e.g. 2026-01-31T00:00:00Z"
     if not isinstance(error, msgspec.ValidationError):
         detail = f"not valid JSON: {detail}"
-    return RecordError(index=index, detail=detail, field=field, limit=limit["limit"] if limit else "")
+    return RecordError(index=index, detail=detail, field=field, limit=limit)
 
 
 def refuse_control_characters(record: msgspec.Struct) -> None:

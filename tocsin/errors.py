@@ -92,6 +92,13 @@ class OverloadedError(TocsinError):
         self.retry_after_s = retry_after_s
 
 
+class ArchiveUnavailableError(TocsinError):
+    """The place of the archive does not answer, or refuses; what was to be landed is kept."""
+
+    code = "archive-unavailable"
+    retryable = True
+
+
 class ModelUnavailableError(TocsinError):
     """No trained model can be loaded from the registry."""
 

@@ -26,6 +26,8 @@ and replaying are single atomic steps, and a lane can be given a server of its o
 | `{ns}:{activity}:applied:{partition}`  | string | none               | moves with every change of a partition |
 | `{ns}:{activity}:watermark:{partition}` | string | none              | time (s) up to which a partition is applied |
 | `{ns}:{activity}:log:{partition}`      | stream | none: trimmed when landed | changed events, for the offline store |
+| `{ns}:{activity}:archive`              | hash   | none               | events logged, landed and lost; last landing |
+| `{ns}:{activity}:freshness`            | hash   | none               | event-time-to-servable histogram |
 | `{ns}:{activity}:wanted:{partition}`   | set    | 1 h                | advertisers whose vectors were not there |
 | `{ns}:{activity}:popular:{hour}`       | zset   | 2 h                | advertisers by how often they were asked for |
 | `{ns}:{activity}:backfill:{digest}`    | hash   | 7 d                | how far a backfill came, by partition |
@@ -108,6 +110,8 @@ class FeatureKeys:
         self.advertisers = f"{self.prefix}:advertisers"
         self.served = f"{self.prefix}:served"
         self.refused = f"{self.prefix}:refused"
+        self.archive = f"{self.prefix}:archive"
+        self.freshness = f"{self.prefix}:freshness"
 
     def history(self, advertiser_id: str) -> str:
         """Tiles of one advertiser."""

@@ -24,7 +24,6 @@ SECRETS = frozenset(
     {
         "redis_url",
         "redis_url_p0",
-        "models_url",  # may hold a bucket's credentials
         "api_key",
         "webhook_secret",
         "email_providers",
@@ -35,6 +34,7 @@ SECRETS = frozenset(
         "apprise_providers",
     }
 )
+LOCATIONS = frozenset({"archive_uri", "models_url"})  # shown, but for the credentials they may hold
 URLS = {
     "contacts_url": ("http://", "https://"),
     "device_status_url": ("http://", "https://"),
@@ -187,7 +187,8 @@ class Settings(Struct, frozen=True, kw_only=True):
         str,
         Meta(
             max_length=1024,
-            description="Where the event log lands as Parquet: a folder or an object store; empty: the data folder",
+            description="Where the event log lands as Parquet: a folder or a URI such as s3://bucket/archive; "
+            "empty: the data folder",
         ),
     ] = ""
     as_of: Annotated[
@@ -312,7 +313,7 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     @property
     def archive(self) -> str:
-        """Where the event log lands: a folder or a URI."""
+        """Where the event log lands: a folder, or a URI. May hold secrets: never log it."""
         return self.archive_uri or str(self.data_path / "archive")
 
     @property
@@ -337,10 +338,16 @@ class Settings(Struct, frozen=True, kw_only=True):
             for name, value in values.items()
         }
 
+    def shown(self, name: str) -> Any:
+        """The value of a setting for people: secrets are `***`, and locations are without credentials."""
+        value = getattr(self, name)
+        if name in LOCATIONS:
+            return without_credentials(value)
+        return "***" if name in SECRETS and value else value
+
     def __rich_repr__(self) -> list[tuple[str, Any]]:
         """Names and values for rich, secrets masked."""
-        shown = [(f.name, getattr(self, f.name)) for f in fields(self)]
-        return [(name, "***" if name in SECRETS and value else value) for name, value in shown]
+        return [(f.name, self.shown(f.name)) for f in fields(self)]
 
     def __repr__(self) -> str:
         shown = ", ".join(
@@ -354,6 +361,18 @@ MIN_API_KEY = 16
 MAX_PROVIDERS = 4
 ACCOUNT_CHANNELS = ("email", "sms", "voice", "push", "chat", "apprise")
 CLIENT_VARIABLES = frozenset({"TOCSIN_URL"})  # read by the client, not by the platform
+
+
+def without_credentials(location: str) -> str:
+    """A folder or a URI for people: without user, password and query, each of which may hold a secret."""
+    scheme, is_uri, rest = location.partition("://")
+    if not is_uri:
+        return location
+    before, at, place = rest.rpartition("@")
+    if "?" in before:  # no telling where a secret ends
+        return f"{scheme}://…"
+    place, query, _ = place.partition("?")
+    return f"{scheme}://{'***@' if at else ''}{place}{'?…' if query else ''}"
 
 
 def is_loopback(host: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import traceback
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
@@ -13,7 +14,7 @@ from pyarrow import fs
 
 from models import artefacts
 from models.artefacts import ArtefactStore, LocalFolder, ObjectStore, open_store
-from tocsin.errors import ConfigurationError, ConflictError
+from tocsin.errors import ConfigurationError, ConflictError, ModelUnavailableError
 
 FILES = {"model.skops": b"\x00model", "metadata.json": b"{}"}
 
@@ -174,5 +175,31 @@ def test_a_location_is_a_folder_or_a_uri(tmp_path: Path) -> None:
     assert isinstance(open_store(tmp_path, "churn"), LocalFolder)
     assert isinstance(open_store(f"file://{tmp_path}", "churn"), LocalFolder)
     assert isinstance(open_store("s3://bucket/models?region=eu-west-1", "churn"), ObjectStore)
-    with pytest.raises(ConfigurationError, match="location is not usable"):
-        open_store("gopher://somewhere", "churn")
+
+
+@pytest.mark.parametrize(
+    "location",
+    ["gopher://key:hunter2@somewhere", "s3://key:hunter2@bucket/x?foo=1", "s3://", "s3://k y:hunter2@b"],
+)
+def test_a_location_that_is_none_is_refused_without_its_credentials(location: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"TOCSIN_MODELS_URL: .* is no place for models") as caught:
+        open_store(location, "churn")
+    assert "hunter2" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_a_store_that_does_not_answer_is_an_error_of_ours() -> None:
+    class Away:
+        def __getattr__(self, name: str) -> Any:
+            raise OSError("AWS Error NETWORK_CONNECTION")
+
+    store = ObjectStore(Away(), "bucket/churn", "s3://***@bucket")
+    for step in (
+        lambda: store.read("x"),
+        lambda: store.write_folder("x", FILES),
+        store.folders,
+        lambda: store.remove("x"),
+        store.entries,
+        lambda: store.append(b"1", after=0),
+    ):
+        with pytest.raises(ModelUnavailableError, match=r"at s3://\*\*\*@bucket does not answer: AWS"):
+            step()

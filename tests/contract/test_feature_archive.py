@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,16 @@ from features.archive import Archive
 from features.backfill import Backfill, Plan, plan
 from features.definitions import DAY_S
 from features.event_table import activities_of, event_table
-from features.landing import Lander
+from features.landing import Backlog, Lander, read_backlog
 from features.noting import SAMPLE_EVERY, Notes
 from features.skew import Report, Sample, read_samples, read_tail, verify
 from tests.contract.test_feature_store import event, some_events
+from tests.fakes import wait_until
 from tests.feature_bench import NOW, PARTITIONS, Bench
-from tocsin.errors import OverloadedError, StorageUnavailableError
+from tocsin.errors import OverloadedError, StorageUnavailableError, UnreadableFileError
+from tocsin.lanes import partition_of
 from tocsin.schemas import Activity
+from tocsin.telemetry.reports import Fault
 
 NAMES = "abcdef"
 
@@ -49,6 +53,10 @@ def landed(archive: Archive) -> list[Activity]:
     return sorted(found, key=lambda one: (one.advertiser_id, one.event_id, one.arrival))
 
 
+async def backlog(bench: Bench) -> Backlog:
+    return await read_backlog(bench.client, bench.shard().store.keys, PARTITIONS)
+
+
 async def tail(bench: Bench) -> list[Activity]:
     return await read_tail(bench.client, bench.shard().store.keys, PARTITIONS)
 
@@ -76,7 +84,7 @@ async def test_a_landing_cut_off_before_redis_forgets_counts_once(bench: Bench, 
 
     class Forgetful:
         def __getattr__(self, name: str) -> Any:
-            if name == "xdel":
+            if name == "execute_command":
                 raise ConnectionError("cut off")
             return getattr(bench.client, name)
 
@@ -85,6 +93,7 @@ async def test_a_landing_cut_off_before_redis_forgets_counts_once(bench: Bench, 
     with pytest.raises(StorageUnavailableError):
         await cut.land()
     assert len(await tail(bench)) == len(told)
+    assert (await backlog(bench)).waiting == len(told)
     await bench.send(event("z", event_id="new"))
     await bench.work()
     await lander(bench, archive).land()
@@ -103,7 +112,78 @@ async def test_a_block_that_cannot_be_read_is_counted(bench: Bench, archive: Arc
     await bench.client.xadd(key, {"v": 9, "b": b"?"})
     found = lander(bench, archive)
     assert await found.land() == 1
-    assert found.unreadable == 1
+    assert found.faults()[Fault.UNREADABLE_LOG] == 1
+
+
+async def test_the_backlog_tells_what_waits_and_what_landed(bench: Bench, archive: Archive) -> None:
+    empty = await backlog(bench)
+    assert (empty.waiting, empty.landed, empty.lost, empty.landed_at) == (0, 0, 0, None)
+    await bench.send(event(event_id="1"), event(event_id="2"), event("b"))
+    await bench.work()
+    waiting = await backlog(bench)
+    assert (waiting.waiting, waiting.landed) == (3, 0)
+    assert sum(waiting.blocks.values()) >= 1
+    assert all(
+        (waiting.oldest_age_s[p] >= 0) and (n or not waiting.oldest_age_s[p])
+        for p, n in waiting.blocks.items()
+    )
+    await lander(bench, archive).land()
+    landed = await backlog(bench)
+    assert (landed.waiting, landed.landed, landed.lost) == (0, 3, 0)
+    assert set(landed.blocks.values()) == {0}
+    assert landed.landed_at is not None
+
+
+async def test_two_landers_at_once_count_each_event_once(bench: Bench, archive: Archive) -> None:
+    await bench.send(*some_events())
+    await bench.work()
+    told = len(await tail(bench))
+    await asyncio.gather(*(lander(bench, archive).land() for _ in range(2)))
+    found = await backlog(bench)
+    assert (found.waiting, found.landed, found.lost) == (0, told, 0)
+
+
+async def test_what_left_the_log_before_it_landed_is_told(bench: Bench, archive: Archive) -> None:
+    await bench.send(event("a", event_id="1"))
+    await bench.work()
+    await bench.send(event("a", event_id="2"), event("a", event_id="3"))
+    await bench.work()
+    key = bench.shard().store.keys.log(partition_of("a", PARTITIONS))
+    await bench.client.xtrim(key, maxlen=1, approximate=False)
+    assert (await backlog(bench)).waiting == 3  # what the trimmed ones held is not known yet
+    await lander(bench, archive).land()
+    found = await backlog(bench)
+    assert (found.waiting, found.landed, found.lost) == (0, 2, 1)
+    await bench.send(event("a", event_id="4"))
+    await bench.work()
+    await lander(bench, archive).land()
+    found = await backlog(bench)
+    assert (found.waiting, found.landed, found.lost) == (0, 3, 1)
+
+
+async def test_a_failed_landing_is_counted_and_compaction_still_has_its_turn(
+    bench: Bench, archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await bench.send(event())
+    await bench.work()
+    found = lander(bench, archive)
+    turns: list[str] = []
+
+    def refuse(*_arguments: Any) -> None:
+        raise OSError("no space left")
+
+    async def compact() -> None:
+        turns.append("compact")
+        raise UnreadableFileError("a file is damaged")
+
+    monkeypatch.setattr(archive, "append", refuse)
+    monkeypatch.setattr(found, "_compact", compact)
+    running = asyncio.create_task(found.run())
+    await wait_until(lambda: turns == ["compact"])
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert found.faults() == {Fault.LANDING: 1, Fault.COMPACTION: 1, Fault.UNREADABLE_LOG: 0}
+    assert (await backlog(bench)).waiting == 1
 
 
 # --------------------------------------------------------------------------- backfill

@@ -17,7 +17,7 @@ from serve_deployments.features import Features
 from tests.feature_bench import NOW, PARTITIONS, Bench
 from tocsin.clock import to_datetime
 from tocsin.errors import StorageUnavailableError
-from tocsin.schemas import Activity
+from tocsin.schemas import Activity, ActivityRequest
 from tocsin.settings import Settings
 
 DAY_S = 86_400.0
@@ -92,6 +92,17 @@ async def test_every_value_comes_with_event_time_age_and_status(http: Http) -> N
     assert answer["features"]["gap_ratio"]["status"] == "missing"
     assert answer["on_demand"] == {"budget_to_weekly_spend": 0.5, "budget_to_spend_28d": 0.5}
     assert answer["degraded"] is False
+
+
+async def test_one_object_asks_and_on_demand_features_come_with_their_values(http: Http) -> None:
+    async with http._client(http.features) as raw:
+        two = await raw.post("/", json=[{"advertiser_ids": ["c"]}, {"advertiser_ids": ["a/b"]}])
+    assert (two.status_code, two.json()["field"], two.json()["limit"]) == (422, "body", "one JSON object")
+    named = await http.post(advertiser_ids=["c"], features=["budget_to_spend_28d"])
+    assert (named.status_code, named.json()["field"]) == (422, "features")
+    assert named.json()["limit"] == "`values` of planned_budget"
+    repeated = await http.post(advertiser_ids=["c", "a/b", "c"], features=["lifetime_spend"])
+    assert [row["advertiser_id"] for row in repeated.json()["rows"]] == ["c", "a/b"]
 
 
 async def test_many_are_read_at_once_in_the_order_asked(http: Http) -> None:
@@ -193,11 +204,11 @@ async def test_refused_activity_is_named_counted_and_half_of_nothing_is_written(
         ({"event_time": "1999-01-01T00:00:00Z"}, "event_time", ">= 2000-01-01T00:00:00Z"),
         ({"event_time": to_datetime(NOW + 2 * DAY_S).isoformat()}, "event_time", "<= 1 day from now"),
         ({"amount": -1}, "amount", ">= 0.0"),
-        ({"kind": "wish"}, "kind", ""),
+        ({"kind": "wish"}, "kind", "one of campaign, spend"),
         ({"currency": "USD"}, "currency", "only EUR"),
-        ({"currency": "usd"}, "currency", ""),
+        ({"currency": "usd"}, "currency", "^([A-Z]{3})?$"),
         ({"arrival": to_datetime(NOW + 2 * DAY_S).isoformat()}, "arrival", "<= 1 day from now"),
-        ({"colour": "red"}, "colour", ""),
+        ({"colour": "red"}, "colour", f"one of {', '.join(ActivityRequest.__struct_fields__)}"),
     ]
     answer = await http.record(good, *({**good, **change} for change, _, _ in bad))
     problem = answer.json()
@@ -217,6 +228,14 @@ async def test_refused_activity_is_named_counted_and_half_of_nothing_is_written(
     }
     await http.bench.work()
     assert (await http.bench.features("n"))["lifetime_spend"] == 1.0
+
+
+async def test_a_body_that_is_no_record_at_all_is_counted(http: Http) -> None:
+    for body in (b"{", b"", b"[]"):
+        async with http._client(http.activity) as raw:
+            assert (await raw.post("/", content=body)).status_code == 422
+    keys = http.bench.shard().store.keys
+    assert sum(map(int, (await http.bench.client.hgetall(keys.refused)).values())) == 3
 
 
 async def test_of_one_event_told_twice_in_a_request_the_second_counts(http: Http) -> None:

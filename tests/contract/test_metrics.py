@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -12,19 +14,26 @@ import pytest
 from prometheus_client import parser
 from redis import asyncio as aioredis
 
+from features.archive import Archive
+from features.definitions import DAY_S
+from features.landing import Lander
+from models.registry import Registry
 from routing.admission import AdmissionReason
 from routing.dead_letters import DeadLetters
 from routing.ledger import Ledger
 from routing.pipeline import Delivery, OutcomeReason
+from serve_deployments.activity import REASONS
 from serve_deployments.notifications import Notifications
 from serve_deployments.operations import Operations
 from tests.fakes import START
+from tests.feature_bench import NOW, PARTITIONS, Bench
 from tocsin.clock import SystemClock
 from tocsin.dead_letters import DeadLetterFilter
-from tocsin.lanes import Lane, Record
+from tocsin.errors import ModelUnavailableError
+from tocsin.lanes import Lane, Record, partition_of
 from tocsin.leases import LeasePolicy, Leases
 from tocsin.resilience.breakers import Breakers
-from tocsin.schemas import Envelope, Notification, NotificationState
+from tocsin.schemas import Activity, Envelope, Notification, NotificationState
 from tocsin.settings import Settings
 from tocsin.telemetry.metrics import METRICS, Kind
 from tocsin.telemetry.reports import Fault, Reports
@@ -214,6 +223,81 @@ async def test_refusals_of_a_replica_are_reported(url: str, client: aioredis.Red
     await app._lanes.client.aclose()
     async with operations(url, namespace) as http:
         assert (await told(http))["tocsin_refused_total", "p2", AdmissionReason.RECORDS] == 2
+
+
+async def test_features_tell_how_fresh_and_how_far_they_are(
+    url: str, client: aioredis.Redis, namespace: str
+) -> None:
+    bench = Bench(client, namespace)
+    fresh, backdated = NOW - 2.0, NOW - 900 * DAY_S
+    await bench.send(
+        Activity("a", fresh, 1.0, "spend", "1"),
+        Activity("a", fresh, 1.0, "spend", "2"),
+        Activity("a", backdated, 1.0, "spend", "3", backdated=True),
+    )
+    await bench.work()
+    await bench.send(Activity("a", fresh, 9.0, "spend", "1", arrival=2.0))  # a restatement: no new event
+    await bench.work()
+    keys = bench.shard().store.keys
+    await bench.client.set(keys.watermark(0), f"{time.time() - 90:.6f}")
+    await bench.client.hset(keys.refused, mapping={"late": 3, "schema:history": 2, "made up": 1})
+    await bench.client.xadd(keys.served, {"b": b"?"})
+    async with operations(url, namespace, activity_partitions=PARTITIONS) as http:
+        values = await told(http)
+    assert values["tocsin_feature_latency_seconds_count",] == 4
+    assert values["tocsin_feature_freshness_seconds_count",] == 2
+    assert values["tocsin_feature_freshness_seconds_sum",] == pytest.approx(4.0, rel=0.05)
+    assert values["tocsin_feature_lag_seconds", "0"] >= 90
+    assert ("tocsin_feature_lag_seconds", "1") not in values  # nobody ever marked it
+    assert values["tocsin_activity_invalid_total", "late"] == 3
+    assert {
+        reason for name, *labels in values for reason in labels if name == "tocsin_activity_invalid_total"
+    } == {*REASONS}
+    assert values["tocsin_feature_unfit_vectors_total", "history"] == 2
+    assert values["tocsin_feature_unfit_vectors_total", "recent_activity"] == 0
+    assert values["tocsin_feature_samples",] == 1
+
+
+async def test_the_archive_tells_what_waits_and_what_landed(
+    url: str, client: aioredis.Redis, namespace: str, tmp_path: Path
+) -> None:
+    bench = Bench(client, namespace)
+    await bench.send(*(Activity("a", NOW - 2.0, 1.0, "spend", str(number)) for number in range(3)))
+    await bench.work()
+    partition = partition_of("a", PARTITIONS)
+    keys = bench.shard().store.keys
+    async with operations(url, namespace, activity_partitions=PARTITIONS) as http:
+        before = await told(http)
+        assert before["tocsin_archive_waiting_records",] == 3
+        assert before["tocsin_archive_waiting_blocks", str(partition)] == 1
+        assert before["tocsin_archive_waiting_blocks", str(1 - partition)] == 0
+        assert before["tocsin_archive_oldest_age_seconds", str(1 - partition)] == 0
+        assert ("tocsin_archive_last_landing_timestamp_seconds",) not in before
+        archive = Archive(str(tmp_path))
+        lander = Lander(
+            client, keys, archive=lambda: archive, held=lambda: range(PARTITIONS), clock=bench.clock
+        )
+        await lander.land()
+        after = await told(http)
+        status = (await http.get("/v1/status")).json()["archive"]
+    assert (after["tocsin_archive_waiting_records",], after["tocsin_archive_landed_total",]) == (0, 3)
+    assert after["tocsin_archive_lost_total",] == 0
+    assert after["tocsin_archive_last_landing_timestamp_seconds",] > 1.6e9
+    assert (status["waiting"], status["landed"], status["lost"]) == (0, 3, 0)
+
+
+async def test_the_status_tells_lanes_though_the_model_registry_is_away(
+    url: str, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(_registry: Registry) -> str:
+        raise ModelUnavailableError("the model registry at s3://***@bucket does not answer")
+
+    monkeypatch.setattr(Registry, "champion", away)
+    async with operations(url, namespace) as http:
+        status = (await http.get("/v1/status")).json()
+    assert len(status["lanes"]) == 4
+    assert (status["champion"], status["model_versions"]) == ("", 0)
+    assert "does not answer" in status["registry_problem"]
 
 
 async def test_without_storage_it_says_so_and_nothing_else(namespace: str) -> None:

@@ -44,13 +44,14 @@ def test_a_table_with_bad_rows_is_imported_and_each_bad_row_is_reported(
 ) -> None:
     file = tmp_path / "spend.csv"
     file.write_text(
-        "who,when,spent\n"
-        "cli-1,2025-01-05,10.5\n"
-        "cli-1,2025-01-12,-3\n"
-        ",2025-01-12,1\n"
-        "cli-2,not a date,1\n"
-        "cli-2,2025-02-01,nan\n"
-        "cli-2,2025-02-01,4\n",
+        "who,when,spent,currency\n"
+        "cli-1,2025-01-05,10.5,\n"
+        "cli-1,2025-01-12,-3,\n"
+        ",2025-01-12,1,\n"
+        "cli-2,2025-02-01,9,EUR\n"
+        "cli-2,not a date,1,\n"
+        "cli-2,2025-02-01,nan,\n"
+        "cli-2,2025-02-01,4,\n",
         encoding="utf-8",
     )
     mapping = ["--map", "advertiser_id=who", "--map", "event_time=when", "--map", "amount=spent"]
@@ -58,10 +59,11 @@ def test_a_table_with_bad_rows_is_imported_and_each_bad_row_is_reported(
         done = tocsin(settings, "import", "activity", str(file), *mapping, "--json")
         assert done.returncode == 0, done.stderr
         result = msgspec.json.decode(done.stdout)
-        assert (result["rows"], result["accepted"], result["rejected"]) == (6, 2, 4)
+        assert (result["rows"], result["accepted"], result["rejected"]) == (7, 2, 5)
         assert (result["new_or_changed"], result["repeated"]) == (new, repeated)
     rejects = [msgspec.json.decode(line) for line in Path(result["rejects_file"]).read_bytes().splitlines()]
-    assert [reject["line"] for reject in rejects] == [3, 4, 5, 6]
+    assert [reject["line"] for reject in rejects] == [3, 4, 5, 6, 7]
+    assert rejects[2]["reason"] == "`currency` is EUR: only USD"
     assert client.features("cli-1").features["lifetime_spend"].value == 10.5
 
 

@@ -5,9 +5,12 @@ import io
 import json
 import os
 import sys
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
+from benchmarks import __main__ as run_all
 from benchmarks import fairness, harness, load, payloads, routing, serving
 from benchmarks.evidence import Deliveries
 from benchmarks.harness import Options, parse, percentile, reserved_stdout, summary_ms
@@ -16,6 +19,39 @@ from benchmarks.workers import Flood, Flooded, Loader, Target
 from tocsin.lanes import partition_of
 
 OPTIONS = Options(seconds=1.0, quick=True, seed=7)
+
+
+def test_every_member_is_run_or_named_and_documented(capsys: pytest.CaptureFixture[str]) -> None:
+    document = (Path(__file__).parents[2] / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    with pytest.raises(SystemExit):
+        run_all.main(["--help"])
+    told = capsys.readouterr().out
+    for name in (*run_all.MEMBERS, *run_all.BY_NAME):
+        assert f"python -m benchmarks.{name} " in document
+        assert name in told
+        assert find_spec(f"benchmarks.{name}") is not None
+
+
+def test_arguments_that_make_no_sense_are_refused_before_anything_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ran: list[list[str]] = []
+
+    def member(command: list[str]) -> int:
+        ran.append(command)
+        return int("benchmarks.fairness" in command)
+
+    monkeypatch.setattr(run_all, "_run", member)
+    with pytest.raises(SystemExit):
+        run_all.main(["--seconds", "9999"])
+    assert ran == []
+    assert run_all.main(["--quick"]) == 1
+    assert [command[2:] for command in ran] == [[f"benchmarks.{name}", "--quick"] for name in run_all.MEMBERS]
+
+
+def test_a_member_has_an_interpreter_of_its_own_and_tells_how_it_ended() -> None:
+    assert run_all._run([sys.executable, "-c", ""]) == 0
+    assert run_all._run([sys.executable, "-c", "raise SystemExit(7)"]) == 1
 
 
 def answers(per_s: int, statuses: dict[int, int] | None = None) -> Round:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given, settings
@@ -15,6 +15,7 @@ from tocsin.schemas import (
     MAX_BATCH_RECORDS,
     MAX_BODY_BYTES,
     ActivityRequest,
+    ChannelName,
     NotificationRequest,
     RecordError,
 )
@@ -81,6 +82,10 @@ def test_the_most_records_allowed_are_accepted() -> None:
 
 # --------------------------------------------------------------------------- one bad record
 
+CHANNELS = f"one of {', '.join(sorted(get_args(ChannelName)))}"
+FIELDS = f"one of {', '.join(NotificationRequest.__struct_fields__)}"
+TIME = "RFC 3339 with an offset, e.g. 2026-01-31T00:00:00Z"
+
 
 @pytest.mark.parametrize(
     ("changes", "field", "limit"),
@@ -94,16 +99,16 @@ def test_the_most_records_allowed_are_accepted() -> None:
         ({"alert_type": "x" * 129}, "alert_type", "<= 128"),
         ({"body": "x" * 4097}, "body", "<= 4096"),
         ({"source": ""}, "source", ">= 1"),
-        ({"severity": "Catastrophic"}, "severity", ""),
+        ({"severity": "Catastrophic"}, "severity", "one of Extreme, Minor, Moderate, Severe, Unknown"),
         ({"channels": []}, "channels", ">= 1"),
         ({"channels": ["log"] * 9}, "channels", "<= 8"),
-        ({"channels": ["log", "pigeon"]}, "channels[1]", ""),
+        ({"channels": ["log", "pigeon"]}, "channels[1]", CHANNELS),
         ({"channels": "log"}, "channels", ""),
         ({"webhook_url": "ftp://example.org"}, "webhook_url", "http:// or https://"),
         ({"webhook_url": "http://"}, "webhook_url", ">= 8"),
         ({"webhook_url": "http://exa mple.org"}, "webhook_url", "http:// or https://"),
-        ({"expires_at": "2024-05-01T00:00:00"}, "expires_at", ""),
-        ({"expires_at": "tomorrow"}, "expires_at", ""),
+        ({"expires_at": "2024-05-01T00:00:00"}, "expires_at", TIME),
+        ({"expires_at": "tomorrow"}, "expires_at", TIME),
         ({"expires_at": 1700000000}, "expires_at", ""),
         ({"expires_at": "2030-01-01T00:00:00Z"}, "expires_at", "<= 366 days from now"),
         ({"expires_at": "1970-01-01T00:00:00Z"}, "expires_at", "> 1970-01-01T00:00:00Z"),
@@ -114,7 +119,7 @@ def test_the_most_records_allowed_are_accepted() -> None:
         ({"data": {"": "v"}}, "data", ">= 1"),
         ({"data": {str(i): "v" for i in range(33)}}, "data", "<= 32"),
         ({"data": [1]}, "data", ""),
-        ({"priority": "p0"}, "priority", ""),
+        ({"priority": "p0"}, "priority", FIELDS),
     ],
 )
 def test_a_fault_names_its_field_and_its_limit(changes: dict[str, Any], field: str, limit: str) -> None:
@@ -268,8 +273,8 @@ def test_a_mixed_batch_reports_each_fault_at_its_index() -> None:
     assert [index for index, _ in found.records] == [0, 2]
     assert [(error.index, error.field, error.limit) for error in found.errors] == [
         (1, "title", ">= 1"),
-        (3, "title", ""),
-        (4, "colour", ""),
+        (3, "title", "required"),
+        (4, "colour", FIELDS),
         (5, "body", "no control characters but tab and newline"),
     ]
     assert found.total == 6

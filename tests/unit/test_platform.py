@@ -1,11 +1,15 @@
 from __future__ import annotations
 
 import socket
+from pathlib import Path
 
+import msgspec
 import pytest
 
 from tocsin.cli import platform
+from tocsin.cli.storage import check_places
 from tocsin.errors import ConfigurationError
+from tocsin.settings import Settings
 
 
 def test_a_block_of_ports_leaves_out_those_somebody_listens_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -22,3 +26,19 @@ def test_a_block_of_ports_leaves_out_those_somebody_listens_on(monkeypatch: pyte
 
 def test_a_block_of_ports_is_of_the_size_asked_for() -> None:
     assert len(platform.port_block(16)) == 16
+
+
+@pytest.mark.parametrize("name", ["archive_uri", "models_url"])
+@pytest.mark.parametrize("uri", ["gopher://key:hunter2@x/y", "s3://key:hunter2@bucket/x?foo=1", "s3://"])
+def test_a_place_that_can_never_be_is_refused_before_anything_starts(name: str, uri: str) -> None:
+    settings = msgspec.structs.replace(Settings.from_env({}), **{name: uri})
+    with pytest.raises(ConfigurationError, match="is no place for") as caught:
+        check_places(settings)
+    assert "hunter2" not in caught.value.message
+
+
+def test_a_place_that_does_not_answer_now_is_no_reason_not_to_start(tmp_path: Path) -> None:
+    away = "s3://bucket/x?region=eu-west-1&endpoint_override=127.0.0.1:1&scheme=http"
+    check_places(msgspec.structs.replace(Settings.from_env({}), archive_uri=away, models_url=away))
+    check_places(msgspec.structs.replace(Settings.from_env({}), data_dir=str(tmp_path)))
+    assert list(tmp_path.iterdir()) == []

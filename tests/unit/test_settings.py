@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from rich.pretty import pretty_repr
 
 from tocsin.errors import ConfigurationError
-from tocsin.settings import ACCOUNT_CHANNELS, SECRETS, Settings, describe, is_loopback
+from tocsin.settings import ACCOUNT_CHANNELS, SECRETS, Settings, describe, is_loopback, without_credentials
 
 KEY = "k" * 16
 
@@ -144,7 +144,33 @@ def test_secrets_never_show() -> None:
         assert "api_key=***" in shown.replace("'", "")
     assert "api_key=''" in repr(read())
     accounts = {f"{channel}_providers" for channel in ACCOUNT_CHANNELS}
-    assert {"redis_url", "redis_url_p0", "models_url", "api_key", "webhook_secret"} | accounts == SECRETS
+    assert {"redis_url", "redis_url_p0", "api_key", "webhook_secret"} | accounts == SECRETS
+
+
+SECRET_URI = "s3://AKIAKEY:hunter2/hunter2@bucket/path?region=eu-west-1"
+
+
+@pytest.mark.parametrize(
+    ("location", "shown"),
+    [
+        ("", ""),
+        ("/data/archive?@", "/data/archive?@"),
+        ("s3://bucket/path", "s3://bucket/path"),
+        (SECRET_URI, "s3://***@bucket/path?…"),
+        ("abfs://container@account/path?sig=hunter2", "abfs://***@account/path?…"),
+        ("s3://bucket/path?token=hunter@2", "s3://…"),
+        ("s3://key:hunter?2@bucket/path", "s3://…"),
+    ],
+)
+def test_a_location_shows_without_credentials(location: str, shown: str) -> None:
+    assert without_credentials(location) == shown
+
+
+def test_locations_show_but_for_their_credentials() -> None:
+    settings = read(archive_uri=SECRET_URI, models_url=SECRET_URI)
+    assert "hunter2" not in repr(settings) + pretty_repr(settings)
+    assert repr(settings).count("s3://***@bucket/path?…") == 2
+    assert settings.archive == settings.models_location == SECRET_URI
 
 
 def test_a_channels_providers_are_a_list_in_order_of_preference() -> None:

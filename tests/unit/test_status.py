@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from tocsin.cli.status import breaker_lines, lanes_table
+from tocsin.cli.status import archive_lines, breaker_lines, lanes_table
 
 
 def breaker(**changes: Any) -> dict[str, Any]:
@@ -43,6 +43,27 @@ def test_no_line_is_wider_than_a_terminal(state: str) -> None:
     lines = shown(breaker(name="n" * 90, state=state, reason="[red]r" * 40, failures=10**6, retry_in_s=3e5))
     assert len(lines) == 1
     assert len(lines[0]) <= 80
+
+
+@pytest.mark.parametrize(
+    ("changes", "lines"),
+    [
+        ({}, []),
+        ({"landed": 1200}, ["archive    1,200 events landed"]),
+        (
+            {"landed": 5, "waiting": 3, "blocks": {"0": 0, "1": 2}, "oldest_age_s": {"0": 0.0, "1": 12.2}},
+            ["archive    5 events landed, 3 wait (the oldest 12 s)"],
+        ),
+        (
+            {"landed": 5, "lost": 2},
+            ["archive    5 events landed", "           [red]2 were lost before they landed[/red]"],
+        ),
+    ],
+)
+def test_the_archive_is_a_line(changes: dict[str, Any], lines: list[str]) -> None:
+    nothing = {"waiting": 0, "landed": 0, "lost": 0, "blocks": {"0": 0}, "oldest_age_s": {"0": 0.0}}
+    assert archive_lines(nothing | changes) == lines
+    assert archive_lines(None) == []
 
 
 def test_a_status_without_breakers_is_shown_as_before() -> None:

@@ -8,6 +8,7 @@ from typing import Annotated, cast
 
 import msgspec
 import typer
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -15,7 +16,7 @@ from tocsin.cli import evaluating, features, recipients
 from tocsin.cli.dlq import dlq
 from tocsin.cli.models import models
 from tocsin.errors import TocsinError
-from tocsin.settings import SECRETS, Settings, describe
+from tocsin.settings import Settings, describe
 
 EXIT_FAILURE = 1
 
@@ -216,15 +217,14 @@ def config(*, json: JsonFlag = False) -> None:
     """Every setting with its default, its meaning and the value in force."""
     settings = Settings.from_env()
     rows = describe()
-    values = {name: getattr(settings, name.removeprefix("TOCSIN_").lower()) for name, _, _ in rows}
-    shown = {
-        name: ("(set)" if value else "") if name.removeprefix("TOCSIN_").lower() in SECRETS else str(value)
-        for name, value in values.items()
-    }
+    shown = {name: str(settings.shown(name.removeprefix("TOCSIN_").lower())) for name, _, _ in rows}
     if json:
         emit(shown)
         return
-    table = Table("variable", "in force", "default", "meaning", title="Settings", title_justify="left")
+    table = Table(title="Settings", title_justify="left", box=box.SIMPLE, pad_edge=False)
+    table.add_column("variable", no_wrap=True)  # to be copied
+    for heading in ("in force", "default", "meaning"):
+        table.add_column(heading, overflow="fold")
     for name, default, meaning in rows:
         table.add_row(name, shown[name], default, meaning)
     console().print(table)

@@ -25,7 +25,10 @@ def show(
     if json:
         emit(found)
         return
-    table = Table("advertiser", "chance", "risk", "what drives it", box=box.SIMPLE)
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    table.add_column("advertiser", no_wrap=True)  # to be copied
+    for heading in ("chance", "risk", "what drives it"):
+        table.add_column(heading)
     for one in found.predictions:
         drivers = "; ".join(driver.text for driver in one.drivers if driver.effect > 0)
         table.add_row(one.advertiser_id, f"{one.probability:.0%}", one.risk, drivers or one.degraded_reason)

@@ -50,7 +50,7 @@ def run_demo(
     with _own_folder() as settings:
         step = Steps(console)
         step("starting storage, Ray, pools and HTTP")
-        with Platform(settings, lambda part, line: console.print(f"  {part:<18} {line}")) as platform:
+        with Platform(settings, lambda part, line: console.print(f"  {part:<19} {line}")) as platform:
             summary = _work(settings, step, activity, alerts, burst)
             summary["ready_s"] = platform.ready_s
             step("done; stopping what was started")

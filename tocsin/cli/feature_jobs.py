@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from tocsin.cli.importing import progress_bar
-from tocsin.errors import NotFoundError, TimedOutError
+from tocsin.errors import NotFoundError, StorageUnavailableError, TimedOutError
 from tocsin.schemas import LaneName
 from tocsin.settings import Settings
 from tocsin.storage.connect import CONSUME_TIMEOUT_S, connect, resolve_url
@@ -45,11 +47,12 @@ def backfill_command(
     from features.backfill import plan
 
     uri = uri or settings.archive
-    work = plan(Archive(uri), settings.partitions(LaneName.ACTIVITY))
+    source = Archive(uri)
+    work = plan(source, settings.partitions(LaneName.ACTIVITY))
     total = work.events(range(work.partitions))
     if not total:
-        raise NotFoundError(f"there are no events in {uri}", hint="name the archive with --archive")
-    with progress_bar(console) as bar:
+        raise NotFoundError(f"there are no events in {source.place}", hint="name the archive with --archive")
+    with _saying_what_to_do(), progress_bar(console) as bar:
         task = bar.add_task("backfilling", total=total)
         done = _backfill(
             settings, uri, work, parallel, address, lambda number: bar.advance(task, float(number))
@@ -57,10 +60,12 @@ def backfill_command(
     if json:
         emit({**msgspec.to_builtins(done), "archive_events": total})
         return
-    console.print(
-        f"{done.events:,} events of {done.advertisers:,} advertisers applied; {done.skipped:,} advertisers were done "
-        f"before; {done.again:,} portions worked out again"
-    )
+    said = f"{done.events:,} events of {done.advertisers:,} advertisers gone through"
+    if done.skipped:
+        said += f"; {done.skipped:,} advertisers had been done before"
+    if done.again:
+        said += f"; {done.again:,} portions worked out again, as live shards wrote meanwhile"
+    console.print(said)
 
 
 def _backfill(
@@ -127,7 +132,9 @@ def verify_command(
     if report.clean:
         console.print("[bold]no value differs[/bold]")
         return True
-    table = Table("feature", "differ", "an advertiser", "served", "offline")
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    for heading in ("feature", "differ", "an advertiser", "served", "offline"):
+        table.add_column(heading, no_wrap=heading in {"feature", "an advertiser"})
     first = {one.feature: one for one in reversed(report.examples)}
     for name, number in sorted(report.mismatches.items(), key=lambda pair: -pair[1]):
         example = first.get(name)
@@ -151,6 +158,16 @@ def served_skew(settings: Settings, names: Sequence[str]) -> Finding:
     return train_serve_skew(report.compared, report.mismatches, names)
 
 
+@contextmanager
+def _saying_what_to_do() -> Iterator[None]:
+    try:
+        yield
+    except StorageUnavailableError as error:
+        raise StorageUnavailableError(
+            error.message, hint="start the platform with `tocsin up`, or check TOCSIN_REDIS_URL"
+        ) from None
+
+
 async def _verify(settings: Settings, uri: str, limit: int) -> Report:
     from features.archive import Archive
     from features.skew import read_samples, read_tail, verify
@@ -159,8 +176,9 @@ async def _verify(settings: Settings, uri: str, limit: int) -> Report:
     client = connect(resolve_url(settings), timeout_s=CONSUME_TIMEOUT_S)
     try:
         keys = FeatureKeys(settings.namespace)
-        samples = await read_samples(client, keys, limit=limit)
-        tail = await read_tail(client, keys, settings.partitions(LaneName.ACTIVITY))
+        with _saying_what_to_do():
+            samples = await read_samples(client, keys, limit=limit)
+            tail = await read_tail(client, keys, settings.partitions(LaneName.ACTIVITY))
     finally:
         await client.aclose()
     return verify(samples, tail, Archive(uri))

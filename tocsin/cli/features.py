@@ -10,13 +10,16 @@ import msgspec
 import typer
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from tocsin.errors import NotFoundError
+from tocsin.schemas import FeaturesAnswer
 from tocsin.settings import Settings
 
 app = typer.Typer(
-    no_args_is_help=True, help="The features of advertisers: what there is, and what they are now."
+    no_args_is_help=True,
+    help="The features of advertisers: definitions, values, backfill, and whether what was served is true.",
 )
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, nothing else.")]
@@ -64,9 +67,23 @@ def show_command(
     if json:
         _emit(found)
         return
-    for key, value in found.items():
+    for key, text in _about(found):
+        _console().print(f"{key:<14} {text}")
+
+
+def _about(entry: dict[str, Any]) -> list[tuple[str, str]]:
+    """What is defined of a feature or a view, in words."""
+    words = {"ttl_s": "time to live", "freshness_s": "fresh within", "window_days": "window"}
+    found: list[tuple[str, str]] = []
+    for key, value in entry.items():
         text = ", ".join(value) if isinstance(value, list) else f"{value}"
-        _console().print(f"{key.replace('_', ' '):<18} {text}")
+        if key == "window_days":
+            text = f"{value} days" if value > 1 else "24 hours" if value else "everything"
+        elif key in words:
+            text = f"{value:,g} s"
+        if text:
+            found.append((words.get(key, key.replace("_", " ")), text))
+    return found
 
 
 @app.command("get")
@@ -75,7 +92,10 @@ def get_command(
     *,
     as_of: Annotated[
         str,
-        typer.Option(help="As of this moment, RFC 3339 with an offset. Default: now.", show_default=False),
+        typer.Option(
+            help="As of this moment, RFC 3339 with an offset. Default: the platform's now.",
+            show_default=False,
+        ),
     ] = "",
     value: Annotated[
         list[str] | None,
@@ -83,7 +103,7 @@ def get_command(
     ] = None,
     json: JsonFlag = False,
 ) -> None:
-    """The features of one advertiser, each with its age and status."""
+    """The features of one advertiser, by view, each with its status."""
     from tocsin.cli.importing import client_of
 
     moment = _moment(as_of) if as_of else None
@@ -92,21 +112,51 @@ def get_command(
     if json:
         _emit(answer)
         return
-    table = Table("feature", "value", "unit", "status", "age", "newest event", title=answer.advertiser_id)
-    for name, one in answer.features.items():
-        table.add_row(
-            name,
-            "" if one.value is None else f"{one.value:,.6g}",
-            one.unit,
-            one.status if one.status == "present" else f"[yellow]{one.status}[/yellow]",
-            "" if one.age_s is None else f"{one.age_s:,.1f} s",
-            "" if one.event_time is None else f"{one.event_time:%Y-%m-%d %H:%M}",
-        )
-    for name, number in answer.on_demand.items():
-        table.add_row(name, "" if number is None else f"{number:,.6g}", "", "on demand", "", "")
-    _console().print(table)
+    for part in shown(answer):
+        _console().print(part)
+
+
+def shown(answer: FeaturesAnswer) -> list[str | Table]:
+    """An answer for people: a table for each view, below what holds for all of it."""
+    parts: list[str | Table] = [
+        f"[bold]{escape(answer.advertiser_id)}[/bold] as of {answer.as_of:%Y-%m-%d %H:%M:%S} UTC"
+    ]
     if answer.degraded:
-        _console().print(f"[yellow]{answer.degraded_reason}[/yellow]")
+        parts.append(f"[yellow]{escape(answer.degraded_reason)}[/yellow]")
+    for view in dict.fromkeys(one.view for one in answer.features.values()):
+        features = {name: one for name, one in answer.features.items() if one.view == view}
+        first = next(iter(features.values()))
+        age = "age unknown" if first.age_s is None else f"age {first.age_s:,.1f} s"
+        newest = f", newest event {first.event_time:%Y-%m-%d %H:%M:%S} UTC" if first.event_time else ""
+        parts.append(f"\n[bold]{view}[/bold]: {age}{newest}")
+        table = _values_table()
+        for name, one in features.items():
+            status = one.status if one.status == "present" else f"[yellow]{one.status}[/yellow]"
+            table.add_row(name, _number(one.value), one.unit, status)
+        parts.append(table)
+    if answer.on_demand:
+        units = {one["name"]: one["unit"] for one in catalogue()["features"]}
+        table = _values_table()
+        for name, number in answer.on_demand.items():
+            table.add_row(name, _number(number), units.get(name, ""), "missing" if number is None else "")
+        parts += ["\n[bold]on demand[/bold]", table]
+    return parts
+
+
+def _values_table() -> Table:
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    table.add_column("feature", no_wrap=True)
+    table.add_column("value", justify="right", no_wrap=True)
+    table.add_column("unit", no_wrap=True)
+    table.add_column("status", no_wrap=True)
+    return table
+
+
+def _number(value: float | None) -> str:
+    """All digits of what is money or a count, six of a quotient."""
+    if value is None:
+        return ""
+    return f"{value:,.2f}".removesuffix(".00") if abs(value) >= 1_000 else f"{value:,.6g}"
 
 
 ArchiveOption = Annotated[

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import msgspec
 import typer
 from rich.console import Console
 from rich.progress import (
@@ -21,12 +22,16 @@ from rich.progress import (
 from tocsin.cli.status import fetch
 from tocsin.client import Client
 from tocsin.clock import to_datetime
-from tocsin.errors import RequestFailedError, TimedOutError
-from tocsin.schemas import NOTIFICATION_LANES, Activity, ActivityRequest, NotificationRequest
+from tocsin.errors import InvalidRecordError, RequestFailedError, TimedOutError
+from tocsin.schemas import NOTIFICATION_LANES, Activity, ActivityRequest, NotificationRequest, RecordError
 from tocsin.settings import Settings
+
+if TYPE_CHECKING:
+    from features.importing import ImportBatch, Reject
 
 SETTLE_DEADLINE_S = 300.0
 POLL_S = 0.2
+PATIENCE_S = 30.0
 ALERT_BATCH = 1000
 
 
@@ -109,16 +114,15 @@ def send_activity(
     with client_of(settings) as client, progress_bar(console) as bar:
         task = bar.add_task(f"importing {file.name}", total=count_rows(file))
         for batch in batches:
+            rejects_found = list(batch.rejects)
             if batch.activities:
                 answer = client.send_activity([request_of(activity) for activity in batch.activities])
-                if answer.errors:  # the importer's rules are the platform's: a difference is our fault
-                    raise RequestFailedError(
-                        f"the platform refused a row: {answer.errors[0].detail}", status=422
-                    )
+                rejects_found += _refused(batch, answer.errors)
                 accepted += answer.accepted
-            if batch.rejects:
-                write_rejects(rejects_path, batch.rejects, append=rejected > 0)
-                rejected += len(batch.rejects)
+            if rejects_found:
+                rejects_found.sort(key=lambda reject: reject.line)
+                write_rejects(rejects_path, rejects_found, append=rejected > 0)
+                rejected += len(rejects_found)
             rows += batch.rows
             bar.update(task, completed=rows)
     await_lane(settings, "activity")
@@ -132,6 +136,35 @@ def send_activity(
         "rejected": rejected,
         "rejects_file": str(rejects_path) if rejected else "",
     }
+
+
+def _refused(batch: ImportBatch, errors: Sequence[RecordError]) -> list[Reject]:
+    """What only the platform can refuse, as its settings say (currency, lateness), by line.
+
+    Raises:
+        RequestFailedError: a row was refused for what the platform was in, not for what it holds.
+    """
+    from features.importing import Reject
+
+    for error in errors:
+        if error.code != InvalidRecordError.code:
+            raise RequestFailedError(
+                f"line {batch.lines[error.index]} was not accepted: {error.detail}",
+                status=503,
+                hint="import the file again: what is known changes nothing",
+            )
+    return [
+        Reject(
+            batch.lines[error.index],
+            f"{error.detail}: {error.limit}" if error.limit else error.detail,
+            {
+                name: str(value)
+                for name, value in msgspec.to_builtins(request_of(batch.activities[error.index])).items()
+                if value not in (None, "")
+            },
+        )
+        for error in errors
+    ]
 
 
 def request_of(activity: Activity) -> ActivityRequest:
@@ -208,8 +241,22 @@ def lane_counts(settings: Settings, lane: str) -> dict[str, int]:
     Raises:
         TocsinError: the platform does not answer.
     """
-    found: dict[str, int] = next(item["counts"] for item in fetch(settings)["lanes"] if item["lane"] == lane)
+    found: dict[str, int] = next(
+        item["counts"] for item in _status(settings)["lanes"] if item["lane"] == lane
+    )
     return found
+
+
+def _status(settings: Settings) -> dict[str, Any]:
+    """The platform's status; a busy moment of its storage is waited out, or half an import would be told as none."""
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            return fetch(settings)
+        except RequestFailedError as error:
+            if error.status != 503 or time.monotonic() > deadline:
+                raise
+        time.sleep(POLL_S)
 
 
 def await_lane(settings: Settings, *lanes: str) -> None:
@@ -222,7 +269,7 @@ def await_lane(settings: Settings, *lanes: str) -> None:
     while time.monotonic() < deadline:
         waiting = [
             item
-            for item in fetch(settings)["lanes"]
+            for item in _status(settings)["lanes"]
             if item["lane"] in lanes
             and item["blocks_waiting"] + item["blocks_pending"] + item["retrying"] > 0
         ]

@@ -56,7 +56,10 @@ def list_models(*, json: JsonFlag = False) -> None:
     if not rows:
         console().print("no model is stored; `tocsin train` makes one")
         return
-    table = Table("version", "part", "algorithm", "AUC", "Brier", "made by", "code", box=box.SIMPLE)
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    table.add_column("version", no_wrap=True)  # to be copied
+    for heading in ("part", "algorithm", "AUC", "Brier", "made by", "code"):
+        table.add_column(heading)
     for row in rows:
         shown = [row["version"], row["part"], row["algorithm"], _number(row["auc"]), _number(row["brier"])]
         table.add_row(*shown, row["made_by"], row["code_revision"][:10])

@@ -32,7 +32,7 @@ from typing import IO, Any, Self
 import msgspec
 import psutil
 
-from tocsin.cli.storage import prepare
+from tocsin.cli.storage import check_places, prepare
 from tocsin.errors import ConfigurationError, StorageUnavailableError, TocsinError
 from tocsin.ports import free_port, is_free
 from tocsin.schemas import LaneName
@@ -147,6 +147,7 @@ class Platform:
         self._scratch = scratch = Path(tempfile.mkdtemp(prefix="tocsin-"))
         self._check_ports()
         self._check_accounts()
+        check_places(self.settings)
         storage = self._start_storage()
         self._record(storage, ready=False)
         self._start_ray(scratch)

@@ -10,6 +10,7 @@ import httpx2
 import msgspec
 from rich import box
 from rich.console import Console, Group
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -112,15 +113,30 @@ def lanes_table(status: dict[str, Any]) -> Group:
         ]
     newest = status["newest_event"]
     since = f", newest event {datetime.fromtimestamp(newest, tz=UTC):%Y-%m-%d %H:%M} UTC" if newest else ""
-    model = status["champion"] or "none yet (tocsin train)"
+    problem = status.get("registry_problem")
+    model = f"[red]{escape(problem)}[/red]" if problem else status["champion"] or "none yet (tocsin train)"
     also = [f"also       {', '.join(notes)}"] if notes else []
     return Group(
         table,
         *also,
         f"features   {status['advertisers']:,} advertisers{since}",
+        *archive_lines(status.get("archive")),
         f"model      {model}",
         *breaker_lines(status.get("breakers", [])),
     )
+
+
+def archive_lines(backlog: dict[str, Any] | None) -> list[str]:
+    """One line on landing in the archive; none where nothing was ever logged."""
+    if not backlog or not (backlog["landed"] or any(backlog["blocks"].values())):
+        return []
+    line = f"archive    {backlog['landed']:,} events landed"
+    if any(backlog["blocks"].values()):
+        line += f", {backlog['waiting']:,} wait (the oldest {max(backlog['oldest_age_s'].values()):,.0f} s)"
+    lost = (
+        [f"           [red]{backlog['lost']:,} were lost before they landed[/red]"] if backlog["lost"] else []
+    )
+    return [line, *lost]
 
 
 def breaker_lines(breakers: Sequence[dict[str, Any]]) -> list[Text]:

@@ -2,14 +2,39 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from redis import exceptions as redis_errors
 
-from tocsin.errors import ConfigurationError, StorageUnavailableError
+from tocsin.errors import (
+    ArchiveUnavailableError,
+    ConfigurationError,
+    ModelUnavailableError,
+    StorageUnavailableError,
+)
 from tocsin.lanes import Lane
 from tocsin.schemas import LaneName
 from tocsin.settings import Settings
 from tocsin.storage.connect import WRITE_TIMEOUT_S, ServerFacts, inspect, translate
 from tocsin.storage.servers import MAIN, Server, Servers
+
+
+def check_places(settings: Settings) -> None:
+    """Refuse an archive or a registry that can never be: nobody would look at the shards' log for it.
+
+    One that does not answer now is another matter: notifications need neither.
+
+    Raises:
+        ConfigurationError: a URI names no place; the message holds none of its credentials.
+    """
+    from features.landing import open_archive
+    from models.artefacts import open_store
+
+    if "://" in settings.archive:
+        with suppress(ArchiveUnavailableError):
+            open_archive(settings.archive)
+    with suppress(ModelUnavailableError):
+        open_store(settings.models_location, "churn")
 
 
 async def prepare(settings: Settings) -> list[tuple[Server, ServerFacts]]:

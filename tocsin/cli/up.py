@@ -44,7 +44,7 @@ def up(settings: Settings, console: Console, *, address: str, detach: bool) -> N
     try:
         with _signals(stop, up_and_running):
             platform = Platform(
-                settings, lambda part, line: console.print(f"  {part:<18} {line}"), address=address
+                settings, lambda part, line: console.print(f"  {part:<19} {line}"), address=address
             )
             console.print("[bold]Tocsin is coming up[/bold]")
             with platform:

@@ -129,6 +129,38 @@ end
 return marks
 """
 
+# KEYS: archive hash, log. ARGV: partition, then for each entry that is on file: id, events. Forgets the entries; one
+# that is gone already was counted then. Once nothing is left, what was logged and never landed is known to be lost
+# (trimmed, or not to be read). Returns how many events were counted.
+LANDED = """#!lua flags=allow-oom
+local landed = 0
+for a = 2, #ARGV, 2 do
+  if redis.call('XDEL', KEYS[2], ARGV[a]) == 1 then landed = landed + tonumber(ARGV[a + 1]) end
+end
+local fields = {'logged:' .. ARGV[1], 'landed:' .. ARGV[1], 'lost:' .. ARGV[1]}
+redis.call('HINCRBY', KEYS[1], fields[2], landed)
+redis.call('HSET', KEYS[1], 'landed_at', redis.call('TIME')[1])
+if redis.call('XLEN', KEYS[2]) == 0 then
+  local found = redis.call('HMGET', KEYS[1], unpack(fields))
+  local left = tonumber(found[1] or 0) - tonumber(found[2] or 0) - tonumber(found[3] or 0)
+  if left ~= 0 then redis.call('HINCRBY', KEYS[1], left > 0 and fields[3] or fields[1], math.abs(left)) end
+end
+return landed
+"""
+
+# KEYS: archive hash, then the log of each partition. Returns: the time (ms), the hash as pairs, then for each log its
+# entries and the time (ms) of the oldest, 0 where there is none. The blocks themselves stay where they are.
+BACKLOG = """#!lua flags=no-writes,allow-oom
+local time = redis.call('TIME')
+local answer = {time[1] * 1000 + math.floor(time[2] / 1000), redis.call('HGETALL', KEYS[1])}
+for k = 2, #KEYS do
+  local oldest = redis.call('XRANGE', KEYS[k], '-', '+', 'COUNT', 1)[1]
+  answer[#answer + 1] = redis.call('XLEN', KEYS[k])
+  answer[#answer + 1] = oldest and tonumber(string.match(oldest[1], '^%d+')) or 0
+end
+return answer
+"""
+
 # KEYS: retries, then the key of each command. ARGV: a retry, then as for TRANSACTION. Carries the commands out in place
 # of a retry that waits. Returns 1, or 0 when it does not wait.
 IN_PLACE = """#!lua flags=allow-oom

@@ -131,11 +131,78 @@ _TABLE: tuple[tuple[str, Kind, str, str, str], ...] = (
     # Features.
     ("tocsin_advertisers", _G, "", "advertisers", "Advertisers with a history"),
     (
+        "tocsin_activity_invalid_total",
+        _C,
+        "reason",
+        "records",
+        "Activity refused with 422: late, future, the field that was wrong, record, or body (a whole request)",
+    ),
+    (
+        "tocsin_feature_latency_seconds",
+        _H,
+        "",
+        "seconds",
+        "From accepted to servable, of every view: a shard writes all views in one step",
+    ),
+    (
+        "tocsin_feature_freshness_seconds",
+        _H,
+        "",
+        "seconds",
+        "From event time to servable, senders' delay included, imports of the past not; buckets up to 15 minutes",
+    ),
+    (
+        "tocsin_feature_lag_seconds",
+        _G,
+        "partition",
+        "seconds",
+        "How far what is servable lies behind what is accepted: the age of the partition's watermark",
+    ),
+    (
+        "tocsin_feature_unfit_vectors_total",
+        _C,
+        "view",
+        "vectors",
+        "Vectors of other definitions that readers passed over and computed anew",
+    ),
+    ("tocsin_feature_samples", _G, "", "vectors", "Served vectors kept for `tocsin features verify`"),
+    (
         "tocsin_newest_event_timestamp_seconds",
         _G,
         "",
         "seconds",
         "The newest event time stored, epoch seconds",
+    ),
+    # The archive.
+    ("tocsin_archive_waiting_records", _G, "", "records", "Events logged and not landed in the archive yet"),
+    (
+        "tocsin_archive_waiting_blocks",
+        _G,
+        "partition",
+        "blocks",
+        "Blocks of the event log not landed yet; beyond 100,000 in a partition the oldest are dropped",
+    ),
+    (
+        "tocsin_archive_oldest_age_seconds",
+        _G,
+        "partition",
+        "seconds",
+        "How long the oldest block has waited to be landed",
+    ),
+    ("tocsin_archive_landed_total", _C, "", "records", "Events landed in the archive"),
+    (
+        "tocsin_archive_lost_total",
+        _C,
+        "",
+        "records",
+        "Events that left the log before they were landed; known once landing has caught up",
+    ),
+    (
+        "tocsin_archive_last_landing_timestamp_seconds",
+        _G,
+        "",
+        "seconds",
+        "When events were landed last, epoch seconds",
     ),
 )
 METRICS: dict[str, MetricSpec] = {

@@ -36,6 +36,10 @@ class Fault(StrEnum):
     UNREADABLE_RECIPIENT = "unreadable_recipient"  # stored, but not to be read: taken as not there
     KNOWN_CONTACTS = "known_contacts"  # last known contacts were not read or kept in time
     ADMISSION_BLIND = "admission_blind"  # storage told admission nothing: everything was let in
+    FRESHENING = "freshening"  # a shard could not write watermarks or renew vectors, and tried again
+    LANDING = "landing"  # the event log could not be landed in the archive, and was tried again
+    COMPACTION = "compaction"  # the archive could not be compacted, and was tried again
+    UNREADABLE_LOG = "unreadable_log"  # blocks of the event log that could not be read: not in the archive
 
 
 @runtime_checkable

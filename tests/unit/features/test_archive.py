@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,12 @@ import pytest
 from features.archive import GRACE_S, Archive
 from features.definitions import DAY_S
 from features.event_table import SCHEMA, SchemaMismatchError, activities_of, event_table
-from tocsin.errors import ConfigurationError, InvalidRecordError, UnreadableFileError
+from tocsin.errors import (
+    ArchiveUnavailableError,
+    ConfigurationError,
+    InvalidRecordError,
+    UnreadableFileError,
+)
 from tocsin.schemas import Activity
 
 START = 17_532 * DAY_S  # 2018-01-01
@@ -146,7 +152,7 @@ def test_a_compaction_that_stops_anywhere_loses_nothing(
         try:
             archive.compact(LATER)
             done = archive.compact(LATER)
-        except OSError:
+        except ArchiveUnavailableError:
             stops += 1
         else:
             break
@@ -219,6 +225,63 @@ def test_places_are_checked(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="no place for an archive"):
         Archive("nonsense://somewhere")
     assert list(Archive(str(tmp_path / "nothing")).read()) == []
+
+
+@pytest.mark.parametrize(
+    "uri",
+    ["gopher://key:hunter2@somewhere", "s3://key:hunter2@bucket/x?foo=1", "s3://", "s3://k y:hunter2@b"],
+)
+def test_a_place_that_is_none_is_refused_without_its_credentials(uri: str) -> None:
+    with pytest.raises(ConfigurationError, match="is no place for an archive") as caught:
+        Archive(uri)
+    assert "hunter2" not in "".join(traceback.format_exception(caught.value))
+
+
+class Away:
+    """A file system that answers until it is cut off."""
+
+    def __init__(self, files: Any, answered: int) -> None:
+        self._files = files
+        self._left = answered
+
+    def __getattr__(self, name: str) -> Any:
+        self._left -= 1
+        if self._left < 0:
+            raise OSError("AWS Error NETWORK_CONNECTION")
+        return getattr(self._files, name)
+
+
+@pytest.mark.parametrize("answered", range(6))
+def test_an_object_store_that_does_not_answer_is_an_error_of_ours(archive: Archive, answered: int) -> None:
+    archive.append(event_table(events()), "one")
+    archive.append(event_table(events()), "two")
+    whole, files = everything(archive), archive._fs
+    for step in (lambda: archive.append(event_table(events(seed=2)), "x"), lambda: archive.compact(LATER)):
+        archive._fs = Away(files, answered)
+        with pytest.raises(ArchiveUnavailableError, match="does not answer or refuses: AWS Error"):
+            step()
+    archive._fs = Away(files, min(answered, 1))
+    with pytest.raises(ArchiveUnavailableError):
+        archive.parts()
+    archive._fs = files
+    archive.append(event_table(events(seed=2)), "x")
+    archive.compact(LATER)
+    assert {key(one) for one in everything(archive)} == {key(one) for one in [*whole, *events(seed=2)]}
+
+
+def test_a_file_that_a_compaction_removes_meanwhile_is_passed_over(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = events()
+    archive.append(event_table(told), "one")
+    archive.append(event_table(told), "two")
+    listed = archive._files()
+    archive.compact(LATER)
+    listed += [info for info in archive._files() if "compacted" in info.path]
+    archive.compact(LATER)
+    monkeypatch.setattr(archive, "_files", lambda: listed)
+    assert all("compacted" in part.name for part in archive.parts())
+    assert alike(everything(archive), told)
 
 
 def test_a_uri_works_as_a_folder_does(tmp_path: Path) -> None:

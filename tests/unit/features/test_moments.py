@@ -39,6 +39,15 @@ async def test_latest_is_the_midnight_after_the_newest_event_asked_now_and_then(
     assert await moments.now() == 6 * DAY_S
 
 
+async def test_latest_is_the_clock_where_midnight_is_still_ahead(clock: ManualClock) -> None:
+    moments = Moments("latest", Store(newest=START - 60.0).latest, clock)
+    assert await moments.now() == START
+    clock.advance(1.0)
+    assert await moments.now() == START + 1.0
+    clock.advance(DAY_S)
+    assert await moments.now() == (START // DAY_S + 1) * DAY_S
+
+
 async def test_latest_stays_what_it_was_while_storage_is_down(clock: ManualClock) -> None:
     store = Store(newest=DAY_S)
     moments = Moments("latest", store.latest, clock)
