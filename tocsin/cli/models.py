@@ -140,19 +140,17 @@ def promote_model(
     from tocsin.cli.app import console, emit
 
     settings = Settings.from_env()
+    policy = RolloutPolicy(
+        shares=percentages(shares),
+        shadow_s=duration_s(shadow),
+        canary_s=duration_s(step),
+        watch_s=duration_s(watch),
+    )
     registry = registry_of(settings)
     found = resolve(registry, version)
     findings = [_served_skew(settings, registry, found)] if skew_check else []
-    if now:
-        entry = registry.promote(found, reason=reason, findings=findings)
-    else:
-        policy = RolloutPolicy(
-            shares=percentages(shares),
-            shadow_s=duration_s(shadow),
-            canary_s=duration_s(step),
-            watch_s=duration_s(watch),
-        )
-        entry = registry.begin(found, policy, reason=reason, findings=findings)
+    begin = registry.promote if now else registry.begin
+    entry = begin(found, policy, reason=reason, findings=findings)
     if json:
         emit(entry)
         return
@@ -172,11 +170,19 @@ def _served_skew(settings: Settings, registry: Registry, version: str) -> Findin
 
 
 @models.command("rollback")
-def roll_back_model(*, reason: Reason = "", json: JsonFlag = False) -> None:
+def roll_back_model(
+    version: Annotated[
+        str, typer.Argument(help="Only if it is this version that goes; default: whichever goes now.")
+    ] = "",
+    *,
+    reason: Reason = "",
+    json: JsonFlag = False,
+) -> None:
     """End the rollout that is under way; where none is, bring the champion before back."""
     from tocsin.cli.app import console, emit
 
-    entry = registry_of(Settings.from_env()).roll_back(reason=reason)
+    registry = registry_of(Settings.from_env())
+    entry = registry.roll_back(resolve(registry, version) if version else "", reason=reason)
     if json:
         emit(entry)
         return

@@ -103,9 +103,12 @@ def test_without_the_storage_a_promotion_wants_to_be_told_so(
 
 def test_now_means_now_and_can_be_taken_back(stored: Registry) -> None:
     lineup = stored.head().lineup
-    assert "watched against" in run("promote", "--now")
+    assert "watched against" in run("promote", "--now", "--watch", "2d")
+    assert stored.head().lineup.policy.watch_s == 2 * 86_400.0
     assert stored.champion() == lineup.challenger
-    run("rollback")
+    with pytest.raises(ConflictError, match="not 20260101T000000Z-abcdef"):
+        run("rollback", "20260101T000000Z-abcdef")
+    run("rollback", "champion")
     assert stored.champion() == lineup.champion
     with pytest.raises(ConflictError, match="no previous champion"):
         run("rollback")
