@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Protocol
+from uuid import uuid4
 
 import numpy as np
 import numpy.typing as npt
@@ -82,6 +83,7 @@ class Beside:
         sample: The share of offers taken.
         clock: Time.
         policy: What is slow, and when tests begin anew.
+        replica: Its name among those that observe.
     """
 
     def __init__(
@@ -92,10 +94,12 @@ class Beside:
         sample: float,
         clock: Clock,
         policy: GuardPolicy | None = None,
+        replica: str = "",
     ) -> None:
         self.observations = Observations()
         self.policy = policy or GuardPolicy()
         self._observed = observed
+        self._replica = replica or uuid4().hex
         self._executor = executor
         self._sample = sample
         self._clock = clock
@@ -106,13 +110,15 @@ class Beside:
         self._queue: deque[Offer] = deque()
         self._rows = 0
         self._more = asyncio.Event()
+        self._sent: dict[str, int] = {}
         self._unsent: list[Prediction] = []
 
     def watch(self, trial: Trial | None) -> None:
         """What is on trial from now on; None: nothing. What was observed of another trial is dropped."""
-        if trial is not None and self._trial is not None and trial.name == self._trial.name:
-            return
+        same = trial is not None and self._trial is not None and trial.name == self._trial.name
         self._trial = trial
+        if same:  # a model of it was loaded again
+            return
         self._begin(0)
         self._queue.clear()
         self._rows = 0
@@ -132,7 +138,9 @@ class Beside:
 
     async def run(self) -> None:
         """Score and send, until cancelled."""
-        await asyncio.gather(self._score_all(), self._send_all())
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._score_all())
+            group.create_task(self._send_all())
 
     async def _score_all(self) -> None:
         while True:
@@ -148,16 +156,14 @@ class Beside:
             if offer is None:
                 continue
             judged, reference = await loop.run_in_executor(self._executor, _both, trial, offer.raw)
-            if trial is self._trial:
+            if self._trial is not None and trial.name == self._trial.name:
                 self._note(trial, offer, judged, reference)
 
     def _take(self, trial: Trial) -> Offer | None:
         """The next rows, without advertisers that had their say."""
         offer = self._queue.popleft()
         self._rows -= len(offer.advertiser_ids)
-        epoch = epoch_of(trial.since, self._clock.now(), self.policy)
-        if epoch != self._epoch:
-            self._begin(epoch)
+        self._turn(trial)
         fresh = [place for place, name in enumerate(offer.advertiser_ids) if name not in self._seen][
             :ROWS_AT_ONCE
         ]
@@ -169,10 +175,17 @@ class Beside:
             self._seen.update(names)
         return Offer(names, offer.raw[chosen], offer.stale[chosen], offer.as_of)
 
+    def _turn(self, trial: Trial) -> None:
+        """Begin anew where the tests do."""
+        epoch = epoch_of(trial.since, self._clock.now(), self.policy)
+        if epoch != self._epoch:
+            self._begin(epoch)
+
     def _begin(self, epoch: int) -> None:
         self._epoch = epoch
         self._seen.clear()
-        self.observations.take()
+        self._sent = {}
+        self.observations = Observations()
 
     def _note(self, trial: Trial, offer: Offer, judged: _Scored, reference: _Scored) -> None:
         self.observations.call(judged.took_ms, reference.took_ms, slow_ms=self.policy.slow_ms)
@@ -191,27 +204,23 @@ class Beside:
             await self.send()
 
     async def send(self) -> None:
-        """Send what was observed; while storage is down it is kept, and adds up."""
+        """Send what was observed; what fails is sent with the rest next time."""
         trial = self._trial
         if trial is None:
             return
-        epoch = epoch_of(trial.since, self._clock.now(), self.policy)
-        counts = self.observations.take()
-        if not counts:
-            return
-        try:
-            await self._observed.add(trial.name, epoch, counts)
-        except TocsinError as error:
-            log.warning("observations wait: %s", error)
-            if trial is self._trial:
-                self.observations.put_back(counts)
-            return
+        self._turn(trial)
+        counts, epoch = self.observations.counts(), self._epoch
         unsent, self._unsent = self._unsent, []
         try:
+            if counts != self._sent:
+                await self._observed.put(trial.name, epoch, self._replica, counts)
+                self._sent = counts
             if unsent:
                 await self._observed.wait_for(trial.name, unsent, trial.horizon_s)
         except TocsinError as error:
-            log.warning("%d predictions will not meet their labels: %s", len(unsent), error)
+            log.warning("observations wait: %s", error)
+            if self._trial is not None and trial.name == self._trial.name:
+                self._unsent = (unsent + self._unsent)[:MOST_UNSENT]
 
 
 @dataclass(frozen=True, slots=True)
