@@ -61,14 +61,15 @@ class Predictor:
         observed = Observed(self.reader.client, namespace=settings.namespace)
         self.beside = Beside(observed, self._threads, sample=settings.shadow_sample, clock=clock)
         self._trial = ""
-        self._trying = 0
+        self._followed = InService()
+        self._slots = asyncio.Semaphore(THREADS - 1)  # one is left for what is scored beside
 
     async def follow(self) -> None:
         """Look what the registry says, and put on trial what it names."""
         now = await self.models.follow()
-        if now.lineup.trial == self._trial:
+        if now is self._followed:
             return
-        self._trial = now.lineup.trial
+        self._followed, self._trial = now, now.lineup.trial
         if now.judged is None or now.reference is None:
             self.beside.watch(None)
             return
@@ -136,31 +137,28 @@ class Predictor:
         self, model: ChurnModel | BrokenModel, rows: Rows, *, explain: bool
     ) -> list[ChurnAnswer] | None:
         """By the model on trial, within its deadline; None: the champion has to."""
-        observations, slow_ms = self.beside.observations, self.beside.policy.slow_ms
         if isinstance(model, BrokenModel):
-            observations.call(None, 1.0, slow_ms=slow_ms)
+            self.beside.observations.answered(failed=True)
             return None
-        if self._trying >= THREADS - 1:  # it is slow enough as it is
-            observations.call(CANARY_DEADLINE_S * 1000, 1.0, slow_ms=slow_ms)
+        try:
+            async with asyncio.timeout(CANARY_DEADLINE_S):
+                await self._slots.acquire()
+        except TimeoutError:  # those that hold the threads are late, if it is slow
             return None
-        self._trying += 1
         work = asyncio.get_running_loop().run_in_executor(
             self._threads, partial(_called, model, rows, explain=explain)
         )
         work.add_done_callback(self._tried)
-        try:
-            async with asyncio.timeout(CANARY_DEADLINE_S):
-                answers = await asyncio.shield(work)
-        except TimeoutError:
-            observations.call(CANARY_DEADLINE_S * 1000, 1.0, slow_ms=slow_ms)
+        await asyncio.wait({work}, timeout=CANARY_DEADLINE_S)
+        if not work.done():
+            self.beside.observations.answered(late=True)
             return None
-        if answers is None:
-            observations.call(None, 1.0, slow_ms=slow_ms)
-            return None
-        return _marked(answers, rows)
+        answers = work.result()
+        self.beside.observations.answered(failed=answers is None)
+        return None if answers is None else _marked(answers, rows)
 
     def _tried(self, work: asyncio.Future[list[ChurnAnswer] | None]) -> None:
-        self._trying -= 1
+        self._slots.release()
         if not work.cancelled():
             work.exception()  # looked at: nobody waits for it after the deadline
 
@@ -174,11 +172,11 @@ class Predictor:
             call = partial(_called, model, rows, explain=explain)
             inline = len(rows.advertiser_ids) <= INLINE_ROWS
             answers = call() if inline else await asyncio.to_thread(call)
+            if model is serving.judged:
+                self.beside.observations.answered(failed=answers is None)
             if answers is not None:
                 return _marked(answers, rows)
             why = f"model {model.version} fails"
-            if model is serving.judged:
-                self.beside.observations.call(None, 1.0, slow_ms=self.beside.policy.slow_ms)
         days = [None if np.isnan(value) else float(value) for value in rows.raw[:, RECENCY]]
         return recency_answers(rows.advertiser_ids, days, to_datetime(rows.as_of), why)
 
