@@ -102,6 +102,7 @@ class Guardian:
         if self.last is None or self.last.decision is not verdict.decision:
             log.info("guard: %s in %s: %s, %s", lineup.judged, lineup.stage, verdict.decision, verdict.reason)
         self.last = verdict
+        await self._observed.say(lineup.trial, f"{verdict.decision}: {verdict.reason}")
         if verdict.decision is Decision.BREACH:
             entry = await asyncio.to_thread(
                 self._registry.roll_back, on=head.number, reason=verdict.reason, story=verdict.story()

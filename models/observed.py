@@ -24,6 +24,7 @@ from models.observations import Observations
 from tocsin.keys import FeatureKeys, RolloutKeys
 from tocsin.storage.connect import translate
 
+VERDICT_TTL_S = 60
 OBSERVED_TTL_S = 2 * 86_400
 LABELS_TTL_S = 60 * 86_400
 MOST_AWAITED = 20_000
@@ -69,6 +70,26 @@ class Observed:
                 pipe.hset(key, replica, _encode(counts))
                 pipe.expire(key, OBSERVED_TTL_S)
                 await pipe.execute()
+
+    async def say(self, trial: str, verdict: str) -> None:
+        """What the guard says of a trial, for people: kept for a minute.
+
+        Raises:
+            StorageUnavailableError: the server does not answer.
+        """
+        with _translated():
+            await self._client.set(self._keys.verdict(trial), verdict, ex=VERDICT_TTL_S)
+
+    async def said(self, trial: str) -> str:
+        """What the guard said last; empty: nothing for a minute.
+
+        Raises:
+            StorageUnavailableError: the server does not answer.
+        """
+        client: Any = self._client  # the driver's answers are untyped
+        with _translated():
+            found: bytes | None = await client.get(self._keys.verdict(trial))
+        return found.decode() if found else ""
 
     async def read(self, trial: str, epoch: int) -> tuple[dict[str, int], dict[str, int]]:
         """Counts of an epoch over all replicas, and of all labels of the trial.

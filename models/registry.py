@@ -206,6 +206,7 @@ class Registry:
         Raises:
             NotFoundError: No such version.
             ConflictError: another one is being tried, it is the champion, or the leakage gate blocks it.
+            ModelUnavailableError: it cannot be loaded.
         """
         tried = self._stored(version or self.head().lineup.challenger)
         story = self.check_gate(tried, findings)
@@ -239,6 +240,7 @@ class Registry:
         Raises:
             NotFoundError: No such version.
             ConflictError: another one is being tried, it is the champion, or the leakage gate blocks it.
+            ModelUnavailableError: it cannot be loaded.
         """
         wanted = self._stored(version)
         story = self.check_gate(wanted, findings)
@@ -254,12 +256,13 @@ class Registry:
         )
 
     def check_gate(self, version: str, findings: Iterable[Finding]) -> dict[str, Any]:
-        """What the leakage gate says of a version that may be put before people, for the journal.
+        """What the leakage gate says of a version that is to be put before people, for the journal.
 
         Raises:
             ConflictError: the gate blocks it.
-            ModelUnavailableError: its metadata is not readable.
+            ModelUnavailableError: it cannot be loaded, so it could not serve.
         """
+        self.load(version)
         found = [*self.metadata(version).card.findings, *findings]
         if blocked := [finding.text for finding in blocking(found)]:
             raise ConflictError(f"the leakage gate blocks {version}: {'; '.join(blocked)}")

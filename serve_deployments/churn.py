@@ -34,9 +34,9 @@ from serve_deployments.http import (
 )
 from serve_deployments.lineup import LOOK_EVERY_S
 from serve_deployments.predicting import Predictor
-from tocsin.clock import Clock, SystemClock, to_epoch
+from tocsin.clock import Clock, SystemClock, to_datetime, to_epoch
 from tocsin.decoding import RecordDecoder
-from tocsin.errors import TocsinError
+from tocsin.errors import NotFoundError, TocsinError
 from tocsin.schemas import MAX_CHURN_IDS, AtRiskAnswer, ChurnAnswer, ChurnBatchAnswer, ChurnBatchRequest
 from tocsin.settings import Settings
 
@@ -147,6 +147,11 @@ class Churn(Application):
         else:
             known, _ = await self.predictor.predict([advertiser_id], asked, explain=drivers)
             found = known[0] if known else None
+        if found is None and asked is not None:
+            raise NotFoundError(
+                f"advertiser {advertiser_id[:128]!r} has no activity before {to_datetime(asked).isoformat()}",
+                hint="ask for a later as_of, or without one",
+            )
         if found is None:
             raise unknown_advertiser(advertiser_id)
         return found

@@ -41,6 +41,7 @@ and replaying are single atomic steps, and a lane can be given a server of its o
 | `{ns}:{breakers}:probe:{breaker}`      | string | probe lease        | who may try again |
 | `{ns}:{breakers}:names`                | zset   | 24 h               | breakers by when last seen (s) |
 | `{ns}:{models}:observed:{trial}:{epoch}` | hash | 2 d               | what each replica saw of two models, as counts |
+| `{ns}:{models}:verdict:{trial}`        | string | 60 s               | what the guard said last |
 | `{ns}:{models}:labels:{trial}`         | hash   | 60 d               | the same for matured labels |
 | `{ns}:{models}:awaited:{trial}`        | zset   | 60 d               | advertisers by when a label is due; 20,000 |
 | `{ns}:{models}:predicted:{trial}`      | hash   | 60 d               | what was predicted for those, until it is due |
@@ -191,6 +192,10 @@ class RolloutKeys:
     def observed(self, trial: str, epoch: int) -> str:
         """Counts of one run of the guard's tests, by replica: a hash."""
         return f"{self.prefix}:observed:{trial}:{epoch}"
+
+    def verdict(self, trial: str) -> str:
+        """What the guard said last: a string."""
+        return f"{self.prefix}:verdict:{trial}"
 
     def labels(self, trial: str) -> str:
         """Counts of matured labels."""

@@ -123,6 +123,7 @@ async def test_nothing_advances_on_too_little(bench: Bench) -> None:
     bench.clock.advance(3_000.0)
     assert (await bench.look()).decision is Decision.HOLD
     assert bench.registry.head().lineup.stage is Stage.SHADOW
+    assert (await bench.observed.said(bench.trial)).startswith("hold: too little seen: 0 rows of 50")
 
 
 async def test_a_breach_rolls_back_tells_and_writes_the_story(bench: Bench) -> None:

@@ -47,7 +47,8 @@ def list_models(*, json: JsonFlag = False) -> None:
     """All stored versions, the newest first, with their parts."""
     from tocsin.cli.app import console, emit
 
-    registry = registry_of(Settings.from_env())
+    settings = Settings.from_env()
+    registry = registry_of(settings)
     lineup = registry.head().lineup
     rows = [_row(registry, version, lineup) for version in reversed(registry.versions())]
     if json:
@@ -62,6 +63,8 @@ def list_models(*, json: JsonFlag = False) -> None:
         table.add_row(*shown, row["made_by"], row["code_revision"][:10])
     console().print(table)
     console().print(_where(lineup))
+    if lineup.judged and (said := _said(settings, lineup)):
+        console().print(f"the guard says {said}")
 
 
 @models.command("show")
@@ -215,6 +218,9 @@ def audit_models(
     if json:
         emit({"entries": entries})
         return
+    if not entries:
+        console().print("nothing was done yet; `tocsin train` makes a model")
+        return
     console().print(_audit_table(entries))
 
 
@@ -289,6 +295,26 @@ def part_of(version: str, lineup: Lineup) -> str:
         share = f" {lineup.share:.0%}" if lineup.share else ""
         return f"challenger, {lineup.stage}{share}" if lineup.under_way else "challenger"
     return "previous" if version == lineup.previous else ""
+
+
+def _said(settings: Settings, lineup: Lineup) -> str:
+    """What the guard said in the last minute; the list is of use without it."""
+    import asyncio
+
+    from models.observed import Observed
+    from tocsin.storage.connect import SERVE_TIMEOUT_S, connect, resolve_url
+
+    async def ask() -> str:
+        client = connect(resolve_url(settings), timeout_s=SERVE_TIMEOUT_S)
+        try:
+            return await Observed(client, namespace=settings.namespace).said(lineup.trial)
+        finally:
+            await client.aclose()
+
+    try:
+        return asyncio.run(ask()) or "nothing: it is not at work"
+    except (ConfigurationError, StorageUnavailableError):
+        return ""
 
 
 def _where(lineup: Lineup) -> str:

@@ -15,6 +15,7 @@ from models.registry import Registry
 from tocsin.cli import feature_jobs
 from tocsin.cli.app import app
 from tocsin.cli.models import duration_s, percentages
+from tocsin.cli.training import _put_forward
 from tocsin.errors import ConflictError, InvalidRecordError, NotFoundError, StorageUnavailableError
 
 
@@ -112,6 +113,18 @@ def test_now_means_now_and_can_be_taken_back(stored: Registry) -> None:
     assert stored.champion() == lineup.champion
     with pytest.raises(ConflictError, match="no previous champion"):
         run("rollback")
+
+
+def test_a_new_model_is_tried_beside_the_champion_where_one_can_serve(
+    stored: Registry, tmp_path: Path
+) -> None:
+    champion, challenger = stored.champion(), stored.head().lineup.challenger
+    assert _put_forward(stored, challenger, "better", []) == ("shadow", "better")
+    assert (stored.champion(), stored.journal()[-1].reason) == (champion, "better")
+    stored.roll_back()
+    (tmp_path / "models" / "churn" / str(champion) / "model.skops").write_bytes(b"damaged")
+    assert _put_forward(stored, challenger, "better", []) == ("idle", "better")
+    assert stored.champion() == challenger
 
 
 def test_the_audit_tells_who_and_what_served_when(stored: Registry) -> None:

@@ -291,6 +291,10 @@ def test_a_tampered_model_is_refused(registry: Registry, trained: TrainedModel, 
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     assert "is damaged: its checksum is not the one in metadata.json" in _refusal(registry, version).message
+    for put_before_people in (registry.begin, registry.promote):
+        with pytest.raises(ModelUnavailableError, match="is damaged"):
+            put_before_people(version)
+    assert len(registry.journal()) == 1
 
 
 @pytest.mark.parametrize("content", [b"not a zip", b""])

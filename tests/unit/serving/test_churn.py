@@ -91,7 +91,7 @@ class Faults(Registry):
         fault = self.faults.get(version or "")
         if fault == "broken":
             raise ModelUnavailableError("damaged")
-        if fault == "odd" and self.head().lineup.under_way:
+        if fault == "odd":
             raise AttributeError("of another release")
         model = super().load(version)
         if fault:
@@ -131,14 +131,14 @@ class Bench:
 
     async def challenger(self, stage: Stage, fault: str = "") -> str:
         version = self.save(minutes=1)
-        if fault:
-            self.registry.faults[version] = fault
         if stage is Stage.WATCH:
             self.registry.promote(version)
         else:
             self.registry.begin(version, HALF)
         if stage is Stage.CANARY:
             self.registry.advance()
+        if fault:  # one that shows only where it serves
+            self.registry.faults[version] = fault
         await self.app.predictor.follow()
         return version
 
@@ -185,6 +185,8 @@ async def test_a_model_is_picked_up_without_a_restart(bench: Bench) -> None:
 async def test_an_unknown_advertiser_is_not_found(bench: Bench) -> None:
     await bench.champion()
     await bench.get("/nobody", 404)
+    then = await bench.get("/nobody?as_of=2019-01-01T00:00:00Z", 404)
+    assert "no activity before 2019-01-01" in then["detail"]
     answer = await bench.http.post("/", json={"advertiser_ids": ["nobody", NAMES[0]]})
     assert answer.json()["unknown"] == ["nobody"]
 
