@@ -208,7 +208,7 @@ class Registry:
             ConflictError: another one is being tried, it is the champion, or the leakage gate blocks it.
             ModelUnavailableError: it cannot be loaded.
         """
-        tried = self._stored(version or self.head().lineup.challenger)
+        tried = self.stored(version or self.head().lineup.challenger)
         story = self.check_gate(tried, findings)
         chosen = policy or RolloutPolicy()
         return self._record(
@@ -242,7 +242,7 @@ class Registry:
             ConflictError: another one is being tried, it is the champion, or the leakage gate blocks it.
             ModelUnavailableError: it cannot be loaded.
         """
-        wanted = self._stored(version)
+        wanted = self.stored(version)
         story = self.check_gate(wanted, findings)
         chosen = policy or RolloutPolicy()
         return self._record(
@@ -373,7 +373,12 @@ class Registry:
             log.warning("nothing is expected of churn model %s: %s", version, error)
             return Expected()
 
-    def _stored(self, version: str) -> str:
+    def stored(self, version: str) -> str:
+        """The version, if it is stored.
+
+        Raises:
+            NotFoundError: it is not.
+        """
         stored = self.versions()
         if version not in stored:
             raise NotFoundError(

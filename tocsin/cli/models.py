@@ -16,7 +16,13 @@ import typer
 from rich import box
 from rich.table import Table
 
-from tocsin.errors import ConfigurationError, InvalidRecordError, NotFoundError, StorageUnavailableError
+from tocsin.errors import (
+    ConfigurationError,
+    InvalidRecordError,
+    ModelUnavailableError,
+    NotFoundError,
+    StorageUnavailableError,
+)
 from tocsin.settings import Settings
 
 if TYPE_CHECKING:
@@ -59,6 +65,9 @@ def list_models(*, json: JsonFlag = False) -> None:
         return
     table = Table("version", "part", "algorithm", "AUC", "Brier", "made by", "code", box=box.SIMPLE)
     for row in rows:
+        if "problem" in row:
+            table.add_row(row["version"], row["part"], "[red]not readable[/red]")
+            continue
         shown = [row["version"], row["part"], row["algorithm"], _number(row["auc"]), _number(row["brier"])]
         table.add_row(*shown, row["made_by"], row["code_revision"][:10])
     console().print(table)
@@ -228,10 +237,10 @@ def resolve(registry: Registry, name: str) -> str:
     """A version from its name or its part.
 
     Raises:
-        NotFoundError: nobody has that part.
+        NotFoundError: nobody has that part, or there is no such version.
     """
     if name not in {"champion", "challenger", "previous"}:
-        return name
+        return registry.stored(name)
     found = str(getattr(registry.head().lineup, name))
     if not found:
         raise NotFoundError(f"there is no {name}", hint="`tocsin models list` shows all versions")
@@ -250,7 +259,9 @@ def percentages(text: str) -> tuple[float, ...]:
         found = ()
     if not found or len(found) > 10 or sorted(set(found)) != list(found) or not 0 < found[0] <= found[-1] < 1:
         raise InvalidRecordError(
-            f"{text[:64]!r} are no steps", field="--shares", limit="up to 10, rising, above 0 and below 100"
+            f"{text[:64]!r} are no steps",
+            field="--shares",
+            hint="up to 10 of them, rising, above 0 and below 100",
         )
     return found
 
@@ -263,18 +274,21 @@ def duration_s(text: str) -> float:
     """
     seconds = {"s": 1, "m": 60, "h": 3600, "d": 86_400}.get(text[-1:])
     if seconds is None or not text[:-1].isascii() or not text[:-1].isdigit() or len(text) > 7:
-        raise InvalidRecordError(f"{text[:64]!r} is no duration", limit="as 90s, 30m, 6h or 2d")
+        raise InvalidRecordError(f"{text[:64]!r} is no duration", hint="as 90s, 30m, 6h or 2d")
     if (found := float(text[:-1]) * seconds) > 365 * 86_400:
-        raise InvalidRecordError(f"{text[:64]!r} is too long", limit="<= 365d")
+        raise InvalidRecordError(f"{text[:64]!r} is too long", hint="365d at the most")
     return found
 
 
 def _row(registry: Registry, version: str, lineup: Lineup) -> dict[str, Any]:
-    metadata = registry.metadata(version)
+    known = {"version": version, "part": part_of(version, lineup)}
+    try:
+        metadata = registry.metadata(version)
+    except ModelUnavailableError as error:  # the others are of interest all the same
+        return {**known, "problem": error.message}
     card = metadata.card
     return {
-        "version": version,
-        "part": part_of(version, lineup),
+        **known,
         "algorithm": card.algorithm,
         "auc": card.evaluation.model.auc,
         "brier": card.evaluation.model.brier,
@@ -328,6 +342,8 @@ def _where(lineup: Lineup) -> str:
 
 
 def _facts(metadata: Metadata) -> dict[str, str]:
+    from models.leakage import blocking
+
     card = metadata.card
     trained, tested = (
         " to ".join(f"{moment:%Y-%m-%d}" for moment in window)
@@ -343,6 +359,14 @@ def _facts(metadata: Metadata) -> dict[str, str]:
             for name, value in measured.items()
             if isinstance(value, float)
         },
+        **{
+            f'answers "{one.decision}"': "abstains"
+            if one.threshold is None
+            else f"{one.precision_low:.0%} certified, {one.coverage:.0%} answered"
+            for one in card.certificates
+        },
+        "calibrated to": f"{card.calibrated_at:%Y-%m-%d}" if card.calibrated_at else "",
+        "leakage gate": ", ".join(finding.name for finding in blocking(card.findings)) or "open",
         "base rate": _number(card.base_rate),
         "features": f"{len(card.feature_names)}, schema {metadata.feature_schema}",
         "scikit-learn": card.sklearn_version,

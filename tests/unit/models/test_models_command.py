@@ -59,6 +59,21 @@ def test_a_version_is_shown_with_its_history(stored: Registry) -> None:
     assert [entry["action"] for entry in found["history"]] == ["register", "promote"]
 
 
+def test_a_damaged_version_does_not_hide_the_others(stored: Registry, tmp_path: Path) -> None:
+    challenger = stored.head().lineup.challenger
+    (tmp_path / "models" / "churn" / challenger / "metadata.json").write_bytes(b"{")
+    assert "not readable" in run("list")
+    first, second = read("list")["models"]
+    assert (first["version"], second["part"]) == (challenger, "champion")
+    assert "is not readable" in first["problem"]
+
+
+def test_a_version_nobody_stored_is_not_found(stored: Registry) -> None:
+    for command in ("show", "promote", "rollback", "compare"):
+        with pytest.raises(NotFoundError, match="no churn model 'nope'"):
+            run(command, "nope")
+
+
 def test_two_versions_stand_side_by_side(stored: Registry) -> None:
     assert "auc" in run("compare")
     assert set(read("compare")) == set(stored.versions())
@@ -107,8 +122,8 @@ def test_now_means_now_and_can_be_taken_back(stored: Registry) -> None:
     assert "watched against" in run("promote", "--now", "--watch", "2d")
     assert stored.head().lineup.policy.watch_s == 2 * 86_400.0
     assert stored.champion() == lineup.challenger
-    with pytest.raises(ConflictError, match="not 20260101T000000Z-abcdef"):
-        run("rollback", "20260101T000000Z-abcdef")
+    with pytest.raises(ConflictError, match=f"not {lineup.champion}"):
+        run("rollback", "previous")
     run("rollback", "champion")
     assert stored.champion() == lineup.champion
     with pytest.raises(ConflictError, match="no previous champion"):
