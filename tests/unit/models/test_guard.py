@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections import Counter
 from collections.abc import Callable
 
 import msgspec
@@ -9,7 +10,7 @@ import pytest
 
 from models.expectation import Expected
 from models.guard import Decision, GuardPolicy, GuardState, Signal, Verdict, drift_of, epoch_of, judge
-from models.observations import Observations
+from models.observations import DIFF_STEPS, Observations
 from models.rollout import Stage
 from models.sequential import log_wealth, spent
 
@@ -239,6 +240,26 @@ def test_a_good_model_is_seldom_rolled_back_however_often_one_looks() -> None:
                 rejected += 1
                 break
     assert rejected <= trials * alpha + 3 * math.sqrt(trials * alpha * (1 - alpha))
+
+
+def test_votes_of_several_replicas_roll_back_no_more() -> None:
+    """Each replica counts an advertiser once; the mean difference of all of them lies exactly at the limit."""
+    alpha, limit, trials, replicas = 0.01, POLICY.shift, 60, 4
+    rejected = 0
+    for seed in range(trials):
+        chance = random.Random(seed)  # noqa: S311
+        drawn = [chance.gauss(0.0, 0.12) for _ in range(120)]
+        differences = [one + limit - sum(drawn) / len(drawn) for one in drawn]
+        votes = [one for one in differences for _ in range(replicas)]
+        chance.shuffle(votes)
+        seen = Counter[float]()
+        for number, one in enumerate(votes):
+            lower = math.floor(one * DIFF_STEPS) / DIFF_STEPS
+            seen[(lower + 1) / 2] += 1
+            if number % 10 == 9 and log_wealth(seen.items(), (limit + 1) / 2) >= math.log(1 / alpha):
+                rejected += 1
+                break
+    assert rejected <= 3
 
 
 def test_wealth_grows_with_evidence_and_never_falls_below_nothing() -> None:
