@@ -23,6 +23,7 @@ of that gives up by itself.
 from __future__ import annotations
 
 import fcntl
+import math
 import os
 import random
 import re
@@ -308,15 +309,17 @@ class ObjectStore:
         )
 
     def _claims(self) -> list[str]:
-        """Claims that may be of writers at work."""
+        """Claims that may be of writers at work. Their age is told by the store's clock: against the newest, ours."""
         from pyarrow import fs  # noqa: PLC0415
 
         selector = fs.FileSelector(f"{self._root}/{_CLAIMS}", allow_not_found=True)
         infos = self._fs.get_file_info(selector)
+        written = [info.mtime.timestamp() if info.mtime else math.inf for info in infos]
+        newest = max((moment for moment in written if moment < math.inf), default=0.0)
         return [
             f"{_CLAIMS}/{info.base_name}"
-            for info in infos
-            if info.mtime is None or time.time() - info.mtime.timestamp() < CLAIM_LIFE_S
+            for info, moment in zip(infos, written, strict=True)
+            if newest - moment < CLAIM_LIFE_S
         ]
 
     def _names(self, folder: str, *, recursive: bool) -> list[str]:

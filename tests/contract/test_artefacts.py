@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
@@ -127,6 +128,16 @@ class TestObjects:
         objects._write("claims/dead", b"")
         os.utime(tmp_path / "churn" / "claims" / "dead", (1.0, 1.0))
         assert objects.append(b"1", after=0)
+
+    def test_a_clock_that_is_wrong_takes_no_living_writer_for_dead(
+        self, objects: ObjectStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(artefacts, "CLAIM_TRIES", 2)
+        objects._write("claims/other", b"")
+        ahead = time.time() + 3_600.0
+        monkeypatch.setattr("time.time", lambda: ahead)
+        with pytest.raises(ConflictError, match="2 tries"):
+            objects.append(b"1", after=0)
 
     def test_a_writer_that_was_held_up_gives_up(
         self, objects: ObjectStore, monkeypatch: pytest.MonkeyPatch
