@@ -39,7 +39,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from models.expectation import DIFFERS, TENTHS, Expected, stability_index
-from models.observations import LABEL_STEPS, SCORE_STEPS, edges, ms_edge, steps
+from models.observations import SCORE_STEPS, edges, ms_edge, steps
 from models.rollout import Stage
 from models.sequential import log_wealth, spent
 
@@ -91,7 +91,7 @@ class GuardPolicy(Struct, frozen=True, kw_only=True):
     matured_loss: float = 0.01
     # Beyond what is expected, and at the most; the most alone where nothing is known.
     estimated_loss: float = 0.004
-    most_estimated_loss: float = 0.03
+    most_estimated_loss: float = 0.025
     differing: float = 0.04  # share of rows that differ by 0.2 or more
     most_differing: float = 0.25
     shift: float = 0.03
@@ -238,7 +238,7 @@ def weigh(
     differs = [(float(size >= DIFFERS - 1e-9), count) for size, count in sizes]
     up = [(edges(step)[0], count) for step, count in diffs]
     down = [(-edges(step)[1], count) for step, count in diffs]
-    lost = [(edges(step, LABEL_STEPS)[0], count) for step, count in gained]
+    lost = [(edges(step)[0], count) for step, count in gained]
     late = [(1.0, counts.get("late", 0)), (0.0, counts.get("in_time", 0))]
     stale = [(1.0, counts.get("stale", 0)), (0.0, counts.get("fresh", 0))]
     cleared = _cleared(gained, needed_of_labels, policy)
@@ -325,7 +325,7 @@ def _cleared(gained: list[tuple[int, int]], needed: float, policy: GuardPolicy) 
     """Whether labels show that it is no worse than the limit allows."""
     if sum(count for _, count in gained) < policy.least_labels:
         return False
-    better = [((1 - edges(step, LABEL_STEPS)[1]) / 2, count) for step, count in gained]
+    better = [((1 - edges(step)[1]) / 2, count) for step, count in gained]
     return _exp(log_wealth(better, (1 - policy.matured_loss) / 2)) >= needed
 
 

@@ -2,14 +2,14 @@
 
 | count                     | counts                                                                    |
 |---------------------------|---------------------------------------------------------------------------|
-| `diff:{k}`                | rows where judged minus reference lies in the k-th fiftieth of [-1, 1]    |
+| `diff:{k}`                | rows where judged minus reference lies in the k-th step of 0.004          |
 | `judged:{k}`, `reference:{k}` | rows whose probability lies in the k-th twentieth                     |
 | `empty:{name}`            | rows in which an input is 0 or not known; `rows` how many there were      |
 | `stale`, `fresh`          | rows whose features were older than they should be, or not                |
 | `error:{jr}`, `slow:{jr}` | calls by who failed, or took too long: 10 the judged one alone, 01, 11, 00 |
 | `late`, `in_time`         | answers the judged one owed to a request, by whether its deadline passed  |
 | `ms_judged:{k}`, `ms_reference:{k}` | calls that took up to 2^(k/2) ms                                 |
-| `label:{k}`               | matured labels: the judged one's squared error minus the reference's, in five-hundredths |
+| `label:{k}`               | matured labels: the judged one's squared error minus the reference's, in such steps |
 | `dropped`                 | rows not looked at, because the queue was full                            |
 
 So a few hundred numbers hold any amount of traffic.
@@ -21,8 +21,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
-DIFF_STEPS = 50  # a step is 0.02 wide
-LABEL_STEPS = 500  # limits on losses are finer
+DIFF_STEPS = 250  # a step is 0.004 wide: wider ones cost power where advertisers are few
 SCORE_STEPS = 20
 MS_STEPS = 40  # up to 2^20 ms
 
@@ -36,7 +35,7 @@ class Observations:
     def pair(self, judged: float, reference: float, *, stale: bool) -> None:
         """Two probabilities for the same row."""
         counts = self._counts
-        counts[f"diff:{_step(judged - reference, DIFF_STEPS)}"] += 1
+        counts[f"diff:{_step(judged - reference)}"] += 1
         counts[f"judged:{score_step(judged)}"] += 1
         counts[f"reference:{score_step(reference)}"] += 1
         counts["stale" if stale else "fresh"] += 1
@@ -67,7 +66,7 @@ class Observations:
     def label(self, judged: float, reference: float, *, churned: bool) -> None:
         """What became of an advertiser both models had answered for."""
         gained = (judged - churned) ** 2 - (reference - churned) ** 2
-        self._counts[f"label:{_step(gained, LABEL_STEPS)}"] += 1
+        self._counts[f"label:{_step(gained)}"] += 1
 
     def drop(self, rows: int) -> None:
         """Rows not looked at."""
@@ -91,9 +90,9 @@ def score_step(probability: float) -> int:
     return min(SCORE_STEPS - 1, max(0, int(probability * SCORE_STEPS)))
 
 
-def edges(step: int, steps_of_1: int = DIFF_STEPS) -> tuple[float, float]:
+def edges(step: int) -> tuple[float, float]:
     """The lower and the upper edge of a step of differences."""
-    return step / steps_of_1, (step + 1) / steps_of_1
+    return step / DIFF_STEPS, (step + 1) / DIFF_STEPS
 
 
 def ms_edge(step: int) -> float:
@@ -101,8 +100,8 @@ def ms_edge(step: int) -> float:
     return float(2 ** (step / 2))
 
 
-def _step(difference: float, steps_of_1: int) -> int:
-    return max(-steps_of_1, min(steps_of_1 - 1, math.floor(difference * steps_of_1)))
+def _step(difference: float) -> int:
+    return max(-DIFF_STEPS, min(DIFF_STEPS - 1, math.floor(difference * DIFF_STEPS)))
 
 
 def _ms_step(took_ms: float) -> int:

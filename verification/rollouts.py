@@ -227,12 +227,16 @@ class Bench:
                 await asyncio.sleep(LOOK_S)
                 await guardian.look()
                 lineup = registry.head().lineup
-                rolled_back = not lineup.under_way
+                rolled_back = version not in {lineup.challenger, lineup.champion}
                 stage = lineup.stage if lineup.under_way else stage
                 if lineup.stage is Stage.CANARY and not armed:
                     armed = True
                     churn.tell(fault.value)
             took_s, requests = time.monotonic() - began, traffic.answered - before
+            if not rolled_back:
+                registry.roll_back(
+                    version, reason="the guard did not find the fault"
+                )  # the next one has its turn
             await asyncio.sleep(FOLLOW_S)  # until replicas have gone back, too
         return {
             "rolled_back": rolled_back,

@@ -181,7 +181,7 @@ async def test_labels_mature_when_their_time_has_come(
     assert await bench.observed.mature(bench.trial, as_of + HORIZON_S) == 3
     assert await bench.observed.mature(bench.trial, as_of + HORIZON_S) == 0
     _, labels = await bench.observed.read(bench.trial, 1)
-    assert dict(steps(labels, "label")) == {400: 1, -400: 1}  # 0.81 - 0.01 worse, and as much better
+    assert dict(steps(labels, "label")) == {200: 1, -200: 1}  # 0.81 - 0.01 worse, and as much better
 
 
 async def test_an_advertiser_has_one_label_in_a_trial(
@@ -194,7 +194,7 @@ async def test_an_advertiser_has_one_label_in_a_trial(
     await bench.observed.wait_for(bench.trial, [Prediction("left", 40.0, 0.9, 0.1)], HORIZON_S)
     assert await bench.observed.mature(bench.trial, 50.0 + HORIZON_S) == 0
     _, labels = await bench.observed.read(bench.trial, 1)
-    assert labels == {"label:-400": 1}
+    assert labels == {"label:-200": 1}
     assert await client.exists(f"{namespace}:{{models}}:predicted:{bench.trial}") == 0
 
 
@@ -212,7 +212,7 @@ async def test_two_guards_count_a_label_once(
 
     monkeypatch.setattr(client, "zmscore", meanwhile)
     await bench.observed.mature(bench.trial, 10.0 + HORIZON_S)
-    assert (await bench.observed.read(bench.trial, 1))[1] == {"label:-400": 1}
+    assert (await bench.observed.read(bench.trial, 1))[1] == {"label:-200": 1}
 
 
 async def test_a_look_that_fails_is_not_the_last(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
