@@ -23,6 +23,7 @@ from uuid import uuid4
 import numpy as np
 import numpy.typing as npt
 
+from models.complaints import Complaints
 from models.expectation import is_empty
 from models.guard import GuardPolicy, epoch_of
 from models.matrix import Floats
@@ -42,6 +43,8 @@ MOST_UNSENT = 5_000  # predictions that wait for storage
 
 class Scorer(Protocol):
     """What is compared; `models.churn.ChurnModel`."""
+
+    version: str
 
     @property
     def inputs(self) -> Sequence[str]:
@@ -103,6 +106,7 @@ class Beside:
         self._executor = executor
         self._sample = sample
         self._clock = clock
+        self._complaints = Complaints(clock)
         self._chance = random.Random()  # noqa: S311 (a sample, no secret)
         self._trial: Trial | None = None
         self._epoch = 0
@@ -155,7 +159,7 @@ class Beside:
             offer = self._take(trial)
             if offer is None:
                 continue
-            judged, reference = await loop.run_in_executor(self._executor, _both, trial, offer.raw)
+            judged, reference = await loop.run_in_executor(self._executor, self._both, trial, offer.raw)
             if self._trial is not None and trial.name == self._trial.name:
                 self._note(trial, offer, judged, reference)
 
@@ -222,6 +226,18 @@ class Beside:
             if self._trial is not None and trial.name == self._trial.name:
                 self._unsent = (unsent + self._unsent)[:MOST_UNSENT]
 
+    def _both(self, trial: Trial, raw: Floats) -> tuple[_Scored, _Scored]:
+        return self._timed(trial.judged, raw), self._timed(trial.reference, raw)
+
+    def _timed(self, model: Scorer, raw: Floats) -> _Scored:
+        began = time.perf_counter()
+        try:
+            found = model.probabilities(raw)
+        except Exception as error:  # noqa: BLE001 (told below; whatever a model raises)
+            self._complaints.failed(model.version, error)
+            return _Scored(None, None)
+        return _Scored(found, (time.perf_counter() - began) * 1000)
+
 
 @dataclass(frozen=True, slots=True)
 class _Scored:
@@ -229,17 +245,3 @@ class _Scored:
 
     found: Floats | None
     took_ms: float | None
-
-
-def _both(trial: Trial, raw: Floats) -> tuple[_Scored, _Scored]:
-    return _timed(trial.judged, raw), _timed(trial.reference, raw)
-
-
-def _timed(model: Scorer, raw: Floats) -> _Scored:
-    began = time.perf_counter()
-    try:
-        found = model.probabilities(raw)
-    except Exception:
-        log.exception("a model on trial failed")
-        return _Scored(None, None)
-    return _Scored(found, (time.perf_counter() - began) * 1000)

@@ -12,7 +12,6 @@ What a request cannot see: each answer's rows are offered to the trial (`models.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
@@ -23,6 +22,7 @@ import numpy as np
 
 from models.beside import Beside, Offer, Trial
 from models.churn import ChurnModel, recency_answers
+from models.complaints import Complaints
 from models.observed import Observed
 from models.registry import Registry
 from models.rollout import Stage
@@ -33,8 +33,6 @@ from tocsin.clock import Clock, to_datetime
 from tocsin.errors import StorageUnavailableError
 from tocsin.schemas import ChurnAnswer
 from tocsin.settings import Settings
-
-log = logging.getLogger(__name__)
 
 INLINE_ROWS = 128  # with more, the model takes long enough to keep other requests waiting
 CANARY_DEADLINE_S = 0.25
@@ -57,6 +55,7 @@ class Predictor:
         self.vectors = VectorReader(self.reader)
         self.models = ModelsInService(registry or Registry(settings.models_location, clock=clock), clock)
         self._clock = clock
+        self._complaints = Complaints(clock)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="models")
         observed = Observed(self.reader.client, namespace=settings.namespace)
         self.beside = Beside(observed, self._threads, sample=settings.shadow_sample, clock=clock)
@@ -146,7 +145,7 @@ class Predictor:
         except TimeoutError:  # those that hold the threads are late, if it is slow
             return None
         work = asyncio.get_running_loop().run_in_executor(
-            self._threads, partial(_called, model, rows, explain=explain)
+            self._threads, partial(self._called, model, rows, explain=explain)
         )
         work.add_done_callback(self._tried)
         await asyncio.wait({work}, timeout=CANARY_DEADLINE_S)
@@ -169,7 +168,7 @@ class Predictor:
         for model in (serving.champion, spare):
             if not isinstance(model, ChurnModel):
                 continue
-            call = partial(_called, model, rows, explain=explain)
+            call = partial(self._called, model, rows, explain=explain)
             inline = len(rows.advertiser_ids) <= INLINE_ROWS
             answers = call() if inline else await asyncio.to_thread(call)
             if model is serving.judged:
@@ -180,19 +179,18 @@ class Predictor:
         days = [None if np.isnan(value) else float(value) for value in rows.raw[:, RECENCY]]
         return recency_answers(rows.advertiser_ids, days, to_datetime(rows.as_of), why)
 
+    def _called(self, model: ChurnModel, rows: Rows, *, explain: bool) -> list[ChurnAnswer] | None:
+        """A model's answers; None where it fails."""
+        as_of: datetime = to_datetime(rows.as_of)
+        try:
+            return model.answer_rows(rows.advertiser_ids, rows.raw, as_of, explain=explain)
+        except Exception as error:  # noqa: BLE001 (told below; whatever a model raises)
+            self._complaints.failed(model.version, error)
+            return None
+
     def _base_rates(self, model: ChurnModel, advertiser_ids: Sequence[str], why: str) -> list[ChurnAnswer]:
         as_of = to_datetime(self._clock.now())
         return [model.base_rate_answer(name, as_of, f"no live features: {why}") for name in advertiser_ids]
-
-
-def _called(model: ChurnModel, rows: Rows, *, explain: bool) -> list[ChurnAnswer] | None:
-    """A model's answers; None where it fails."""
-    as_of: datetime = to_datetime(rows.as_of)
-    try:
-        return model.answer_rows(rows.advertiser_ids, rows.raw, as_of, explain=explain)
-    except Exception:
-        log.exception("churn model %s failed on %d rows", model.version, len(rows.advertiser_ids))
-        return None
 
 
 def _marked(answers: list[ChurnAnswer], rows: Rows) -> list[ChurnAnswer]:

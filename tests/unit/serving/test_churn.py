@@ -316,6 +316,18 @@ async def test_what_runs_beside_the_requests_goes_on_after_an_error(
         await running
 
 
+async def test_a_model_that_always_fails_does_not_fill_the_log(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    await bench.champion()
+    await bench.challenger(Stage.CANARY, "fails")
+    for minute in (1, 2):
+        for _ in range(5):
+            await bench.all()
+        assert len([one for one in caplog.records if one.exc_info]) == minute
+        bench.clock.advance(61.0)
+
+
 @pytest.mark.parametrize("fault", ["fails", "broken"])
 async def test_a_new_champion_at_fault_leaves_the_answer_to_the_one_before(bench: Bench, fault: str) -> None:
     before = await bench.champion()
