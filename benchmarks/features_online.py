@@ -24,7 +24,7 @@ import redis
 from benchmarks import harness, workers
 from benchmarks.features_load import ADVERTISERS, Send, Sent, advertiser, loader
 from benchmarks.harness import Figures, Options, Worker, percentile, say
-from features.definitions import FEATURE_NAMES, FEATURES, VIEWS
+from features.definitions import FEATURE_NAMES, FEATURES
 from features.online import OnlineReader
 from features.packing import PACKERS
 from tocsin.keys import FeatureKeys, LaneKeys
@@ -132,14 +132,14 @@ class Bench:
             ids = [advertiser(number) for number in chance.sample(range(ADVERTISERS), batch)]
             began = time.perf_counter()
             answer = self.reader.read(ids, time.time())
-            columns = answer.columns(names)
+            columns, stale = answer.columns(names), answer.stale()
             ours.append((time.perf_counter() - began) * 1000)
             fallbacks += len(answer.wanted)
-            if len(columns) != READ_FEATURES:
+            if len(columns) != READ_FEATURES or len(stale) != batch:
                 raise RuntimeError("a read gave too few features")
-            keys = [self.keys.vector(view.name, name) for view in VIEWS for name in ids]
+            keys = [self.keys.vectors(name) for name in ids]
             began = time.perf_counter()
-            self.bare(keys, batch)
+            self.bare(keys)
             floor.append((time.perf_counter() - began) * 1000)
         return {
             "ours_p50_ms": round(percentile(ours, 0.5), 4),
@@ -150,17 +150,12 @@ class Bench:
             "fallbacks": fallbacks,
         }
 
-    def bare(self, keys: Sequence[str], batch: int) -> list[tuple[float, ...]]:
+    def bare(self, keys: Sequence[str]) -> list[tuple[float, ...]]:
         """The floor."""
-        bodies = self.client.mget(keys)
-        return [
-            _BARE[place // batch].unpack_from(body, 44)
-            for place, body in enumerate(bodies)
-            if body is not None
-        ]
+        return [_BARE.unpack(body) for body in self.client.mget(keys) if body is not None]
 
 
-_BARE = [struct.Struct(f"<{packer.count}d") for packer in PACKERS]
+_BARE = struct.Struct("<" + "".join(f"48x{packer.count}d" for packer in PACKERS))
 
 
 def measure(settings: Settings, options: Options) -> Figures:

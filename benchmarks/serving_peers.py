@@ -76,7 +76,7 @@ class Reads:
         self._as_of = as_of
 
     async def one_by_one(self, advertiser_id: str) -> Vector | None:
-        """How far the shards are, then each view: a read each."""
+        """How far the shard is, then the vectors: a read each."""
         question = self._question(advertiser_id)
         return await self._finish(question, [await self._client.get(key) for key in question.keys()])  # noqa: SIM118 (no dict)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from features.definitions import FEATURES, ON_DEMAND, REQUESTED, VIEW_OF, VIEWS
-from features.online import Answer, Status, VectorRead
+from features.reads import Answer, Status, VectorRead
 from features.vectors import named
 from tocsin.clock import to_datetime
 from tocsin.errors import InvalidRecordError
@@ -14,7 +14,7 @@ from tocsin.schemas import FeatureRow, FeaturesAnswer, FeaturesBatchAnswer, Feat
 
 def is_known(answer: Answer, place: int) -> bool:
     """Whether anybody ever told us of an entity."""
-    return any(view[place].status is not Status.NEVER for view in answer.reads)
+    return any(status is not Status.NEVER for status in answer.statuses(place))
 
 
 def vector_of(answer: Answer, place: int) -> dict[str, float | None]:
@@ -59,7 +59,7 @@ def on_demand(vector: Mapping[str, float | None], requested: Mapping[str, float]
 def one(answer: Answer, place: int, requested: Mapping[str, float], why: str = "") -> FeaturesAnswer:
     """Everything about one entity. `why` it is degraded, if it is."""
     vector = vector_of(answer, place)
-    reads = {view.name: read[place] for view, read in zip(VIEWS, answer.reads, strict=True)}
+    reads = {view.name: read for view, read in zip(VIEWS, answer.reads(place), strict=True)}
     features = {}
     for feature in FEATURES:
         view = VIEW_OF[feature.name].name
@@ -89,12 +89,12 @@ def many(
     rows = []
     for place, advertiser_id in enumerate(answer.advertiser_ids):
         vector = vector_of(answer, place)
-        reads = zip(VIEWS, answer.reads, strict=True)
+        reads = zip(VIEWS, answer.reads(place), strict=True)
         rows.append(
             FeatureRow(
                 advertiser_id=advertiser_id,
                 values={name: vector[name] for name in names} if names else vector,
-                views={view.name: _view(read[place]) for view, read in reads},
+                views={view.name: _view(read) for view, read in reads},
                 on_demand=on_demand(vector, requested) if requested else {},
             )
         )

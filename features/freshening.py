@@ -150,7 +150,7 @@ class Freshener:
             if name in logs:
                 counted = fold(name, [e for e in logs[name] if e.event_time < as_of])
             if counted is not None:
-                pairs.update(pack_views(self._keys, counted, as_of, until))
+                pairs[self._keys.vectors(name)] = pack_views(counted, as_of, until)
         return pairs
 
     async def _popular(self) -> list[str]:

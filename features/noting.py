@@ -10,7 +10,7 @@ from redis import asyncio as aioredis
 from redis import exceptions as redis_errors
 
 from features.definitions import HOUR_S, VIEWS
-from features.online import Answer, Status
+from features.reads import Answer, Status
 from tocsin.clock import Clock
 from tocsin.keys import FeatureKeys
 from tocsin.lanes import partition_of
@@ -70,7 +70,7 @@ class Notes:
             self._sample(answer, place)
 
     def _sample(self, answer: Answer, place: int) -> None:
-        read = answer.reads[0][place]
+        read = answer.reads(place)[0]
         if read.status is Status.PRESENT and read.age_s is not None and len(self._served) < NOTED:
             name, mark = answer.advertiser_ids[place], answer.as_of - read.age_s
             self._served.append(Served(name, answer.as_of, mark, self._schema, answer.vector(place)))

@@ -1,7 +1,7 @@
 """Online reads: all views of many entities in one round trip, each with its age and status.
 
-    Question ──keys──► MGET ──bodies──► decode ──► Answer
-                                           └─ what no vector answers ──► histories (and events) ──► computed exactly
+    Question ──keys──► MGET ──bodies──► take ──► Answer (features.reads)
+                                          └─ what no vector answers ──► histories (and events) ──► computed exactly
 
 Nothing here does I/O: `OnlineReader` and `AsyncOnlineReader` below are a dozen lines each around a `Question`.
 
@@ -9,27 +9,20 @@ A vector is used where its schema, its step and its events fit the moment asked 
 how far the knowledge of its partition lies behind that moment: `as_of - watermark`. So an advertiser that does
 nothing stays fresh, and one whose shard is stuck does not.
 
-| status  | means |
-|---------|-------|
-| present | known up to at most the view's TTL ago |
-| stale   | known, but older, or storage was down and memory answered |
-| missing | the advertiser is known, the value is not defined as of that moment |
-| never   | nobody told us of this advertiser |
+Bodies are looked at together: joined they are one matrix, and a few comparisons tell which vectors fit.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
-from enum import StrEnum
-from typing import Any
+from typing import Any, Final, cast
 
+import numpy as np
 import redis
-from msgspec import Struct
 from redis import asyncio as aioredis
 
-from features.definitions import VIEWS
-from features.packing import PACKERS, VALUES, Fit
+from features.packing import ENTITY_BYTES, ENTITY_WORDS, PACKERS, PREFIX_WORDS, Fit, arrange, prefixes
+from features.reads import MISSING, NEVER, Age, Answer, Bools, Floats, Status, VectorRead
 from features.store import decode_activity, read_history
 from features.tiles import History, fold
 from features.vectors import covers, values
@@ -37,65 +30,12 @@ from tocsin.keys import FeatureKeys
 from tocsin.lanes import partition_of
 from tocsin.schemas import Activity
 
-
-class Status(StrEnum):
-    """What a value is worth."""
-
-    PRESENT = "present"
-    STALE = "stale"
-    MISSING = "missing"
-    NEVER = "never"
-
-
-class VectorRead(Struct, gc=False):
-    """One view of one entity as read. `age_s` is None where no shard ever said how far it is."""
-
-    status: Status
-    age_s: float | None
-    event_time: float | None  # of the newest event that counted
-    values: tuple[float, ...]  # in the view's order; NaN: not defined
-
-
-_NEVER = tuple(VectorRead(Status.NEVER, None, None, (float("nan"),) * packer.count) for packer in PACKERS)
-_MISSING = tuple(VectorRead(Status.MISSING, None, None, read.values) for read in _NEVER)
-
-
-class Answer(Struct):
-    """All views of the entities asked for: `reads[view][entity]`, in the order asked."""
-
-    advertiser_ids: Sequence[str]
-    as_of: float
-    reads: list[list[VectorRead]]
-    wanted: list[str]  # whose vectors should be computed again
-    unfit: Counter[str]  # vectors of other definitions, by view
-
-    def vector(self, entity: int) -> tuple[float, ...]:
-        """The values of one entity over all views, in the order of `FEATURES`."""
-        return tuple([value for view in self.reads for value in view[entity].values])
-
-    def columns(self, names: Sequence[str]) -> dict[str, list[float]]:
-        """Some features as columns over the entities; NaN where not defined.
-
-        Raises:
-            KeyError: a name is not a stored feature.
-        """
-        found: dict[str, list[float]] = {}
-        whole: list[list[tuple[float, ...]]] = [[]] * len(PACKERS)
-        for name in names:
-            view, place = _PLACES[name]
-            if not whole[view]:
-                whole[view] = list(zip(*[read.values for read in self.reads[view]], strict=True))
-            found[name] = list(whole[view][place])
-        return found
-
-    def statuses(self, entity: int) -> list[Status]:
-        """Of each view of one entity."""
-        return [view[entity].status for view in self.reads]
-
-
-_PLACES = {
-    name: (number, place) for number, view in enumerate(VIEWS) for place, name in enumerate(view.names)
-}
+_PREFIXES: Final = np.array([packer.first + word for packer in PACKERS for word in range(PREFIX_WORDS)])
+_NEWEST: Final = np.array([packer.newest for packer in PACKERS])
+_UNTIL: Final = np.array([packer.until for packer in PACKERS])
+_FLOAT: Final = np.dtype("<f8")
+_INTEGER: Final = np.dtype("<i8")
+_NOTHING: Final = bytes(ENTITY_BYTES)
 
 
 class Question:
@@ -114,49 +54,41 @@ class Question:
         self.advertiser_ids = advertiser_ids
         self.as_of = as_of
         self._keys = keys
-        self._owners = [partition_of(name, partitions) for name in advertiser_ids]
-        self._asked = sorted(set(self._owners))
+        self._partitions = partitions
+        # Whose watermarks to read: a few too many cost less than finding the owner of each of many entities.
+        self._asked: Sequence[int] = range(partitions)
+        if len(advertiser_ids) < partitions:
+            self._asked = sorted({partition_of(name, partitions) for name in advertiser_ids})
         self._open: list[int] = []  # entities that no vector answered
-        self._marks: dict[int, float | None] = {}
-        self._reads: list[list[VectorRead]] = []
-        self._unfit: Counter[str] = Counter()
-        self._wanted: list[str] = []
+        self._answer: Answer
 
     def keys(self) -> list[str]:
-        """What to read first: every view of every entity, and how far each partition is."""
-        names = self.advertiser_ids
+        """What to read first: how far each partition is, and the vectors of every entity."""
+        prefix = self._keys.vectors("")
         keys = [self._keys.watermark(partition) for partition in self._asked]
-        for view in VIEWS:
-            prefix = self._keys.vector(view.name, "")
-            keys += [prefix + name for name in names]
+        keys += [prefix + name for name in self.advertiser_ids]
         return keys
 
     def take(self, bodies: Sequence[bytes | None]) -> list[str]:
         """The answers to `keys`. Returns whose histories to read, because no vector answers for them."""
         count = len(self._asked)
+        as_of, stored = self.as_of, _even(bodies[count:])
         marks = [float(mark) if mark else None for mark in bodies[:count]]
-        self._marks = dict(zip(self._asked, marks, strict=True))
-        owners, as_of, size = self._owners, self.as_of, len(self.advertiser_ids)
-        unanswered: set[int] = set()
-        for number, packer in enumerate(PACKERS):
-            prefix, unpack = packer.prefix(as_of), packer.unpack
-            known = {owner: _age(mark, as_of, packer.view.ttl_s) for owner, mark in self._marks.items()}
-            reads: list[VectorRead] = []
-            start = count + number * size
-            for place, body in enumerate(bodies[start : start + size]):
-                if body is not None and body.startswith(prefix):
-                    found = unpack(body)
-                    newest = found[0]
-                    if newest < as_of <= found[1]:
-                        status, age_s = known[owners[place]]
-                        reads.append(VectorRead(status, age_s, newest, found[VALUES:]))
-                        continue
-                if body is not None and packer.fit(body, as_of) is Fit.SCHEMA:
-                    self._unfit[packer.view.name] += 1
-                reads.append(_NEVER[number])
-                unanswered.add(place)
-            self._reads.append(reads)
-        self._open = sorted(unanswered)
+        matrix: Floats = np.ndarray((len(stored), ENTITY_WORDS), _FLOAT, b"".join(stored))
+        fits = _fitting(matrix, as_of)
+        complete = np.count_nonzero(fits) == fits.size
+        self._answer = Answer(
+            self.advertiser_ids,
+            as_of,
+            bodies=stored,
+            matrix=matrix if complete else matrix.copy(),
+            ages={owner: _ages(mark, as_of) for owner, mark in zip(self._asked, marks, strict=True)},
+            partitions=self._partitions,
+        )
+        if not complete:
+            self._open = np.flatnonzero(~fits.all(axis=1)).tolist()
+            for place in self._open:
+                self._tell_part(place, fits[place].tolist())
         return [self.advertiser_ids[place] for place in self._open]
 
     def take_histories(self, bodies: Sequence[bytes | None]) -> list[str]:
@@ -180,30 +112,66 @@ class Question:
 
     def answer(self, place: int, history: History | None) -> None:
         """Compute all views of a known entity from its history as it counts at the moment asked for."""
-        vector = values(history, self.as_of)
-        mark = self._marks.get(self._owners[place])
-        self._wanted.append(self.advertiser_ids[place])
+        answer = self._answer
+        answer.wanted.append(self.advertiser_ids[place])
+        if history is None:
+            answer.tell(place, MISSING)
+            return
+        vector, newest = values(history, self.as_of), _newest_before(history, self.as_of)
+        reads: list[VectorRead] = []
         start = 0
-        for number, packer in enumerate(PACKERS):
+        for packer, (status, age_s) in zip(PACKERS, answer.ages_of(place), strict=True):
             stop = start + packer.count
-            if history is None:
-                self._reads[number][place] = _MISSING[number]
-            else:
-                status, age_s = _age(mark, self.as_of, packer.view.ttl_s)
-                newest = _newest_before(history, self.as_of)
-                self._reads[number][place] = VectorRead(status, age_s, newest, vector[start:stop])
+            reads.append(VectorRead(status, age_s, newest, vector[start:stop]))
             start = stop
+        answer.tell(place, reads)
 
     def finish(self) -> Answer:
         """What is known now."""
-        return Answer(self.advertiser_ids, self.as_of, self._reads, self._wanted, self._unfit)
+        return self._answer
+
+    def _tell_part(self, place: int, fits: Sequence[bool]) -> None:
+        """Of an entity whose stored vectors do not all fit: those that do, and nothing of the others."""
+        answer = self._answer
+        body = answer.bodies[place]
+        if body is _NOTHING:
+            answer.tell(place, NEVER)
+            return
+        for packer, fit in zip(PACKERS, fits, strict=True):
+            if not fit and packer.fit(body[packer.bytes], self.as_of) is Fit.SCHEMA:
+                answer.unfit[packer.view.name] += 1
+        found = zip(fits, answer.reads(place), NEVER, strict=True)
+        answer.tell(place, [read if fit else never for fit, read, never in found])
 
 
-def _age(mark: float | None, as_of: float, ttl_s: float) -> tuple[Status, float | None]:
+def _even(bodies: Sequence[bytes | None]) -> Sequence[bytes]:
+    """Stored values, all of one size."""
+    found = cast("Sequence[bytes]", bodies)
+    if None in bodies or set(map(len, found)) != {ENTITY_BYTES}:
+        return [
+            _NOTHING if body is None else body if len(body) == ENTITY_BYTES else arrange(body)
+            for body in bodies
+        ]
+    return found
+
+
+def _fitting(matrix: Floats, as_of: float) -> Bools:
+    """Which vectors answer for a moment, shape `(entities, views)`: `Packer.fit` for all at once."""
+    found: Bools = (matrix.take(_NEWEST, axis=1) < as_of) & (matrix.take(_UNTIL, axis=1) >= as_of)
+    words = matrix.view(_INTEGER).take(_PREFIXES, axis=1)
+    wanted = prefixes(as_of)
+    if words.tobytes() != wanted * len(matrix):  # seldom, and the exact comparison costs more
+        same = words == np.frombuffer(wanted, dtype=_INTEGER)
+        found &= same.reshape(len(matrix), len(PACKERS), PREFIX_WORDS).all(axis=2)
+    return found
+
+
+def _ages(mark: float | None, as_of: float) -> list[Age]:
+    """Of each view of a partition, by its watermark."""
     if mark is None:
-        return Status.STALE, None
+        return [(Status.STALE, None)] * len(PACKERS)
     age_s = max(0.0, as_of - mark)
-    return Status.PRESENT if age_s <= ttl_s else Status.STALE, age_s
+    return [(Status.PRESENT if age_s <= packer.view.ttl_s else Status.STALE, age_s) for packer in PACKERS]
 
 
 def _before(advertiser_id: str, events: Sequence[Activity], as_of: float) -> History | None:

@@ -1,19 +1,23 @@
-"""Packed vectors: one view of one entity as bytes, one Redis value; the format is described in docs/features.md.
+"""Packed vectors: one view of one entity as bytes; the format is described in docs/features.md.
 
 | offset | type    | holds |
 |--------|---------|-------|
 | 0      | uint8   | format version |
 | 1      | uint8   | 0 |
 | 2      | uint16  | number of values |
-| 4      | 8 bytes | schema hash of the view |
-| 12     | int64   | step: `ceil(as_of / step_s)`, the hour or day the values hold for |
-| 20     | float64 | time of the newest event that counted, epoch seconds |
-| 28     | float64 | time of the first event that did not count yet; infinite without one |
-| 36     | float64 | `as_of` it was computed for |
-| 44     | float64 each | the values in the view's order; NaN: not defined |
+| 4      | uint32  | 0 |
+| 8      | 8 bytes | schema hash of the view |
+| 16     | int64   | step: `ceil(as_of / step_s)`, the hour or day the values hold for |
+| 24     | float64 | time of the newest event that counted, epoch seconds |
+| 32     | float64 | time of the first event that did not count yet; infinite without one |
+| 40     | float64 | `as_of` it was computed for |
+| 48     | float64 each | the values in the view's order; NaN: not defined |
 
-Little-endian. A vector tells the truth as of any moment of its step that lies after its newest event and not after
-the first that did not count.
+Little-endian, words of 8 bytes. A vector tells the truth as of any moment of its step that lies after its newest event
+and not after the first that did not count.
+
+The vectors of all views of an entity stand one after the other in one Redis value, in the order of `VIEWS`: they are
+written together and read together, and many such values joined are one matrix.
 """
 
 from __future__ import annotations
@@ -22,18 +26,19 @@ import math
 import struct
 from collections.abc import Sequence
 from enum import StrEnum
+from typing import Final
 
 from msgspec import Struct
 
 from features.definitions import VIEWS, FeatureView
 from features.tiles import History
 from features.vectors import step_of, values
-from tocsin.keys import FeatureKeys
 
-FORMAT_VERSION = 1
-_PREFIX = struct.Struct("<BBH8sq")
-_SCHEMA_BYTES = 12  # of the prefix: version, count and hash
-VALUES = 3  # where the values begin in what `Packer.unpack` returns
+FORMAT_VERSION: Final = 2
+WORD: Final = 8  # bytes
+PREFIX_WORDS: Final = 3  # version and count, hash, step
+_PREFIX: Final = struct.Struct("<BBHI8sq")
+_SCHEMA_BYTES: Final = 16  # of the prefix: version, count and hash
 
 
 class Fit(StrEnum):
@@ -58,66 +63,94 @@ class Packer:
 
     Args:
         view: Its definition.
+        first: The word of the entity's value that its vector begins with.
     """
 
-    def __init__(self, view: FeatureView) -> None:
+    def __init__(self, view: FeatureView, first: int = 0) -> None:
         self.view = view
         self.count = len(view.features)
+        self.first = first
+        self.newest = first + PREFIX_WORDS  # the word that holds it
+        self.until = self.newest + 1
+        self.values = slice(self.newest + 3, self.newest + 3 + self.count)
+        self.bytes = slice(first * WORD, self.values.stop * WORD)
         self._body = struct.Struct(f"<{_PREFIX.size}xddd{self.count}d")
-        self._full = struct.Struct(f"<BBH8sqddd{self.count}d")
+        self._full = struct.Struct(f"{_PREFIX.format}ddd{self.count}d")
+        self.size = self._full.size  # bytes
         self._hash = view.schema_hash
+        self.schema = self.prefix(0.0)[:_SCHEMA_BYTES]
 
     def prefix(self, as_of: float) -> bytes:
         """What the bytes of a vector that may answer for `as_of` begin with."""
-        return _PREFIX.pack(FORMAT_VERSION, 0, self.count, self._hash, step_of(as_of, self.view.step_s))
+        return _PREFIX.pack(FORMAT_VERSION, 0, self.count, 0, self._hash, step_of(as_of, self.view.step_s))
 
     def pack(self, values: Sequence[float], *, as_of: float, newest: float, until: float = math.inf) -> bytes:
         """A vector computed as of `as_of`."""
         step = step_of(as_of, self.view.step_s)
-        return self._full.pack(FORMAT_VERSION, 0, self.count, self._hash, step, newest, until, as_of, *values)
-
-    def unpack(self, data: bytes) -> tuple[float, ...]:
-        """Newest event time, until, computed as of, then the values. Only of bytes that begin with a `prefix`."""
-        return self._body.unpack(data)
+        return self._full.pack(
+            FORMAT_VERSION, 0, self.count, 0, self._hash, step, newest, until, as_of, *values
+        )
 
     def fit(self, data: bytes, as_of: float) -> Fit:
         """Whether a stored vector answers for `as_of`, and if not, why."""
-        prefix = self.prefix(as_of)
-        if len(data) != self._full.size or data[:_SCHEMA_BYTES] != prefix[:_SCHEMA_BYTES]:
+        if len(data) != self.size or not data.startswith(self.schema):
             return Fit.SCHEMA
-        if not data.startswith(prefix):
+        if not data.startswith(self.prefix(as_of)):
             return Fit.MOMENT
-        newest, until, *_ = self.unpack(data)
+        newest, until, *_ = self._body.unpack(data)
         return Fit.FITS if newest < as_of <= until else Fit.MOMENT
 
     def read(self, data: bytes) -> Packed:
         """A vector for people. Raises ValueError where it is of other definitions."""
-        if len(data) != self._full.size:
-            raise ValueError(
-                f"{len(data)} bytes are no vector of {self.view.name}: {self._full.size} expected"
-            )
-        newest, until, computed, *values = self.unpack(data)
+        if len(data) != self.size:
+            raise ValueError(f"{len(data)} bytes are no vector of {self.view.name}: {self.size} expected")
+        newest, until, computed, *values = self._body.unpack(data)
         return Packed(newest, until, computed, tuple(values))
 
 
-PACKERS: tuple[Packer, ...] = tuple(Packer(view) for view in VIEWS)
+def _in_a_row() -> tuple[Packer, ...]:
+    packers: list[Packer] = []
+    for view in VIEWS:
+        packers.append(Packer(view, packers[-1].values.stop if packers else 0))
+    return tuple(packers)
 
 
-def pack_views(
-    keys: FeatureKeys, history: History, as_of: float, until: float = math.inf
-) -> dict[str, bytes]:
-    """The vectors of every view, by key. The history must cover `as_of` and hold nothing from after it.
+PACKERS: Final = _in_a_row()
+ENTITY_WORDS: Final = PACKERS[-1].values.stop
+ENTITY_BYTES: Final = ENTITY_WORDS * WORD  # of a value that holds the vectors of all views
+
+
+def prefixes(as_of: float) -> bytes:
+    """What the vectors of each view that may answer for `as_of` begin with, joined."""
+    return b"".join([packer.prefix(as_of) for packer in PACKERS])
+
+
+def pack_views(history: History, as_of: float, until: float = math.inf) -> bytes:
+    """The vectors of every view. The history must cover `as_of` and hold nothing from after it.
 
     Raises:
         NotFoundError: it does not.
     """
     vector = values(history, as_of)
     newest = history.newest_event_time
-    packed: dict[str, bytes] = {}
+    packed: list[bytes] = []
     start = 0
     for packer in PACKERS:
         stop = start + packer.count
-        body = packer.pack(vector[start:stop], as_of=as_of, newest=newest, until=until)
-        packed[keys.vector(packer.view.name, history.advertiser_id)] = body
+        packed.append(packer.pack(vector[start:stop], as_of=as_of, newest=newest, until=until))
         start = stop
-    return packed
+    return b"".join(packed)
+
+
+def arrange(data: bytes) -> bytes:
+    """A stored value of other definitions as one of these: vectors of unchanged views at their places, else zeros.
+
+    Each vector tells its own length, so those of unchanged views are found behind those of changed ones.
+    """
+    found: dict[bytes, bytes] = {}
+    while len(data) >= _PREFIX.size and data[0] == FORMAT_VERSION:
+        size = (PREFIX_WORDS + 3 + int.from_bytes(data[2:4], "little")) * WORD
+        if size <= len(data):
+            found[data[:_SCHEMA_BYTES]] = data[:size]
+        data = data[size:]
+    return b"".join([found.get(packer.schema, bytes(packer.size)) for packer in PACKERS])

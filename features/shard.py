@@ -22,7 +22,6 @@ from redis import asyncio as aioredis
 from redis import exceptions as redis_errors
 from redis.asyncio.client import Pipeline
 
-from features.definitions import VIEWS
 from features.memory import Memory
 from features.packing import pack_views
 from features.store import FeatureStore, decode_activity, fixed_moment, moment_after, read_history
@@ -222,9 +221,9 @@ class Shard:
             newest[name] = history.newest_event_time
             pairs[self._keys.history(name)] = encode(history)
             if history.newest_event_time < as_of:
-                pairs.update(pack_views(self._keys, history, as_of))
+                pairs[self._keys.vectors(name)] = pack_views(history, as_of)
             else:
-                gone += [self._keys.vector(view.name, name) for view in VIEWS]
+                gone.append(self._keys.vectors(name))
         for part in _parts(pairs):
             pipe.mset(part)
         for part in _parts(newest):

@@ -38,7 +38,7 @@ from enum import StrEnum
 from msgspec import Struct
 from msgspec.structs import replace
 
-from models.expectation import DIFFERS, TENTHS, Expected, stability_index
+from models.expectation import DIFFERS, SHIFT_WITHIN, TENTHS, Expected, stability_index
 from models.observations import SCORE_STEPS, edges, ms_edge, steps
 from models.rollout import Stage
 from models.sequential import log_wealth, spent
@@ -91,11 +91,11 @@ class GuardPolicy(Struct, frozen=True, kw_only=True):
     matured_loss: float = 0.01
     # Beyond what is expected, and at the most; the most alone where nothing is known.
     estimated_loss: float = 0.004
-    most_estimated_loss: float = 0.025
+    most_estimated_loss: float = 0.03
     differing: float = 0.04  # share of rows that differ by 0.2 or more
     most_differing: float = 0.25
     shift: float = 0.03
-    most_shift: float = 0.10
+    most_shift: float = 0.06  # both models may be off by the 0.03 that a calibration error may be
     more_empty: float = 0.15  # share of rows in which an input is 0 or not known
     drift: float = 0.25  # population stability index beyond what is expected from which a rollout waits
 
@@ -236,8 +236,8 @@ def weigh(
     sizes = [(min(abs(edge) for edge in edges(step)), count) for step, count in diffs]
     squares = [(size**2, count) for size, count in sizes]
     differs = [(float(size >= DIFFERS - 1e-9), count) for size, count in sizes]
-    up = [(edges(step)[0], count) for step, count in diffs]
-    down = [(-edges(step)[1], count) for step, count in diffs]
+    up = [(_within(edges(step)[0]), count) for step, count in diffs]
+    down = [(_within(-edges(step)[1]), count) for step, count in diffs]
     lost = [(edges(step)[0], count) for step, count in gained]
     late = [(1.0, counts.get("late", 0)), (0.0, counts.get("in_time", 0))]
     stale = [(1.0, counts.get("stale", 0)), (0.0, counts.get("fresh", 0))]
@@ -254,8 +254,8 @@ def weigh(
         _signed(Signal.MATURED_LOSS, lost, policy.matured_loss, needed_of_labels),
         _plain(Signal.ESTIMATED_LOSS, squares, limits.estimated_loss, needed),
         _plain(Signal.DISAGREEMENT, differs, limits.differing, needed),
-        _signed(Signal.SHIFT_UP, up, limits.shift_up, needed),
-        _signed(Signal.SHIFT_DOWN, down, limits.shift_down, needed),
+        _signed(Signal.SHIFT_UP, up, limits.shift_up, needed, SHIFT_WITHIN),
+        _signed(Signal.SHIFT_DOWN, down, limits.shift_down, needed, SHIFT_WITHIN),
     ]
     return [
         replace(one, counts=False)
@@ -285,10 +285,17 @@ def _plain(signal: Signal, values: list[tuple[float, int]], limit: float, needed
     return Evidence(signal=signal, seen=seen, mean=mean, limit=limit, wealth=wealth, needed=needed)
 
 
-def _signed(signal: Signal, values: Iterable[tuple[float, int]], limit: float, needed: float) -> Evidence:
-    """Values from -1 to 1, brought to 0 to 1 for the test."""
-    halved = _plain(signal, [((value + 1) / 2, count) for value, count in values], (limit + 1) / 2, needed)
-    return replace(halved, mean=2 * halved.mean - 1 if halved.seen else 0.0, limit=limit)
+def _signed(
+    signal: Signal, values: Iterable[tuple[float, int]], limit: float, needed: float, most: float = 1.0
+) -> Evidence:
+    """Values from -most to most, brought to 0 to 1 for the test."""
+    brought = [((value / most + 1) / 2, count) for value, count in values]
+    found = _plain(signal, brought, (limit / most + 1) / 2, needed)
+    return replace(found, mean=most * (2 * found.mean - 1) if found.seen else 0.0, limit=limit)
+
+
+def _within(difference: float) -> float:
+    return max(-SHIFT_WITHIN, min(SHIFT_WITHIN, difference))
 
 
 def _inputs(counts: Mapping[str, int], expected: Expected, policy: GuardPolicy, needed: float) -> Evidence:

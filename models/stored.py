@@ -9,6 +9,7 @@ import hashlib
 import importlib.metadata
 import io
 import logging
+import threading
 from typing import Any
 from zipfile import BadZipFile
 
@@ -33,6 +34,8 @@ TRUSTED_TYPES: tuple[str, ...] = (
     "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
 )
 _encode = msgspec.json.Encoder().encode
+# NumPy parses an array's header as Python, and Python 3.11 fails at that in several threads at once (cpython#106905).
+_reading_arrays = threading.Lock()
 _FEATURES = {feature.name: feature for feature in FEATURES}
 
 
@@ -78,7 +81,8 @@ def npy(rows: Floats) -> bytes:
 def read_npy(content: bytes, what: str) -> Floats | None:
     """An array from such bytes; None where they are damaged: it is not needed to serve."""
     try:
-        found: Floats = np.load(io.BytesIO(content), allow_pickle=False)
+        with _reading_arrays:
+            found: Floats = np.load(io.BytesIO(content), allow_pickle=False)
     except (ValueError, EOFError, OSError):
         log.warning("%s is not readable", what)
         return None
@@ -122,7 +126,8 @@ def build(data: bytes | None, metadata: Metadata) -> Any:
             hint=f"it was not made by `tocsin train`, or by another release; {TRAIN_AGAIN}",
         )
     try:
-        return loads(data, trusted=list(TRUSTED_TYPES))
+        with _reading_arrays:
+            return loads(data, trusted=list(TRUSTED_TYPES))
     except Exception as error:  # whatever a file of another release makes of ours
         raise ModelUnavailableError(
             f"churn model {version} cannot be built: {type(error).__name__}: {error}", hint=TRAIN_AGAIN

@@ -9,7 +9,7 @@ from starlette.requests import Request
 
 from features.answers import check_names, is_known, many, one
 from features.definitions import REQUESTED
-from features.online import Answer
+from features.reads import Answer
 from serve_deployments.http import (
     AS_OF,
     Application,

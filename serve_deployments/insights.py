@@ -20,7 +20,7 @@ from redis import exceptions as redis_errors
 from starlette.requests import Request
 
 from features.answers import is_known, one, vector_of
-from features.online import Answer
+from features.reads import Answer
 from models.insights import build_insight
 from models.matrix import Vector
 from models.peers import PeerTable

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
@@ -19,8 +18,9 @@ from redis import exceptions as redis_errors
 
 from features.moments import Moments
 from features.noting import Notes
-from features.online import Answer, AsyncOnlineReader, Question, Status, VectorRead
-from features.packing import PACKERS
+from features.online import AsyncOnlineReader, Question
+from features.reads import MISSING, Answer, Status
+from features.recall import Recall
 from features.store import FeatureStore
 from features.tiles import decode
 from features.vectors import covers
@@ -64,7 +64,7 @@ class FeatureReader:
             settings.as_of, lambda: self.breaker.call(lambda: _within(self.store.latest())), clock
         )
         self._ask_shards = ask_shards
-        self._recent: OrderedDict[str, tuple[float, list[VectorRead]]] = OrderedDict()
+        self._lately = Recall(REMEMBERED)
 
     async def moment(self, asked: float | None) -> float:
         """The moment to answer for: the one asked for, else the configured one (epoch seconds).
@@ -84,7 +84,7 @@ class FeatureReader:
         answer = await self.breaker.call(lambda: _within(self._read(advertiser_ids, as_of)))
         if asked is None:
             self._notes.note(answer)
-            self._keep(answer)
+            self._lately.keep(answer)
         return answer
 
     async def recall(self, advertiser_ids: Sequence[str], asked: float | None) -> Answer:
@@ -100,20 +100,18 @@ class FeatureReader:
         found: set[str] = set()
         rest: list[str] = []
         for place, name in enumerate(advertiser_ids):
-            kept = self._kept(name, as_of) if asked is None else None
+            kept = self._lately.find(name, as_of) if asked is None else None
             if kept is None:
                 rest.append(name)
                 continue
             found.add(name)
-            for reads, read in zip(answer.reads, kept, strict=True):
-                reads[place] = read
+            answer.tell(place, kept)
         found |= await self._from_shards(question, answer, rest)
         if not found:
             raise StorageUnavailableError("storage does not answer, and nothing is remembered of these")
         for place, name in enumerate(advertiser_ids):
             if name not in found:  # whether it is known cannot be told now
-                for view in answer.reads:
-                    view[place] = msgspec.structs.replace(view[place], status=Status.MISSING)
+                answer.tell(place, MISSING)
         return answer
 
     async def flush(self) -> None:
@@ -128,26 +126,6 @@ class FeatureReader:
             return await self._online.read(advertiser_ids, as_of)
         except (redis_errors.RedisError, OSError) as error:
             raise translate(error) from error
-
-    def _keep(self, answer: Answer) -> None:
-        for place, name in enumerate(answer.advertiser_ids):
-            reads = [view[place] for view in answer.reads]
-            if reads[0].age_s is not None:
-                self._recent[name] = (answer.as_of, reads)
-                self._recent.move_to_end(name)
-        while len(self._recent) > REMEMBERED:
-            self._recent.popitem(last=False)
-
-    def _kept(self, name: str, as_of: float) -> list[VectorRead] | None:
-        """What was served lately, where that is still within the time to live of each view."""
-        then, reads = self._recent.get(name, (0.0, []))
-        aged: list[VectorRead] = []
-        for packer, read in zip(PACKERS, reads, strict=False):
-            age_s = max(0.0, as_of - then) + (read.age_s or 0.0)
-            if age_s > packer.view.ttl_s:
-                return None
-            aged.append(msgspec.structs.replace(read, status=Status.STALE, age_s=age_s))
-        return aged or None
 
     async def _from_shards(self, question: Question, answer: Answer, names: Sequence[str]) -> set[str]:
         if self._ask_shards is None or not names:
@@ -167,8 +145,10 @@ class FeatureReader:
             place = places[name]
             question.answer(place, history)
             age_s = None if mark is None else max(0.0, answer.as_of - mark)
-            for view in answer.reads:
-                view[place] = msgspec.structs.replace(view[place], status=Status.STALE, age_s=age_s)
+            reads = answer.reads(place)
+            answer.tell(
+                place, [msgspec.structs.replace(read, status=Status.STALE, age_s=age_s) for read in reads]
+            )
             found.add(name)
         return found
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from features.online import Answer, Status
+from features.reads import Answer
 from models.inputs import INPUTS
 from models.matrix import Floats
 from serve_deployments.reading import FeatureReader
@@ -76,14 +76,10 @@ class VectorReader:
 
 def _rows(answer: Answer, why: str) -> Rows:
     """Those that did something before that moment."""
-    columns = answer.columns(INPUTS)
-    raw = np.array([columns[name] for name in INPUTS], dtype=np.float64).T.reshape(-1, len(INPUTS))
+    raw, stale, names = answer.matrix(INPUTS), answer.stale(), answer.advertiser_ids
     known = ~np.isnan(raw[:, RECENCY])
-    stale = np.array(
-        [any(view[place].status is Status.STALE for view in answer.reads) for place in range(len(known))],
-        dtype=np.bool_,
-    )
-    names = list(answer.advertiser_ids)
+    if known.all():
+        return Rows(list(names), raw, stale, answer.as_of, why=why)
     kept = [name for name, ok in zip(names, known, strict=True) if ok]
     unknown = [name for name, ok in zip(names, known, strict=True) if not ok]
     return Rows(kept, raw[known], stale[known], answer.as_of, unknown, why)

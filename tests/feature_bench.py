@@ -11,7 +11,8 @@ from redis import asyncio as aioredis
 from features.definitions import DAY_S
 from features.freshening import Freshener
 from features.moments import Moments
-from features.online import Answer, AsyncOnlineReader
+from features.online import AsyncOnlineReader
+from features.reads import Answer
 from features.shard import Shard
 from features.vectors import named
 from tests.fakes import ManualClock
@@ -88,7 +89,7 @@ class Bench:
         async for key in self.client.scan_iter(match=f"{self.namespace}:*", count=1000):
             name = key.decode().removeprefix(self.namespace)
             kind = name.split(":")[2]
-            if kind in {"history", "vector"}:
+            if kind in {"history", "vectors"}:
                 found[name] = await self.client.get(key)
             elif kind == "events":
                 found[name] = await self.client.hgetall(key)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -68,6 +69,7 @@ def client(settings: Settings) -> Iterator[Client]:
 def trained(settings: Settings, client: Client) -> list[str]:
     """Advertisers with history and a champion that serves them; returns their ids."""
     from features.simulator import simulate
+    from tests.fakes import wait_until
     from tocsin.cli.importing import await_lane, request_of
     from tocsin.cli.training import train
 
@@ -76,7 +78,9 @@ def trained(settings: Settings, client: Client) -> list[str]:
     assert answer.rejected == 0
     await_lane(settings, "activity")
     train(settings, promote=True)
-    return sorted({activity.advertiser_id for activity in simulation.activities})
+    ids = sorted({activity.advertiser_id for activity in simulation.activities})
+    asyncio.run(wait_until(lambda: client.churn(ids[0]).method == "model", 30.0, every_s=0.2))
+    return ids
 
 
 @pytest.fixture(scope="session")

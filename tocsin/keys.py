@@ -22,7 +22,7 @@ and replaying are single atomic steps, and a lane can be given a server of its o
 | `{ns}:{lane}:lease:{partition}`        | string | lease              | the consumer that owns a partition |
 | `{ns}:{activity}:history:{advertiser}` | string | none               | tiles of one advertiser |
 | `{ns}:{activity}:events:{advertiser}`  | hash   | none               | the event log of one advertiser, by event id |
-| `{ns}:{activity}:vector:{view}:{advertiser}` | string | none         | one packed feature vector |
+| `{ns}:{activity}:vectors:{advertiser}` | string | none               | packed feature vectors of an advertiser |
 | `{ns}:{activity}:applied:{partition}`  | string | none               | moves with every change of a partition |
 | `{ns}:{activity}:watermark:{partition}` | string | none              | time (s) up to which a partition is applied |
 | `{ns}:{activity}:log:{partition}`      | stream | none: trimmed when landed | changed events, for the offline store |
@@ -119,9 +119,9 @@ class FeatureKeys:
         """The event log of one advertiser."""
         return f"{self.prefix}:events:{advertiser_id}"
 
-    def vector(self, view: str, advertiser_id: str) -> str:
-        """The packed vector of one view of one advertiser."""
-        return f"{self.prefix}:vector:{view}:{advertiser_id}"
+    def vectors(self, advertiser_id: str) -> str:
+        """The packed vectors of one advertiser, of all views."""
+        return f"{self.prefix}:vectors:{advertiser_id}"
 
     def applied(self, partition: int) -> str:
         """A token that each change of the partition's state replaces."""

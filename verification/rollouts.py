@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
+from enum import StrEnum
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -72,8 +73,16 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     seed: int = 7
     aa_runs: int = 20
     faults: tuple[Fault, ...] = tuple(Fault)
-    advertisers: int = 300
+    advertisers: int = 600  # some 250 of them active
     models: int = 5  # good ones
+
+
+class Outcome(StrEnum):
+    """What became of a good model."""
+
+    THROUGH = "through"
+    HELD = "held"  # still waiting when all rows of a stage were seen
+    ROLLED_BACK = "rolled back"
 
 
 QUICK = Options(aa_runs=2, faults=(Fault.LABELS_FLIPPED, Fault.ERRORING), advertisers=150, models=2)
@@ -124,7 +133,8 @@ def run(settings: Settings, options: Options) -> dict[str, Any]:
         "faults": {name: {key: one[key] for key in KEPT} for name, one in faults.items()},
         "failed_requests": sum(one["failed"] for one in faults.values()),
         "aa_runs": len(runs),
-        "false_rollbacks": runs.count(False),
+        "false_rollbacks": runs.count(Outcome.ROLLED_BACK),
+        "held": runs.count(Outcome.HELD),
         "alerts_on_p1": bench.alerts,
         "seconds": round(time.monotonic() - began, 1),
         "seed": options.seed,
@@ -233,10 +243,8 @@ class Bench:
                     armed = True
                     churn.tell(fault.value)
             took_s, requests = time.monotonic() - began, traffic.answered - before
-            if not rolled_back:
-                registry.roll_back(
-                    version, reason="the guard did not find the fault"
-                )  # the next one has its turn
+            if not rolled_back:  # the others get their turn
+                registry.roll_back(version, reason="not found in time")
             await asyncio.sleep(FOLLOW_S)  # until replicas have gone back, too
         return {
             "rolled_back": rolled_back,
@@ -258,13 +266,13 @@ class Bench:
 
     # ------------------------------------------------------------------ good models
 
-    async def good_ones(self) -> list[bool]:
-        """A/A rollouts; whether each went through."""
+    async def good_ones(self) -> list[Outcome]:
+        """A/A rollouts; what became of each."""
         pairs = list(permutations(range(len(self._good)), 2))[: self._options.aa_runs]
         through = []
         for number, (champion, challenger) in enumerate(pairs):
             through.append(await self._good_one(number, self._good[champion], self._good[challenger]))
-            say(f"A/A {number + 1} of {len(pairs)}: {'through' if through[-1] else 'ROLLED BACK'}")
+            say(f"A/A {number + 1} of {len(pairs)}: {through[-1]}")
         return through
 
     async def _weeks(self) -> Rows:
@@ -277,8 +285,8 @@ class Bench:
         order = np.random.default_rng(self._options.seed).permutation(active)
         return Rows([names[place] for place in order], raw[order], np.zeros(len(order), dtype=np.bool_), END)
 
-    async def _good_one(self, number: int, champion: TrainedModel, challenger: TrainedModel) -> bool:
-        """From shadow to the end of the watch; whether the challenger stayed champion."""
+    async def _good_one(self, number: int, champion: TrainedModel, challenger: TrainedModel) -> Outcome:
+        """From shadow to the end of the watch."""
         clock = StoodClock()
         registry = Registry(Path(self._settings.data_dir) / f"aa-{number}", clock=clock, actor=ACTOR)
         registry.promote(registry.save(champion))
@@ -290,17 +298,20 @@ class Bench:
         observed = Observed(servers.main, namespace=self._settings.namespace)
         with ThreadPoolExecutor(1) as threads:
             beside = Beside(observed, threads, sample=1.0, clock=clock)
-            while (lineup := registry.head().lineup).judged:
+            held = False
+            while (lineup := registry.head().lineup).judged and not held:
                 beside.watch(Trial(lineup.trial, lineup.since, judged, reference, 28 * DAY_S))
-                await _one_stage(beside, guardian, registry, self._rows, clock)
+                held = not await _one_stage(beside, guardian, registry, self._rows, clock)
         await servers.aclose()
-        return registry.champion() == version
+        if held:
+            return Outcome.HELD
+        return Outcome.THROUGH if registry.champion() == version else Outcome.ROLLED_BACK
 
 
 async def _one_stage(
     beside: Beside, guardian: Guardian, registry: Registry, rows: Rows, clock: StoodClock
-) -> None:
-    """Rows bit by bit, a look after each; the stage's time is up with the last."""
+) -> bool:
+    """Rows bit by bit, a look after each; the stage's time is up with the last. Whether it went on, or back."""
     stage, names = registry.head().number, rows.advertiser_ids
     for start in range(0, len(names), AT_ONCE):
         some = rows.some(range(start, min(start + AT_ONCE, len(names))))
@@ -309,11 +320,13 @@ async def _one_stage(
         await beside.send()
         await guardian.look()
         if registry.head().number != stage:
-            return  # rolled back
+            return True  # rolled back
     clock.moment += STAGE_S
     verdict = await guardian.look()
     if registry.head().number == stage:
-        raise RuntimeError(f"a good model was held at the end of its stage: {verdict}")
+        say(f"held at the end of its stage: {verdict.reason if verdict else ''}")
+        return False
+    return True
 
 
 class StoodClock:

@@ -9,10 +9,11 @@ import msgspec
 import pytest
 from redis import asyncio as aioredis
 
-from features.definitions import DAY_S, FEATURE_NAMES, HISTORY, HOUR_S, RECENT_ACTIVITY, VIEWS
+from features.definitions import DAY_S, FEATURE_NAMES, HISTORY, HOUR_S, RECENT_ACTIVITY
 from features.moments import Moments
 from features.noting import Notes
-from features.online import Status
+from features.packing import PACKERS
+from features.reads import Status
 from features.vectors import named
 from tests.feature_bench import DAY, NOW, PARTITIONS, Bench
 from tests.unit.features.oracle import expected
@@ -147,7 +148,7 @@ async def test_state_of_another_version_is_folded_anew_from_the_events(bench: Be
     await bench.work()
     keys = bench.shard().store.keys
     await bench.client.set(keys.history("a"), b"\x01old")
-    await bench.client.delete(*(keys.vector(view.name, "a") for view in VIEWS))
+    await bench.client.delete(keys.vectors("a"))
     assert (await bench.features())["spend_7d"] == 2.0
     await bench.send(event(event_id="2", amount=3.0))
     await bench.work(shard="two")
@@ -237,7 +238,7 @@ async def test_one_round_trip_answers_for_many(bench: Bench) -> None:
     assert after["cmdstat_mget"]["calls"] - before["cmdstat_mget"]["calls"] == 1
     assert after.get("cmdstat_hvals", {}) == before.get("cmdstat_hvals", {})
     assert answer.wanted == []
-    assert {read.status for view in answer.reads for read in view} == {Status.PRESENT}
+    assert {status for place in range(6) for status in answer.statuses(place)} == {Status.PRESENT}
     columns = answer.columns(["spend_28d", "events_7d"])
     assert columns["spend_28d"] == [answer.vector(n)[FEATURE_NAMES.index("spend_28d")] for n in range(6)]
 
@@ -260,7 +261,7 @@ async def test_a_shard_that_is_behind_makes_values_stale(
     await bench.mark(NOW - lag_s)
     answer = await bench.read("a", "nobody")
     assert answer.statuses(0) == [recent, history]
-    assert answer.reads[0][0].age_s == lag_s
+    assert answer.reads(0)[0].age_s == lag_s
     assert answer.statuses(1) == [Status.NEVER, Status.NEVER]
 
 
@@ -294,8 +295,9 @@ async def test_vectors_of_other_definitions_are_counted_and_never_used(bench: Be
     await bench.send(event(amount=7.0))
     await bench.work()
     keys = bench.shard().store.keys
-    body = await bench.client.get(keys.vector("history", "a"))
-    await bench.client.set(keys.vector("history", "a"), body[:4] + b"otherone" + body[12:])
+    body = await bench.client.get(keys.vectors("a"))
+    at = PACKERS[1].bytes.start + 8  # the schema hash of `history`
+    await bench.client.set(keys.vectors("a"), body[:at] + b"otherone" + body[at + 8 :])
     answer = await bench.read("a")
     assert named(answer.vector(0))["spend_28d"] == 7.0
     assert (answer.unfit, answer.wanted) == ({"history": 1}, ["a"])

@@ -19,18 +19,19 @@ def packed(view: FeatureView = RECENT_ACTIVITY, *, until: float = math.inf) -> b
 
 def test_a_vector_is_what_the_table_says() -> None:
     data = packed()
-    assert struct.unpack_from("<BBH8sqddd", data) == (
-        1,
+    assert struct.unpack_from("<BBHI8sqddd", data) == (
+        2,
         0,
         14,
+        0,
         RECENT_ACTIVITY.schema_hash,
         17_000 * 24 + 12,
         NOON - 10,
         math.inf,
         NOON,
     )
-    assert struct.unpack_from("<14d", data, 44) == VALUES
-    assert len(data) == 44 + 8 * 14
+    assert struct.unpack_from("<14d", data, 48) == VALUES
+    assert len(data) == 48 + 8 * 14
 
 
 def test_what_was_packed_comes_out() -> None:
@@ -93,7 +94,7 @@ def test_words_for_people_do_not_change_the_schema() -> None:
     assert RECENT_ACTIVITY.schema_hash != HISTORY.schema_hash
 
 
-@pytest.mark.parametrize("data", [b"", b"\x01", packed()[:-1], b"\x02" + packed()[1:]])
+@pytest.mark.parametrize("data", [b"", b"\x01", packed()[:-1], b"\x01" + packed()[1:]])
 def test_other_bytes_are_no_vector(data: bytes) -> None:
     assert Packer(RECENT_ACTIVITY).fit(data, NOON) is Fit.SCHEMA
     if len(data) != len(packed()):

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
-from models.expectation import Expected
+from models.expectation import SHIFT_WITHIN, Expected
 from models.guard import Decision, GuardPolicy, GuardState, Signal, Verdict, drift_of, epoch_of, judge
 from models.observations import DIFF_STEPS, Observations
 from models.rollout import Stage
@@ -111,7 +111,7 @@ def test_what_is_suspicious_waits_until_it_has_settled() -> None:
     def higher(by: float) -> dict[str, int]:
         return observe(lambda p: min(0.99, p + by), rows=120)
 
-    found = [higher(0.1 + by / 400) for by in range(1, 40)]
+    found = [higher(0.06 + by / 800) for by in range(1, 40)]
     between = next(counts for counts in found if 3.0 <= wealth(counts) < 10.0)
     assert judge(between, {}, Stage.SHADOW, 1, GuardState(), policy)[0].decision is Decision.GO
     assert judge(between, {}, Stage.SHADOW, 1, GuardState(held=True), policy)[0].decision is Decision.HOLD
@@ -249,14 +249,16 @@ def test_votes_of_several_replicas_roll_back_no_more() -> None:
     for seed in range(trials):
         chance = random.Random(seed)  # noqa: S311
         drawn = [chance.gauss(0.0, 0.12) for _ in range(120)]
-        differences = [one + limit - sum(drawn) / len(drawn) for one in drawn]
+        bounded = [max(-SHIFT_WITHIN, min(SHIFT_WITHIN, one)) for one in drawn]
+        differences = [one + (limit - sum(bounded) / len(bounded)) for one in bounded]
         votes = [one for one in differences for _ in range(replicas)]
         chance.shuffle(votes)
         seen = Counter[float]()
         for number, one in enumerate(votes):
-            lower = math.floor(one * DIFF_STEPS) / DIFF_STEPS
-            seen[(lower + 1) / 2] += 1
-            if number % 10 == 9 and log_wealth(seen.items(), (limit + 1) / 2) >= math.log(1 / alpha):
+            lower = max(-SHIFT_WITHIN, min(SHIFT_WITHIN, math.floor(one * DIFF_STEPS) / DIFF_STEPS))
+            seen[(lower / SHIFT_WITHIN + 1) / 2] += 1
+            wealth = log_wealth(seen.items(), (limit / SHIFT_WITHIN + 1) / 2)
+            if number % 10 == 9 and wealth >= math.log(1 / alpha):
                 rejected += 1
                 break
     assert rejected <= 3
