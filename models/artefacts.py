@@ -23,6 +23,7 @@ of that gives up by itself.
 from __future__ import annotations
 
 import fcntl
+import math
 import os
 import random
 import re
@@ -30,6 +31,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import wraps
 from pathlib import Path
@@ -40,6 +42,7 @@ from tocsin.errors import ConfigurationError, ConflictError, ModelUnavailableErr
 from tocsin.settings import without_credentials
 
 CLAIM_TRIES = 200
+READERS = 16
 CLAIM_LIFE_S = 60.0
 CLAIM_WAIT_S = 0.05
 TEMPORARY = ".tmp-"
@@ -67,8 +70,15 @@ class ArtefactStore(Protocol):
         """Remove a folder; nothing happens where there is none."""
         ...
 
-    def entries(self, after: int = 0) -> list[bytes]:
-        """The journal's entries beyond the first `after`, in order."""
+    def last(self, after: int = 0) -> tuple[int, bytes] | None:
+        """The newest entry with its number; None while the journal is as it was when it had `after` entries.
+
+        A journal that was replaced, as by one restored, is told from its newest entry, also where that is fewer.
+        """
+        ...
+
+    def entries(self) -> list[bytes]:
+        """All entries of the journal, in order."""
         ...
 
     def append(self, entry: bytes, *, after: int) -> bool:
@@ -117,7 +127,7 @@ class LocalFolder:
     def __init__(self, root: Path) -> None:
         self._root = root
         self._journal = root / f"{_JOURNAL}.jsonl"
-        self._known = (0, 0)  # size and entries of the journal as last read: polling it costs one `stat`
+        self._known = (_NO_FILE, 0)  # the journal as last read, and its entries: polling it costs one `stat`
 
     def read(self, path: str) -> bytes | None:
         """A file; None where there is none."""
@@ -155,16 +165,23 @@ class LocalFolder:
         """Remove a folder."""
         shutil.rmtree(self._root / folder, ignore_errors=True)
 
-    def entries(self, after: int = 0) -> list[bytes]:
-        """The journal's entries beyond the first `after`; a line that was cut off by a crash was never acknowledged."""
-        size, count = self._known
+    def last(self, after: int = 0) -> tuple[int, bytes] | None:
+        """The newest entry with its number, where the file is not the one last seen."""
+        try:
+            found = self._journal.stat()
+            known = (found.st_ino, found.st_size, found.st_mtime_ns)
+            if self._known == (known, after):
+                return None
+            lines = self.entries()
+        except FileNotFoundError:
+            return None
+        self._known = (known, len(lines))  # as it was before it was read: what came meanwhile is read again
+        return (len(lines), lines[-1]) if lines else None
+
+    def entries(self) -> list[bytes]:
+        """All lines; one that was cut off by a crash was never acknowledged."""
         with suppress(FileNotFoundError):
-            if after == count and self._journal.stat().st_size == size:
-                return []
-            content = self._journal.read_bytes()
-            lines = _whole_lines(content)
-            self._known = (len(content), len(lines))
-            return lines[after:]
+            return _whole_lines(self._journal.read_bytes())
         return []
 
     def append(self, entry: bytes, *, after: int) -> bool:
@@ -197,6 +214,9 @@ class LocalFolder:
             with suppress(FileNotFoundError):
                 if time.time() - path.stat().st_mtime > _ABANDONED_S:
                     shutil.rmtree(path, ignore_errors=True)
+
+
+_NO_FILE = (0, 0, 0)
 
 
 def _whole_lines(content: bytes) -> list[bytes]:
@@ -283,12 +303,23 @@ class ObjectStore:
                 delete = self._fs.delete_file if path.endswith(self.MARK) else self._fs.delete_dir
                 delete(f"{self._root}/{path}")
 
-    def entries(self, after: int = 0) -> list[bytes]:
-        """The journal's entries beyond the first `after`: read one by one until there is none."""
-        found: list[bytes] = []
-        while (entry := self.read(_entry(after + len(found) + 1))) is not None:
-            found.append(entry)
-        return found
+    @_telling
+    def last(self, after: int = 0) -> tuple[int, bytes] | None:
+        """The newest entry with its number: from a listing at first, then by looking for the next one."""
+        number, found = after, None
+        if after == 0 and (names := self._names(_JOURNAL, recursive=False)):
+            number = max(int(name.partition(".")[0]) for name in names)
+            found = self.read(_entry(number))
+        while (entry := self.read(_entry(number + 1))) is not None:
+            number, found = number + 1, entry
+        return None if found is None else (number, found)
+
+    @_telling
+    def entries(self) -> list[bytes]:
+        """All entries, several read at a time."""
+        paths = [f"{_JOURNAL}/{name}" for name in sorted(self._names(_JOURNAL, recursive=False))]
+        with ThreadPoolExecutor(READERS) as pool:
+            return [entry for entry in pool.map(self.read, paths) if entry is not None]
 
     @_telling
     def append(self, entry: bytes, *, after: int) -> bool:
@@ -321,15 +352,17 @@ class ObjectStore:
         )
 
     def _claims(self) -> list[str]:
-        """Claims that may be of writers at work."""
+        """Claims that may be of writers at work. Their age is told by the store's clock: against the newest, ours."""
         from pyarrow import fs  # noqa: PLC0415
 
         selector = fs.FileSelector(f"{self._root}/{_CLAIMS}", allow_not_found=True)
         infos = self._fs.get_file_info(selector)
+        written = [info.mtime.timestamp() if info.mtime else math.inf for info in infos]
+        newest = max((moment for moment in written if moment < math.inf), default=0.0)
         return [
             f"{_CLAIMS}/{info.base_name}"
-            for info in infos
-            if info.mtime is None or time.time() - info.mtime.timestamp() < CLAIM_LIFE_S
+            for info, moment in zip(infos, written, strict=True)
+            if newest - moment < CLAIM_LIFE_S
         ]
 
     def _names(self, folder: str, *, recursive: bool) -> list[str]:

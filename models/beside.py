@@ -18,10 +18,12 @@ from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Protocol
+from uuid import uuid4
 
 import numpy as np
 import numpy.typing as npt
 
+from models.complaints import Complaints
 from models.expectation import is_empty
 from models.guard import GuardPolicy, epoch_of
 from models.matrix import Floats
@@ -41,6 +43,8 @@ MOST_UNSENT = 5_000  # predictions that wait for storage
 
 class Scorer(Protocol):
     """What is compared; `models.churn.ChurnModel`."""
+
+    version: str
 
     @property
     def inputs(self) -> Sequence[str]:
@@ -82,6 +86,7 @@ class Beside:
         sample: The share of offers taken.
         clock: Time.
         policy: What is slow, and when tests begin anew.
+        replica: Its name among those that observe.
     """
 
     def __init__(
@@ -92,13 +97,16 @@ class Beside:
         sample: float,
         clock: Clock,
         policy: GuardPolicy | None = None,
+        replica: str = "",
     ) -> None:
         self.observations = Observations()
         self.policy = policy or GuardPolicy()
         self._observed = observed
+        self._replica = replica or uuid4().hex
         self._executor = executor
         self._sample = sample
         self._clock = clock
+        self._complaints = Complaints(clock)
         self._chance = random.Random()  # noqa: S311 (a sample, no secret)
         self._trial: Trial | None = None
         self._epoch = 0
@@ -106,13 +114,15 @@ class Beside:
         self._queue: deque[Offer] = deque()
         self._rows = 0
         self._more = asyncio.Event()
+        self._sent: dict[str, int] = {}
         self._unsent: list[Prediction] = []
 
     def watch(self, trial: Trial | None) -> None:
         """What is on trial from now on; None: nothing. What was observed of another trial is dropped."""
-        if trial is not None and self._trial is not None and trial.name == self._trial.name:
-            return
+        same = trial is not None and self._trial is not None and trial.name == self._trial.name
         self._trial = trial
+        if same:  # a model of it was loaded again
+            return
         self._begin(0)
         self._queue.clear()
         self._rows = 0
@@ -132,7 +142,9 @@ class Beside:
 
     async def run(self) -> None:
         """Score and send, until cancelled."""
-        await asyncio.gather(self._score_all(), self._send_all())
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._score_all())
+            group.create_task(self._send_all())
 
     async def _score_all(self) -> None:
         while True:
@@ -147,17 +159,15 @@ class Beside:
             offer = self._take(trial)
             if offer is None:
                 continue
-            judged, reference = await loop.run_in_executor(self._executor, _both, trial, offer.raw)
-            if trial is self._trial:
+            judged, reference = await loop.run_in_executor(self._executor, self._both, trial, offer.raw)
+            if self._trial is not None and trial.name == self._trial.name:
                 self._note(trial, offer, judged, reference)
 
     def _take(self, trial: Trial) -> Offer | None:
         """The next rows, without advertisers that had their say."""
         offer = self._queue.popleft()
         self._rows -= len(offer.advertiser_ids)
-        epoch = epoch_of(trial.since, self._clock.now(), self.policy)
-        if epoch != self._epoch:
-            self._begin(epoch)
+        self._turn(trial)
         fresh = [place for place, name in enumerate(offer.advertiser_ids) if name not in self._seen][
             :ROWS_AT_ONCE
         ]
@@ -169,10 +179,17 @@ class Beside:
             self._seen.update(names)
         return Offer(names, offer.raw[chosen], offer.stale[chosen], offer.as_of)
 
+    def _turn(self, trial: Trial) -> None:
+        """Begin anew where the tests do."""
+        epoch = epoch_of(trial.since, self._clock.now(), self.policy)
+        if epoch != self._epoch:
+            self._begin(epoch)
+
     def _begin(self, epoch: int) -> None:
         self._epoch = epoch
         self._seen.clear()
-        self.observations.take()
+        self._sent = {}
+        self.observations = Observations()
 
     def _note(self, trial: Trial, offer: Offer, judged: _Scored, reference: _Scored) -> None:
         self.observations.call(judged.took_ms, reference.took_ms, slow_ms=self.policy.slow_ms)
@@ -191,27 +208,35 @@ class Beside:
             await self.send()
 
     async def send(self) -> None:
-        """Send what was observed; while storage is down it is kept, and adds up."""
+        """Send what was observed; what fails is sent with the rest next time."""
         trial = self._trial
         if trial is None:
             return
-        epoch = epoch_of(trial.since, self._clock.now(), self.policy)
-        counts = self.observations.take()
-        if not counts:
-            return
-        try:
-            await self._observed.add(trial.name, epoch, counts)
-        except TocsinError as error:
-            log.warning("observations wait: %s", error)
-            if trial is self._trial:
-                self.observations.put_back(counts)
-            return
+        self._turn(trial)
+        counts, epoch = self.observations.counts(), self._epoch
         unsent, self._unsent = self._unsent, []
         try:
+            if counts != self._sent:
+                await self._observed.put(trial.name, epoch, self._replica, counts)
+                self._sent = counts
             if unsent:
                 await self._observed.wait_for(trial.name, unsent, trial.horizon_s)
         except TocsinError as error:
-            log.warning("%d predictions will not meet their labels: %s", len(unsent), error)
+            log.warning("observations wait: %s", error)
+            if self._trial is not None and trial.name == self._trial.name:
+                self._unsent = (unsent + self._unsent)[:MOST_UNSENT]
+
+    def _both(self, trial: Trial, raw: Floats) -> tuple[_Scored, _Scored]:
+        return self._timed(trial.judged, raw), self._timed(trial.reference, raw)
+
+    def _timed(self, model: Scorer, raw: Floats) -> _Scored:
+        began = time.perf_counter()
+        try:
+            found = model.probabilities(raw)
+        except Exception as error:  # noqa: BLE001 (told below; whatever a model raises)
+            self._complaints.failed(model.version, error)
+            return _Scored(None, None)
+        return _Scored(found, (time.perf_counter() - began) * 1000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,17 +245,3 @@ class _Scored:
 
     found: Floats | None
     took_ms: float | None
-
-
-def _both(trial: Trial, raw: Floats) -> tuple[_Scored, _Scored]:
-    return _timed(trial.judged, raw), _timed(trial.reference, raw)
-
-
-def _timed(model: Scorer, raw: Floats) -> _Scored:
-    began = time.perf_counter()
-    try:
-        found = model.probabilities(raw)
-    except Exception:
-        log.exception("a model on trial failed")
-        return _Scored(None, None)
-    return _Scored(found, (time.perf_counter() - began) * 1000)

@@ -157,9 +157,13 @@ class ChurnModel:
         )
 
     def _predict(self, raw: Floats) -> Floats:
-        return calibrate(
+        """Raises ArithmeticError where one is no number: better no answer than that."""
+        found = calibrate(
             self._score(scale(raw)), self.card.calibration.slope, self.card.calibration.intercept
         )
+        if not np.isfinite(found).all():
+            raise ArithmeticError(f"churn model {self.version} predicts what is no number")
+        return found
 
     def _explained(self, raw: Floats, top: int) -> list[Explained]:
         """Predictions with their strongest drivers, in order; one call of the estimator.

@@ -17,6 +17,8 @@ from models.matrix import Floats
 
 MOST_ROWS = 512
 TENTHS = 10  # bins of probabilities
+# A row shifts the mean by no more, here as in the guard: a bet may be larger on values of a narrower range.
+SHIFT_WITHIN = 0.25
 DIFFERS = 0.2  # of probability: two answers that far apart disagree
 
 
@@ -26,7 +28,7 @@ class Expected(Struct, frozen=True, kw_only=True):
     rows: int = 0  # 0: nothing is known
     squared: float = 0.0  # mean squared difference of the probabilities
     differing: float = 0.0  # share of rows that differ by 0.2 or more
-    shift: float = 0.0  # mean difference, judged minus reference
+    shift: float = 0.0  # mean difference, judged minus reference, each within 0.25
     drift: float = 0.0  # how far one's probabilities are spread otherwise than the other's
     empty: dict[str, float] = {}
 
@@ -40,7 +42,7 @@ def expect(judged: Floats, reference: Floats, raw: Floats, names: Sequence[str])
         rows=len(raw),
         squared=float((difference**2).mean()),
         differing=float((np.abs(difference) >= DIFFERS).mean()),
-        shift=float(difference.mean()),
+        shift=float(np.clip(difference, -SHIFT_WITHIN, SHIFT_WITHIN).mean()),
         drift=stability_index(_tenths(judged), _tenths(reference)),
         empty=dict(zip(names, is_empty(raw).mean(axis=0).tolist(), strict=True)),
     )

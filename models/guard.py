@@ -8,6 +8,7 @@
 |------------------|--------------------------------------------------------|------------------------|
 | `errors`         | it fails more often than the reference                 | a fact                 |
 | `slow`           | it takes too long more often than the reference        | a fact                 |
+| `late`           | it owed an answer and missed its deadline too often    | a fact                 |
 | `stale`          | its features are too old too often                     | a fact                 |
 | `inputs`         | an input is 0 or not known more often than it was in the test rows | a fact     |
 | `matured_loss`   | once labels are there: its squared error is larger     | a fact, but late       |
@@ -37,8 +38,8 @@ from enum import StrEnum
 from msgspec import Struct
 from msgspec.structs import replace
 
-from models.expectation import DIFFERS, TENTHS, Expected, stability_index
-from models.observations import SCORE_STEPS, diff_edges, ms_edge, steps
+from models.expectation import DIFFERS, SHIFT_WITHIN, TENTHS, Expected, stability_index
+from models.observations import SCORE_STEPS, edges, ms_edge, steps
 from models.rollout import Stage
 from models.sequential import log_wealth, spent
 
@@ -48,6 +49,7 @@ class Signal(StrEnum):
 
     ERRORS = "errors"
     SLOW = "slow"
+    LATE = "late"
     STALE = "stale"
     INPUTS = "inputs"
     MATURED_LOSS = "matured_loss"
@@ -84,6 +86,7 @@ class GuardPolicy(Struct, frozen=True, kw_only=True):
     more_errors: float = 0.005
     more_slow: float = 0.02
     slow_ms: float = 50.0  # for one call of a model
+    most_late: float = 0.02
     most_stale: float = 0.05
     matured_loss: float = 0.01
     # Beyond what is expected, and at the most; the most alone where nothing is known.
@@ -98,8 +101,6 @@ class GuardPolicy(Struct, frozen=True, kw_only=True):
 
 
 MOST_EMPTY = 0.9  # an input that is mostly empty tells nothing by being so
-# A row shifts the mean by no more: a bet may be larger on values of a narrower range, so a shift shows sooner.
-SHIFT_WITHIN = 0.25
 EXPECTED_TIMES = 1.5  # an expectation of a few hundred rows is no more exact
 
 
@@ -231,12 +232,14 @@ def weigh(
     needed_of_labels = len(Signal) / policy.alpha  # they do not begin anew
     diffs = list(steps(counts, "diff"))
     gained = list(steps(labels, "label"))
-    sizes = [(min(abs(edge) for edge in diff_edges(step)), count) for step, count in diffs]
+    # Each value counts as the edge of its step that speaks for the model.
+    sizes = [(min(abs(edge) for edge in edges(step)), count) for step, count in diffs]
     squares = [(size**2, count) for size, count in sizes]
     differs = [(float(size >= DIFFERS - 1e-9), count) for size, count in sizes]
-    up = [(_within(diff_edges(step)[0]), count) for step, count in diffs]
-    down = [(_within(-diff_edges(step)[1]), count) for step, count in diffs]
-    lost = [(diff_edges(step)[0], count) for step, count in gained]
+    up = [(_within(edges(step)[0]), count) for step, count in diffs]
+    down = [(_within(-edges(step)[1]), count) for step, count in diffs]
+    lost = [(edges(step)[0], count) for step, count in gained]
+    late = [(1.0, counts.get("late", 0)), (0.0, counts.get("in_time", 0))]
     stale = [(1.0, counts.get("stale", 0)), (0.0, counts.get("fresh", 0))]
     cleared = _cleared(gained, needed_of_labels, policy)
     limits = Limits.of(policy, expected)
@@ -245,6 +248,7 @@ def weigh(
     found = [
         _signed(Signal.ERRORS, _who(counts, "error"), policy.more_errors, needed),
         _signed(Signal.SLOW, _who(counts, "slow"), policy.more_slow, needed),
+        _plain(Signal.LATE, late, policy.most_late, needed),
         _plain(Signal.STALE, stale, policy.most_stale, needed),
         _inputs(counts, expected, policy, needed),
         _signed(Signal.MATURED_LOSS, lost, policy.matured_loss, needed_of_labels),
@@ -328,12 +332,12 @@ def _cleared(gained: list[tuple[int, int]], needed: float, policy: GuardPolicy) 
     """Whether labels show that it is no worse than the limit allows."""
     if sum(count for _, count in gained) < policy.least_labels:
         return False
-    better = [((1 - diff_edges(step)[1]) / 2, count) for step, count in gained]
+    better = [((1 - edges(step)[1]) / 2, count) for step, count in gained]
     return _exp(log_wealth(better, (1 - policy.matured_loss) / 2)) >= needed
 
 
 def _enough(one: Evidence, policy: GuardPolicy) -> bool:
-    if one.signal in {Signal.ERRORS, Signal.SLOW}:
+    if one.signal in {Signal.ERRORS, Signal.SLOW, Signal.LATE}:
         return one.seen >= policy.least_calls
     return one.seen >= (policy.least_labels if one.signal is Signal.MATURED_LOSS else policy.least_rows)
 

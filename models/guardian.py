@@ -19,13 +19,13 @@ from models.journal import Action, Entry
 from models.observed import Observed
 from models.registry import Registry
 from tocsin.clock import Clock, to_epoch
-from tocsin.errors import ConflictError, TocsinError
+from tocsin.errors import ConflictError, ModelUnavailableError, TocsinError
 
 log = logging.getLogger(__name__)
 
 ACTOR = "guard"
 LOOK_EVERY_S = 1.0
-ALERT_AGAIN_S = 3_600.0  # a rollback this fresh may not have been told of, if the guard was restarted
+ALERT_AGAIN_S = 43_200.0  # so fresh a rollback may not have been told of, if the guard was restarted
 
 Alert = Callable[[Entry], Awaitable[None]]
 
@@ -71,6 +71,10 @@ class Guardian:
                 log.info("guard: %s; looking again", error)
             except TocsinError as error:
                 log.warning("guard: %s; the rollout stays as it is", error)
+            except (
+                Exception
+            ):  # a full disk, an object store that hangs up: tomorrow somebody has to watch, too
+                log.exception("guard: a look failed; the rollout stays as it is")
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stopping.wait(), every_s)
 
@@ -98,6 +102,7 @@ class Guardian:
         if self.last is None or self.last.decision is not verdict.decision:
             log.info("guard: %s in %s: %s, %s", lineup.judged, lineup.stage, verdict.decision, verdict.reason)
         self.last = verdict
+        await self._observed.say(lineup.trial, f"{verdict.decision}: {verdict.reason}")
         if verdict.decision is Decision.BREACH:
             entry = await asyncio.to_thread(
                 self._registry.roll_back, on=head.number, reason=verdict.reason, story=verdict.story()
@@ -113,16 +118,23 @@ class Guardian:
     async def _tell(self, *happened: Entry) -> None:
         """Alert of every rollback not told yet; what fails is told at the next look."""
         if self._untold is None:
-            journal = await asyncio.to_thread(self._registry.journal)
-            self._untold = [entry for entry in journal if self._is_fresh(entry)]
+            self._untold = [entry for entry in await self._recalled() if self._is_fresh(entry)]
         self._untold += happened
         while self._untold:
             try:
                 await self._alert(self._untold[0])
-            except TocsinError as error:
+            except (TocsinError, OSError) as error:
                 log.warning("guard: the rollback could not be told yet: %s", error)
                 return
             self._untold.pop(0)
+
+    async def _recalled(self) -> list[Entry]:
+        """The journal; nothing where a line of it is damaged, which is no reason not to watch."""
+        try:
+            return await asyncio.to_thread(self._registry.journal)
+        except ModelUnavailableError as error:
+            log.warning("guard: whether a rollback was told cannot be seen: %s", error)
+            return []
 
     def _is_fresh(self, entry: Entry) -> bool:
         return (

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+import msgspec
 from msgspec import Struct
 
 from models.rollout import Lineup
+from tocsin.errors import ModelUnavailableError
 
 
 class Action(StrEnum):
@@ -40,3 +43,35 @@ class Head(Struct, frozen=True):
 
     number: int = 0
     lineup: Lineup = Lineup()
+
+
+def entry_of(number: int, line: bytes) -> Entry:
+    """The entry in a line.
+
+    Raises:
+        ModelUnavailableError: it is damaged.
+    """
+    try:
+        return msgspec.json.decode(line, type=Entry)
+    except msgspec.DecodeError as error:
+        raise _unreadable(number, str(error)) from error
+
+
+def whole(lines: Sequence[bytes]) -> list[Entry]:
+    """All entries, none missing and none added.
+
+    Raises:
+        ModelUnavailableError: a line is damaged, or is not the one that belongs there.
+    """
+    entries = [entry_of(number, line) for number, line in enumerate(lines, start=1)]
+    for number, entry in enumerate(entries, start=1):
+        if entry.number != number:
+            raise _unreadable(number, f"it says it is entry {entry.number}: lines are missing, or were added")
+    return entries
+
+
+def _unreadable(number: int, problem: str) -> ModelUnavailableError:
+    return ModelUnavailableError(
+        f"the journal of the model registry is not readable: line {number}: {problem}",
+        hint="restore it from a copy; until then the models in service stay in service",
+    )

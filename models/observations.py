@@ -2,13 +2,14 @@
 
 | count                     | counts                                                                    |
 |---------------------------|---------------------------------------------------------------------------|
-| `diff:{k}`                | rows where judged minus reference lies from k to k + 1 hundredths         |
+| `diff:{k}`                | rows where judged minus reference lies in the k-th step of 0.004          |
 | `judged:{k}`, `reference:{k}` | rows whose probability lies in the k-th twentieth                     |
 | `empty:{name}`            | rows in which an input is 0 or not known; `rows` how many there were      |
 | `stale`, `fresh`          | rows whose features were older than they should be, or not                |
 | `error:{jr}`, `slow:{jr}` | calls by who failed, or took too long: 10 the judged one alone, 01, 11, 00 |
+| `late`, `in_time`         | answers the judged one owed to a request, by whether its deadline passed  |
 | `ms_judged:{k}`, `ms_reference:{k}` | calls that took up to 2^(k/2) ms                                 |
-| `label:{k}`               | matured labels where the judged one's squared error minus the reference's lies there |
+| `label:{k}`               | matured labels: the judged one's squared error minus the reference's, in such steps |
 | `dropped`                 | rows not looked at, because the queue was full                            |
 
 So a few hundred numbers hold any amount of traffic.
@@ -20,13 +21,13 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
-DIFF_STEPS = 100  # a step is 0.01 wide
+DIFF_STEPS = 250  # a step is 0.004 wide: wider ones cost power where advertisers are few
 SCORE_STEPS = 20
 MS_STEPS = 40  # up to 2^20 ms
 
 
 class Observations:
-    """Counts since they were last taken."""
+    """Counts since it was made."""
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
@@ -34,7 +35,7 @@ class Observations:
     def pair(self, judged: float, reference: float, *, stale: bool) -> None:
         """Two probabilities for the same row."""
         counts = self._counts
-        counts[f"diff:{_diff_step(judged - reference)}"] += 1
+        counts[f"diff:{_step(judged - reference)}"] += 1
         counts[f"judged:{score_step(judged)}"] += 1
         counts[f"reference:{score_step(reference)}"] += 1
         counts["stale" if stale else "fresh"] += 1
@@ -56,23 +57,24 @@ class Observations:
         self._counts[f"ms_judged:{_ms_step(judged_ms)}"] += 1
         self._counts[f"ms_reference:{_ms_step(reference_ms)}"] += 1
 
+    def answered(self, *, failed: bool = False, late: bool = False) -> None:
+        """The judged one was to answer a request, alone. Every one counts, or the share of faults would be wrong."""
+        self._counts["late" if late else "in_time"] += 1
+        if not late:
+            self._counts[f"error:{int(failed)}0"] += 1
+
     def label(self, judged: float, reference: float, *, churned: bool) -> None:
         """What became of an advertiser both models had answered for."""
         gained = (judged - churned) ** 2 - (reference - churned) ** 2
-        self._counts[f"label:{_diff_step(gained)}"] += 1
+        self._counts[f"label:{_step(gained)}"] += 1
 
     def drop(self, rows: int) -> None:
         """Rows not looked at."""
         self._counts["dropped"] += rows
 
-    def put_back(self, counts: Mapping[str, int]) -> None:
-        """Counts that were taken and could not be sent."""
-        self._counts.update(counts)
-
-    def take(self) -> dict[str, int]:
-        """The counts; they begin anew."""
-        taken, self._counts = dict(self._counts), Counter()
-        return taken
+    def counts(self) -> dict[str, int]:
+        """A copy."""
+        return dict(self._counts)
 
 
 def steps(counts: Mapping[str, int], name: str) -> Iterator[tuple[int, int]]:
@@ -88,7 +90,7 @@ def score_step(probability: float) -> int:
     return min(SCORE_STEPS - 1, max(0, int(probability * SCORE_STEPS)))
 
 
-def diff_edges(step: int) -> tuple[float, float]:
+def edges(step: int) -> tuple[float, float]:
     """The lower and the upper edge of a step of differences."""
     return step / DIFF_STEPS, (step + 1) / DIFF_STEPS
 
@@ -98,7 +100,7 @@ def ms_edge(step: int) -> float:
     return float(2 ** (step / 2))
 
 
-def _diff_step(difference: float) -> int:
+def _step(difference: float) -> int:
     return max(-DIFF_STEPS, min(DIFF_STEPS - 1, math.floor(difference * DIFF_STEPS)))
 
 

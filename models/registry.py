@@ -35,7 +35,7 @@ from models.artefacts import ArtefactStore, open_store
 from models.card import TrainedModel
 from models.churn import ChurnModel, RiskPolicy
 from models.expectation import Expected, expect, sample
-from models.journal import Action, Entry, Head
+from models.journal import Action, Entry, Head, entry_of, whole
 from models.leakage import Finding, blocking
 from models.lineage import code_revision, whoami
 from models.matrix import Floats
@@ -161,9 +161,13 @@ class Registry:
 
     def head(self) -> Head:
         """The journal's end, read anew."""
-        entries = self._entries(self._head.number)
-        if entries:
-            self._head = Head(entries[-1].number, entries[-1].lineup)
+        if (found := self._store.last(self._head.number)) is not None:
+            number, line = found
+            if number < self._head.number:
+                log.warning(
+                    "the journal has %d entries and had %d: it was replaced", number, self._head.number
+                )
+            self._head = Head(number, entry_of(number, line).lineup)
         return self._head
 
     def champion(self) -> str | None:
@@ -171,8 +175,13 @@ class Registry:
         return self.head().lineup.champion or None
 
     def journal(self) -> list[Entry]:
-        """Everything that was ever done, in order."""
-        return self._entries(0)
+        """Everything that was ever done, in order.
+
+        Raises:
+            ModelUnavailableError: a line is damaged, missing or too many. What serves is in the last line alone, so
+                that goes on.
+        """
+        return whole(self._store.entries())
 
     def at(self, moment: datetime) -> Entry | None:
         """The last entry up to a moment: its lineup served then. None: nothing did."""
@@ -197,48 +206,63 @@ class Registry:
         Raises:
             NotFoundError: No such version.
             ConflictError: another one is being tried, it is the champion, or the leakage gate blocks it.
+            ModelUnavailableError: it cannot be loaded.
         """
-        tried = self._stored(version or self.head().lineup.challenger)
+        tried = self.stored(version or self.head().lineup.challenger)
         story = self.check_gate(tried, findings)
-        chosen, expected = policy or RolloutPolicy(), self._expected(tried)
+        chosen = policy or RolloutPolicy()
         return self._record(
             Action.BEGIN,
             tried,
-            lambda lineup: rollout.begin(lineup, tried, self._clock.now(), chosen, expected),
+            lambda lineup: rollout.begin(
+                lineup, tried, self._clock.now(), chosen, self._expected(tried, lineup.champion)
+            ),
             reason=reason,
             story=story,
         )
 
-    def promote(self, version: str, *, reason: str = "", findings: Iterable[Finding] = ()) -> Entry:
+    def promote(
+        self,
+        version: str,
+        policy: RolloutPolicy | None = None,
+        *,
+        reason: str = "",
+        findings: Iterable[Finding] = (),
+    ) -> Entry:
         """Make a stored version the champion at once. A reader sees the old one or the new one, never neither.
 
         Args:
             version: Which.
+            policy: How long it is watched.
             reason: Why.
             findings: As for `begin`.
 
         Raises:
             NotFoundError: No such version.
             ConflictError: another one is being tried, it is the champion, or the leakage gate blocks it.
+            ModelUnavailableError: it cannot be loaded.
         """
-        wanted = self._stored(version)
+        wanted = self.stored(version)
         story = self.check_gate(wanted, findings)
-        expected = self._expected(wanted)
+        chosen = policy or RolloutPolicy()
         return self._record(
             Action.PROMOTE,
             wanted,
-            lambda lineup: rollout.promote(lineup, wanted, self._clock.now(), expected),
+            lambda lineup: rollout.promote(
+                lineup, wanted, self._clock.now(), chosen, self._expected(wanted, lineup.champion)
+            ),
             reason=reason,
             story=story,
         )
 
     def check_gate(self, version: str, findings: Iterable[Finding]) -> dict[str, Any]:
-        """What the leakage gate says of a version that may be put before people, for the journal.
+        """What the leakage gate says of a version that is to be put before people, for the journal.
 
         Raises:
             ConflictError: the gate blocks it.
-            ModelUnavailableError: its metadata is not readable.
+            ModelUnavailableError: it cannot be loaded, so it could not serve.
         """
+        self.load(version)
         found = [*self.metadata(version).card.findings, *findings]
         if blocked := [finding.text for finding in blocking(found)]:
             raise ConflictError(f"the leakage gate blocks {version}: {'; '.join(blocked)}")
@@ -267,11 +291,18 @@ class Registry:
         )
 
     def roll_back(
-        self, *, on: int | None = None, reason: str = "", story: Mapping[str, Any] | None = None
+        self,
+        version: str = "",
+        *,
+        on: int | None = None,
+        reason: str = "",
+        story: Mapping[str, Any] | None = None,
     ) -> Entry:
         """Withdraw the challenger being tried; where none is, the champion before is the champion again.
 
         Args:
+            version: Only if it is this one that goes; empty: whichever goes now, but not another one because somebody
+                else was first.
             on: Only while this is the number of the last entry.
             reason: Why.
             story: What was measured.
@@ -279,11 +310,11 @@ class Registry:
         Raises:
             ConflictError: there is nothing to go back to, or something else happened meanwhile.
         """
-        lineup = self.head().lineup
+        goes = version or self.head().lineup.goes
         return self._record(
             Action.ROLL_BACK,
-            lineup.judged or lineup.champion,
-            lambda lineup: rollout.roll_back(lineup, self._clock.now()),
+            goes,
+            lambda lineup: rollout.roll_back(lineup, self._clock.now(), goes),
             on=on,
             reason=reason,
             story=story,
@@ -325,40 +356,29 @@ class Registry:
                 return entry
         raise ConflictError(f"{APPEND_TRIES} tries to write the journal met other writers", hint="try again")
 
-    def _entries(self, after: int) -> list[Entry]:
-        try:
-            return [msgspec.json.decode(line, type=Entry) for line in self._store.entries(after)]
-        except msgspec.DecodeError as error:
-            raise ModelUnavailableError(
-                f"the journal of the model registry is not readable: {error}",
-                hint="restore journal.jsonl; until then the models in service stay in service",
-            ) from error
-
     def reference(self, version: str) -> Floats | None:
         """The rows a version's rollout is held against, shape `(n, inputs)`; None: none were stored."""
         content = self._store.read(f"{version}/{REFERENCE}")
-        if content is None:
-            return None
-        try:
-            return read_npy(content)
-        except (ValueError, EOFError, OSError):
-            log.warning("%s of churn model %s is not readable", REFERENCE, version)
-            return None
+        return None if content is None else read_npy(content, f"{REFERENCE} of churn model {version}")
 
-    def _expected(self, version: str) -> Expected:
+    def _expected(self, version: str, champion: str) -> Expected:
         """How far a version is known to differ from the champion; nothing where either cannot be loaded."""
         rows = self.reference(version)
-        champion = self.head().lineup.champion
         if rows is None or not champion:
             return Expected()
         try:
             judged, reference = self.load(version), self.load(champion)
             return expect(judged.probabilities(rows), reference.probabilities(rows), rows, judged.inputs)
-        except (ModelUnavailableError, ValueError) as error:
+        except (ModelUnavailableError, ValueError, ArithmeticError) as error:
             log.warning("nothing is expected of churn model %s: %s", version, error)
             return Expected()
 
-    def _stored(self, version: str) -> str:
+    def stored(self, version: str) -> str:
+        """The version, if it is stored.
+
+        Raises:
+            NotFoundError: it is not.
+        """
         stored = self.versions()
         if version not in stored:
             raise NotFoundError(
@@ -378,13 +398,16 @@ class Registry:
         old = self.versions()[:-KEEP_VERSIONS]
         if not old:
             return
-        served = {entry.lineup.champion for entry in self.journal()}
-        for version in old:
-            if version in served or version in _parts(self.head().lineup):
-                continue
-            reason = f"beyond the newest {KEEP_VERSIONS}"
-            self._record(Action.RETIRE, version, partial(_without, version), reason=reason)
-            self._store.remove(version)
+        try:
+            served = {entry.lineup.champion for entry in self.journal()}
+            for version in old:
+                if version in served or version in _parts(self.head().lineup):
+                    continue
+                reason = f"beyond the newest {KEEP_VERSIONS}"
+                self._record(Action.RETIRE, version, partial(_without, version), reason=reason)
+                self._store.remove(version)
+        except (ConflictError, ModelUnavailableError) as error:  # the model is stored; there is time for this
+            log.warning("old versions stay for now: %s", error)
 
 
 def _parts(lineup: Lineup) -> set[str]:

@@ -87,6 +87,11 @@ class Lineup(Struct, frozen=True, kw_only=True):
         return self.champion if self.under_way else ""
 
     @property
+    def goes(self) -> str:
+        """The version that a rollback takes away: the challenger being tried, else the champion."""
+        return self.challenger if self.under_way else self.champion
+
+    @property
     def trial(self) -> str:
         """The name of the present stage of the present trial; empty: none."""
         return f"{self.judged}-{round(self.since * 1000)}" if self.judged else ""
@@ -135,7 +140,7 @@ def begin(
         ConflictError: it is the champion, or another one is being tried.
     """
     if not lineup.champion:
-        return promote(lineup, version, now)
+        return promote(lineup, version, now, policy)
     _check_free(lineup, version)
     return replace(
         lineup,
@@ -148,7 +153,13 @@ def begin(
     )
 
 
-def promote(lineup: Lineup, version: str, now: float, expected: Expected | None = None) -> Lineup:
+def promote(
+    lineup: Lineup,
+    version: str,
+    now: float,
+    policy: RolloutPolicy | None = None,
+    expected: Expected | None = None,
+) -> Lineup:
     """Make a version the champion at once; the one before is kept to go back to.
 
     Raises:
@@ -157,7 +168,7 @@ def promote(lineup: Lineup, version: str, now: float, expected: Expected | None 
     if lineup.challenger != version or not lineup.under_way:
         _check_free(lineup, version)
     crowned = _crowned(lineup, version, now)
-    return crowned if expected is None else replace(crowned, expected=expected)
+    return replace(crowned, policy=policy or RolloutPolicy(), expected=expected or Expected())
 
 
 def advance(lineup: Lineup, now: float) -> Lineup:
@@ -177,12 +188,23 @@ def advance(lineup: Lineup, now: float) -> Lineup:
     raise ConflictError("no rollout is under way", hint="`tocsin models promote` begins one")
 
 
-def roll_back(lineup: Lineup, now: float) -> Lineup:
+def roll_back(lineup: Lineup, now: float, version: str = "") -> Lineup:
     """Withdraw the challenger being tried; where none is, the champion before is the champion again.
 
+    Args:
+        lineup: As it is.
+        now: Epoch seconds.
+        version: Only if it is this one that goes; empty: whichever. Somebody else may have rolled it back already, and
+            then the next one must not go as well.
+
     Raises:
-        ConflictError: there is nothing to go back to.
+        ConflictError: there is nothing to go back to, or another one would go.
     """
+    if version and version != lineup.goes:
+        raise ConflictError(
+            f"it is {lineup.goes or 'nobody'} that would be rolled back, not {version}",
+            hint="`tocsin models audit` tells what happened",
+        )
     if lineup.under_way:
         return replace(lineup, challenger="", stage=Stage.IDLE, step=0, since=now)
     if not lineup.previous:

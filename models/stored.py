@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import io
+import logging
 import threading
 from typing import Any
 from zipfile import BadZipFile
@@ -21,6 +22,8 @@ from models.card import ModelCard
 from models.inputs import INPUTS, INPUTS_NAME, INPUTS_VERSION
 from models.matrix import Floats
 from tocsin.errors import ModelUnavailableError
+
+log = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 2
 MODEL, METADATA, REFERENCE = "model.skops", "metadata.json", "reference.npy"
@@ -75,15 +78,15 @@ def npy(rows: Floats) -> bytes:
     return file.getvalue()
 
 
-def read_npy(content: bytes) -> Floats:
-    """The array of `npy`.
-
-    Raises:
-        ValueError, EOFError: it is none.
-    """
-    with _reading_arrays:
-        rows: Floats = np.load(io.BytesIO(content), allow_pickle=False)
-    return rows
+def read_npy(content: bytes, what: str) -> Floats | None:
+    """An array from such bytes; None where they are damaged: it is not needed to serve."""
+    try:
+        with _reading_arrays:
+            found: Floats = np.load(io.BytesIO(content), allow_pickle=False)
+    except (ValueError, EOFError, OSError):
+        log.warning("%s is not readable", what)
+        return None
+    return found
 
 
 def feature_schema(card: ModelCard) -> str:
@@ -122,8 +125,13 @@ def build(data: bytes | None, metadata: Metadata) -> Any:
             f"churn model {version} holds types that are not trusted: {', '.join(foreign)}",
             hint=f"it was not made by `tocsin train`, or by another release; {TRAIN_AGAIN}",
         )
-    with _reading_arrays:
-        return loads(data, trusted=list(TRUSTED_TYPES))
+    try:
+        with _reading_arrays:
+            return loads(data, trusted=list(TRUSTED_TYPES))
+    except Exception as error:  # whatever a file of another release makes of ours
+        raise ModelUnavailableError(
+            f"churn model {version} cannot be built: {type(error).__name__}: {error}", hint=TRAIN_AGAIN
+        ) from error
 
 
 def check_compatible(metadata: Metadata) -> None:

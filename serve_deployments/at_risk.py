@@ -59,7 +59,7 @@ class AtRisk:
     async def _fresh(self) -> _Ranking:
         async with self._making:
             kept = self._ranking
-            if kept is None or self._clock.monotonic() - kept.made_at > RANKING_TTL_S:
+            if kept is None or not kept.names or self._clock.monotonic() - kept.made_at > RANKING_TTL_S:
                 self._ranking = kept = await self._make()
             return kept
 

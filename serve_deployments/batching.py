@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 Q = TypeVar("Q")
 A = TypeVar("A")
@@ -50,11 +50,16 @@ class Batcher(Generic[Q, A]):
         if len(self._running) < self._at_once:
             task = asyncio.create_task(self._run())
             self._running.add(task)
-            task.add_done_callback(self._running.discard)
         return await future
 
     async def _run(self) -> None:
-        """Batches until nobody waits."""
+        """Batches until nobody waits. It leaves in the step in which it finds so: else a question could be missed."""
+        try:
+            await self._batches()
+        finally:
+            self._running.discard(cast("asyncio.Task[None]", asyncio.current_task()))
+
+    async def _batches(self) -> None:
         await asyncio.sleep(0)  # whoever is ready to ask in this turn of the loop comes along
         while self._waiting:
             batch = [self._waiting.popleft() for _ in range(min(self._most, len(self._waiting)))]

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-from collections.abc import Sequence
+import logging
+from collections.abc import Awaitable, Callable, Sequence
 from typing import ClassVar
 
 import msgspec
@@ -33,11 +34,13 @@ from serve_deployments.http import (
 )
 from serve_deployments.lineup import LOOK_EVERY_S
 from serve_deployments.predicting import Predictor
-from tocsin.clock import Clock, SystemClock, to_epoch
+from tocsin.clock import Clock, SystemClock, to_datetime, to_epoch
 from tocsin.decoding import RecordDecoder
-from tocsin.errors import TocsinError
+from tocsin.errors import NotFoundError, TocsinError
 from tocsin.schemas import MAX_CHURN_IDS, AtRiskAnswer, ChurnAnswer, ChurnBatchAnswer, ChurnBatchRequest
 from tocsin.settings import Settings
+
+log = logging.getLogger(__name__)
 
 MOST_TOGETHER = 64
 
@@ -122,9 +125,8 @@ class Churn(Application):
         """Have scikit-learn and the champion loaded before anybody asks, follow the registry, score beside."""
         await asyncio.to_thread(importlib.import_module, "skops.io")
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._follow())
-            group.create_task(self.predictor.beside.run())
-            group.create_task(self.predictor.reader.flush())
+            for work in (self._follow, self.predictor.beside.run, self.predictor.reader.flush):
+                group.create_task(_over_and_over(work))
 
     async def _follow(self) -> None:
         while True:
@@ -145,6 +147,11 @@ class Churn(Application):
         else:
             known, _ = await self.predictor.predict([advertiser_id], asked, explain=drivers)
             found = known[0] if known else None
+        if found is None and asked is not None:
+            raise NotFoundError(
+                f"advertiser {advertiser_id[:128]!r} has no activity before {to_datetime(asked).isoformat()}",
+                hint="ask for a later as_of, or without one",
+            )
         if found is None:
             raise unknown_advertiser(advertiser_id)
         return found
@@ -185,3 +192,13 @@ class Churn(Application):
     async def at_risk(self, request: Request) -> AtRiskAnswer:
         """Those most likely to leave."""
         return await self._ranking.answer(query_int(request, "limit", 20, least=1, most=MAX_CHURN_IDS))
+
+
+async def _over_and_over(work: Callable[[], Awaitable[None]]) -> None:
+    """Begin it anew should it end: what fails must not take along what runs beside it."""
+    while True:
+        try:
+            await work()
+        except Exception:
+            log.exception("what runs beside the requests failed; again in a second")
+        await asyncio.sleep(LOOK_EVERY_S)

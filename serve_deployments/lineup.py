@@ -4,7 +4,7 @@
 
 Requests under way keep the models they began with, so none is dropped. A champion that cannot be loaded does not
 replace one that is served; a model on trial that cannot be loaded is one that fails at every call, which is what the
-guard has to see.
+guard has to see. Both are tried again every half minute: a file that came late is no reason to stay behind for good.
 """
 
 from __future__ import annotations
@@ -18,17 +18,18 @@ from models.matrix import Floats
 from models.registry import Registry
 from models.rollout import Lineup
 from tocsin.clock import Clock
-from tocsin.errors import ModelUnavailableError, TocsinError
+from tocsin.errors import TocsinError
 
 log = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 1.0
+LOAD_AGAIN_S = 30.0
 
 
 class BrokenModel:
     """Stands for a model that cannot be loaded."""
 
-    def __init__(self, version: str, error: TocsinError) -> None:
+    def __init__(self, version: str, error: Exception) -> None:
         self.version = version
         self.inputs: tuple[str, ...] = ()
         self._error = error
@@ -48,6 +49,13 @@ class InService:
     reference: ChurnModel | BrokenModel | None = None
     why: str = "there is no model yet"  # where there is no champion
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether every model that has a part is loaded."""
+        champion = self.champion.version if self.champion else ""
+        broken = any(isinstance(model, BrokenModel) for model in (self.judged, self.reference))
+        return champion == self.lineup.champion and not broken
+
 
 class ModelsInService:
     """Follows the registry of one replica.
@@ -63,6 +71,7 @@ class ModelsInService:
         self._clock = clock
         self._looked_at = float("-inf")
         self._number = -1
+        self._loaded_at = float("-inf")
         self._loading = asyncio.Lock()
 
     async def current(self) -> InService:
@@ -77,11 +86,14 @@ class ModelsInService:
             self._looked_at = self._clock.monotonic()
             try:
                 head = await asyncio.to_thread(self._registry.head)
-                if head.number != self._number or (head.lineup.champion and self.now.champion is None):
+                again = not self.now.is_whole and self._looked_at - self._loaded_at >= LOAD_AGAIN_S
+                if head.number != self._number or again:
                     self.now = await asyncio.to_thread(self._load, head.lineup)
-                    self._number = head.number
+                    self._number, self._loaded_at = head.number, self._looked_at
             except (TocsinError, OSError) as error:
                 log.warning("the model registry cannot be read: %s", error)
+                if self.now.champion is None:
+                    self.now = InService(why="the model registry cannot be read")
         return self.now
 
     def _load(self, lineup: Lineup) -> InService:
@@ -110,7 +122,9 @@ class ModelsInService:
         try:
             model: ChurnModel | BrokenModel = self._registry.load(version)
             log.info("churn model %s loaded", version)
-        except ModelUnavailableError as error:
+        except OSError:  # of the store, not of the model: the next look may find it
+            raise
+        except Exception as error:
             log.exception("churn model %s cannot be loaded", version)
             model = BrokenModel(version, error)
         held[version] = model

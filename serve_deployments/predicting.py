@@ -12,7 +12,6 @@ What a request cannot see: each answer's rows are offered to the trial (`models.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
@@ -23,6 +22,7 @@ import numpy as np
 
 from models.beside import Beside, Offer, Trial
 from models.churn import ChurnModel, recency_answers
+from models.complaints import Complaints
 from models.observed import Observed
 from models.registry import Registry
 from models.rollout import Stage
@@ -33,8 +33,6 @@ from tocsin.clock import Clock, to_datetime
 from tocsin.errors import StorageUnavailableError
 from tocsin.schemas import ChurnAnswer
 from tocsin.settings import Settings
-
-log = logging.getLogger(__name__)
 
 INLINE_ROWS = 128  # with more, the model takes long enough to keep other requests waiting
 CANARY_DEADLINE_S = 0.25
@@ -57,18 +55,20 @@ class Predictor:
         self.vectors = VectorReader(self.reader)
         self.models = ModelsInService(registry or Registry(settings.models_location, clock=clock), clock)
         self._clock = clock
+        self._complaints = Complaints(clock)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="models")
         observed = Observed(self.reader.client, namespace=settings.namespace)
         self.beside = Beside(observed, self._threads, sample=settings.shadow_sample, clock=clock)
         self._trial = ""
-        self._trying = 0
+        self._followed = InService()
+        self._slots = asyncio.Semaphore(THREADS - 1)  # one is left for what is scored beside
 
     async def follow(self) -> None:
         """Look what the registry says, and put on trial what it names."""
         now = await self.models.follow()
-        if now.lineup.trial == self._trial:
+        if now is self._followed:
             return
-        self._trial = now.lineup.trial
+        self._followed, self._trial = now, now.lineup.trial
         if now.judged is None or now.reference is None:
             self.beside.watch(None)
             return
@@ -136,31 +136,28 @@ class Predictor:
         self, model: ChurnModel | BrokenModel, rows: Rows, *, explain: bool
     ) -> list[ChurnAnswer] | None:
         """By the model on trial, within its deadline; None: the champion has to."""
-        observations, slow_ms = self.beside.observations, self.beside.policy.slow_ms
         if isinstance(model, BrokenModel):
-            observations.call(None, 1.0, slow_ms=slow_ms)
+            self.beside.observations.answered(failed=True)
             return None
-        if self._trying >= THREADS - 1:  # it is slow enough as it is
-            observations.call(CANARY_DEADLINE_S * 1000, 1.0, slow_ms=slow_ms)
-            return None
-        self._trying += 1
-        work = asyncio.get_running_loop().run_in_executor(
-            self._threads, partial(_called, model, rows, explain=explain)
-        )
-        work.add_done_callback(self._tried)
         try:
             async with asyncio.timeout(CANARY_DEADLINE_S):
-                answers = await asyncio.shield(work)
-        except TimeoutError:
-            observations.call(CANARY_DEADLINE_S * 1000, 1.0, slow_ms=slow_ms)
+                await self._slots.acquire()
+        except TimeoutError:  # those that hold the threads are late, if it is slow
             return None
-        if answers is None:
-            observations.call(None, 1.0, slow_ms=slow_ms)
+        work = asyncio.get_running_loop().run_in_executor(
+            self._threads, partial(self._called, model, rows, explain=explain)
+        )
+        work.add_done_callback(self._tried)
+        await asyncio.wait({work}, timeout=CANARY_DEADLINE_S)
+        if not work.done():
+            self.beside.observations.answered(late=True)
             return None
-        return _marked(answers, rows)
+        answers = work.result()
+        self.beside.observations.answered(failed=answers is None)
+        return None if answers is None else _marked(answers, rows)
 
     def _tried(self, work: asyncio.Future[list[ChurnAnswer] | None]) -> None:
-        self._trying -= 1
+        self._slots.release()
         if not work.cancelled():
             work.exception()  # looked at: nobody waits for it after the deadline
 
@@ -171,30 +168,29 @@ class Predictor:
         for model in (serving.champion, spare):
             if not isinstance(model, ChurnModel):
                 continue
-            call = partial(_called, model, rows, explain=explain)
+            call = partial(self._called, model, rows, explain=explain)
             inline = len(rows.advertiser_ids) <= INLINE_ROWS
             answers = call() if inline else await asyncio.to_thread(call)
+            if model is serving.judged:
+                self.beside.observations.answered(failed=answers is None)
             if answers is not None:
                 return _marked(answers, rows)
             why = f"model {model.version} fails"
-            if model is serving.judged:
-                self.beside.observations.call(None, 1.0, slow_ms=self.beside.policy.slow_ms)
         days = [None if np.isnan(value) else float(value) for value in rows.raw[:, RECENCY]]
         return recency_answers(rows.advertiser_ids, days, to_datetime(rows.as_of), why)
+
+    def _called(self, model: ChurnModel, rows: Rows, *, explain: bool) -> list[ChurnAnswer] | None:
+        """A model's answers; None where it fails."""
+        as_of: datetime = to_datetime(rows.as_of)
+        try:
+            return model.answer_rows(rows.advertiser_ids, rows.raw, as_of, explain=explain)
+        except Exception as error:  # noqa: BLE001 (told below; whatever a model raises)
+            self._complaints.failed(model.version, error)
+            return None
 
     def _base_rates(self, model: ChurnModel, advertiser_ids: Sequence[str], why: str) -> list[ChurnAnswer]:
         as_of = to_datetime(self._clock.now())
         return [model.base_rate_answer(name, as_of, f"no live features: {why}") for name in advertiser_ids]
-
-
-def _called(model: ChurnModel, rows: Rows, *, explain: bool) -> list[ChurnAnswer] | None:
-    """A model's answers; None where it fails."""
-    as_of: datetime = to_datetime(rows.as_of)
-    try:
-        return model.answer_rows(rows.advertiser_ids, rows.raw, as_of, explain=explain)
-    except Exception:
-        log.exception("churn model %s failed on %d rows", model.version, len(rows.advertiser_ids))
-        return None
 
 
 def _marked(answers: list[ChurnAnswer], rows: Rows) -> list[ChurnAnswer]:

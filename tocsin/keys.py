@@ -42,9 +42,11 @@ and replaying are single atomic steps, and a lane can be given a server of its o
 | `{ns}:{breakers}:state:{breaker}`      | hash   | 24 h               | state and counters of a breaker |
 | `{ns}:{breakers}:probe:{breaker}`      | string | probe lease        | who may try again |
 | `{ns}:{breakers}:names`                | zset   | 24 h               | breakers by when last seen (s) |
-| `{ns}:{models}:observed:{trial}:{epoch}` | hash | 2 d               | what replicas saw of two models, as counts |
+| `{ns}:{models}:observed:{trial}:{epoch}` | hash | 2 d               | what each replica saw of two models, as counts |
+| `{ns}:{models}:verdict:{trial}`        | string | 60 s               | what the guard said last |
 | `{ns}:{models}:labels:{trial}`         | hash   | 60 d               | the same for matured labels |
-| `{ns}:{models}:awaited:{trial}`        | zset   | 60 d               | predictions by due time of a label; 20,000 |
+| `{ns}:{models}:awaited:{trial}`        | zset   | 60 d               | advertisers by when a label is due; 20,000 |
+| `{ns}:{models}:predicted:{trial}`      | hash   | 60 d               | what was predicted for those, until it is due |
 | `{ns}:{emergency}:contacts:{digest}`   | string | 90 d               | last validated contacts of one caller |
 | `{ns}:{emergency}:call:{digest}`       | string | 24 h               | what a call with an idempotency key became |
 """
@@ -192,16 +194,24 @@ class RolloutKeys:
         self.prefix = f"{namespace}:{{models}}"
 
     def observed(self, trial: str, epoch: int) -> str:
-        """Counts of one run of the guard's tests."""
+        """Counts of one run of the guard's tests, by replica: a hash."""
         return f"{self.prefix}:observed:{trial}:{epoch}"
+
+    def verdict(self, trial: str) -> str:
+        """What the guard said last: a string."""
+        return f"{self.prefix}:verdict:{trial}"
 
     def labels(self, trial: str) -> str:
         """Counts of matured labels."""
         return f"{self.prefix}:labels:{trial}"
 
     def awaited(self, trial: str) -> str:
-        """Predictions whose labels are still to come."""
+        """Whose labels are due when, 0 once they were counted: a sorted set."""
         return f"{self.prefix}:awaited:{trial}"
+
+    def predicted(self, trial: str) -> str:
+        """What was predicted for those: a hash."""
+        return f"{self.prefix}:predicted:{trial}"
 
 
 class RecipientKeys:

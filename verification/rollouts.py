@@ -237,14 +237,14 @@ class Bench:
                 await asyncio.sleep(LOOK_S)
                 await guardian.look()
                 lineup = registry.head().lineup
-                rolled_back = not lineup.under_way
+                rolled_back = version not in {lineup.challenger, lineup.champion}
                 stage = lineup.stage if lineup.under_way else stage
                 if lineup.stage is Stage.CANARY and not armed:
                     armed = True
                     churn.tell(fault.value)
             took_s, requests = time.monotonic() - began, traffic.answered - before
             if not rolled_back:  # the others get their turn
-                registry.roll_back(reason="not found in time")
+                registry.roll_back(version, reason="not found in time")
             await asyncio.sleep(FOLLOW_S)  # until replicas have gone back, too
         return {
             "rolled_back": rolled_back,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
@@ -29,6 +30,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> ArtefactStore:
 def test_nothing_is_there_at_first(store: ArtefactStore) -> None:
     assert store.folders() == []
     assert store.entries() == []
+    assert store.last() is None
     assert store.read("a/model.skops") is None
     store.remove("a")
 
@@ -59,8 +61,8 @@ def test_entries_come_in_order_and_from_any_place(store: ArtefactStore) -> None:
     for number in range(12):
         assert store.append(f"entry {number}".encode(), after=number)
     assert store.entries() == [f"entry {number}".encode() for number in range(12)]
-    assert store.entries(10) == [b"entry 10", b"entry 11"]
-    assert store.entries(12) == store.entries(12) == []
+    assert store.last() == store.last(10) == (12, b"entry 11")
+    assert store.last(12) is store.last(12) is None
 
 
 @pytest.mark.parametrize("after", [0, 1, 3])
@@ -84,6 +86,19 @@ def test_of_many_writers_at_once_none_is_lost_and_none_overwrites_another(store:
     for writer in range(4):
         mine = [entry for entry in found if entry.startswith(f"{writer} ")]
         assert mine == sorted(mine)
+
+
+def test_a_journal_that_was_replaced_is_told_from_its_end(tmp_path: Path) -> None:
+    store, path = LocalFolder(tmp_path), tmp_path / "journal.jsonl"
+    path.write_bytes(b"1\n2\n3\n")
+    assert store.last() == (3, b"3")
+    path.unlink()
+    assert store.last(3) is None
+    path.write_bytes(b"1\n2\n")
+    assert store.last(3) == (2, b"2")
+    assert store.last(2) is None
+    assert not store.append(b"4", after=3)
+    assert store.append(b"3", after=2)
 
 
 class TestObjects:
@@ -114,6 +129,16 @@ class TestObjects:
         objects._write("claims/dead", b"")
         os.utime(tmp_path / "churn" / "claims" / "dead", (1.0, 1.0))
         assert objects.append(b"1", after=0)
+
+    def test_a_clock_that_is_wrong_takes_no_living_writer_for_dead(
+        self, objects: ObjectStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(artefacts, "CLAIM_TRIES", 2)
+        objects._write("claims/other", b"")
+        ahead = time.time() + 3_600.0
+        monkeypatch.setattr("time.time", lambda: ahead)
+        with pytest.raises(ConflictError, match="2 tries"):
+            objects.append(b"1", after=0)
 
     def test_a_writer_that_was_held_up_gives_up(
         self, objects: ObjectStore, monkeypatch: pytest.MonkeyPatch

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import random
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,7 +22,7 @@ from models.observations import Observations, steps
 from models.observed import MOST_AWAITED, Observed, Prediction
 from models.registry import Registry
 from models.rollout import RolloutPolicy, Stage
-from tests.fakes import ManualClock
+from tests.fakes import ManualClock, wait_until
 from tests.support import free_settings
 from tocsin.errors import StorageUnavailableError
 from tocsin.keys import FeatureKeys, LaneKeys
@@ -45,6 +47,7 @@ class Bench:
     """A champion, a challenger in shadow, and the guard over them."""
 
     def __init__(self, client: aioredis.Redis, namespace: str, folder: Path) -> None:
+        self.folder = folder
         self.clock = ManualClock()
         self.registry = Versions(folder, clock=self.clock, actor=ACTOR)
         self.champion, self.challenger = self.registry.versions()
@@ -77,7 +80,7 @@ class Bench:
             p = chance.uniform(0.05, 0.7)
             seen.pair(p + by, p, stale=False)
             seen.call(1.0, 1.0, slow_ms=50.0)
-        await self.observed.add(self.trial, 1, seen.take())
+        await self.observed.put(self.trial, 1, "r", seen.counts())
 
     async def look(self) -> Verdict:
         verdict = await self.guardian.look()
@@ -92,7 +95,8 @@ def bench(client: aioredis.Redis, namespace: str, tmp_path: Path) -> Bench:
 
 async def test_counts_of_replicas_add_up(bench: Bench) -> None:
     for _ in range(3):
-        await bench.observed.add("a-1", 2, {"fresh": 4, "diff:-3": 1})
+        await bench.observed.put("a-1", 2, "one", {"fresh": 4, "diff:-3": 1})  # each time all it has
+    await bench.observed.put("a-1", 2, "other", {"fresh": 8, "diff:-3": 2})
     assert await bench.observed.read("a-1", 2) == ({"fresh": 12, "diff:-3": 3}, {})
     assert await bench.observed.read("a-1", 1) == ({}, {})
 
@@ -119,6 +123,7 @@ async def test_nothing_advances_on_too_little(bench: Bench) -> None:
     bench.clock.advance(3_000.0)
     assert (await bench.look()).decision is Decision.HOLD
     assert bench.registry.head().lineup.stage is Stage.SHADOW
+    assert (await bench.observed.said(bench.trial)).startswith("hold: too little seen: 0 rows of 50")
 
 
 async def test_a_breach_rolls_back_tells_and_writes_the_story(bench: Bench) -> None:
@@ -176,7 +181,73 @@ async def test_labels_mature_when_their_time_has_come(
     assert await bench.observed.mature(bench.trial, as_of + HORIZON_S) == 3
     assert await bench.observed.mature(bench.trial, as_of + HORIZON_S) == 0
     _, labels = await bench.observed.read(bench.trial, 1)
-    assert dict(steps(labels, "label")) == {80: 1, -80: 1}  # 0.81 - 0.01 worse, and as much better
+    assert dict(steps(labels, "label")) == {200: 1, -200: 1}  # 0.81 - 0.01 worse, and as much better
+
+
+async def test_an_advertiser_has_one_label_in_a_trial(
+    bench: Bench, client: aioredis.Redis, namespace: str
+) -> None:
+    await client.zadd(FeatureKeys(namespace).advertisers, {"left": 5.0})
+    for as_of in (10.0, 20.0, 30.0):
+        await bench.observed.wait_for(bench.trial, [Prediction("left", as_of, 0.9, 0.1)], HORIZON_S)
+    assert await bench.observed.mature(bench.trial, 30.0 + HORIZON_S) == 1
+    await bench.observed.wait_for(bench.trial, [Prediction("left", 40.0, 0.9, 0.1)], HORIZON_S)
+    assert await bench.observed.mature(bench.trial, 50.0 + HORIZON_S) == 0
+    _, labels = await bench.observed.read(bench.trial, 1)
+    assert labels == {"label:-200": 1}
+    assert await client.exists(f"{namespace}:{{models}}:predicted:{bench.trial}") == 0
+
+
+async def test_two_guards_count_a_label_once(
+    bench: Bench, client: aioredis.Redis, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await client.zadd(FeatureKeys(namespace).advertisers, {"left": 5.0})
+    await bench.observed.wait_for(bench.trial, [Prediction("left", 10.0, 0.9, 0.1)], HORIZON_S)
+    zmscore = client.zmscore
+
+    async def meanwhile(*arguments: Any) -> Any:
+        monkeypatch.undo()
+        await Observed(client, namespace=namespace).mature(bench.trial, 10.0 + HORIZON_S)
+        return await zmscore(*arguments)
+
+    monkeypatch.setattr(client, "zmscore", meanwhile)
+    await bench.observed.mature(bench.trial, 10.0 + HORIZON_S)
+    assert (await bench.observed.read(bench.trial, 1))[1] == {"label:-200": 1}
+
+
+async def test_a_look_that_fails_is_not_the_last(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk when it matters most: the guard looks again, and rolls back once there is room."""
+    await bench.saw(by=0.25)
+    stopping, fsync = asyncio.Event(), os.fsync
+    failed: list[int] = []
+
+    def full(handle: int) -> None:
+        if len(failed) < 3:
+            failed.append(handle)
+            raise OSError("no space left")
+        fsync(handle)
+
+    monkeypatch.setattr("os.fsync", full)
+    running = asyncio.create_task(bench.guardian.run(stopping, every_s=0.0))
+    await wait_until(lambda: bool(bench.alerts))
+    stopping.set()
+    await running
+    assert len(failed) == 3
+    assert bench.registry.head().lineup.challenger == ""
+
+
+async def test_a_damaged_line_of_the_audit_does_not_blind_the_guard(bench: Bench) -> None:
+    path = bench.folder / "churn" / "journal.jsonl"
+    _first, *rest = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"rubbish\n" + b"".join(rest))
+    await bench.saw(by=0.25)
+    guardian = bench.guard()
+    await guardian.look()
+    verdict = await guardian.look()
+    assert verdict is not None
+    assert verdict.decision is Decision.BREACH
+    assert bench.registry.head().lineup.challenger == ""
+    assert len(bench.alerts) == 1
 
 
 async def test_only_so_many_predictions_wait(bench: Bench, client: aioredis.Redis, namespace: str) -> None:

@@ -98,14 +98,17 @@ def status(*, json: JsonFlag = False) -> None:
 def train(
     *,
     promote: Annotated[
-        bool, typer.Option(help="Make it the champion if it beats the recency baseline.")
+        bool,
+        typer.Option(
+            help="If it beats the recency baseline, try it beside the champion; where none serves, it does at once."
+        ),
     ] = True,
     json: JsonFlag = False,
 ) -> None:
     """Train the churn model on the stored activity and compare it with the recency baseline.
 
-    The split is temporal: trained on earlier weeks, measured on later ones. The churn deployment picks a promoted
-    model up within two seconds.
+    The split is temporal: trained on earlier weeks, measured on later ones. The churn deployment follows within two
+    seconds.
     """
     from tocsin.cli import training as command
 

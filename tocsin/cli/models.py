@@ -16,7 +16,13 @@ import typer
 from rich import box
 from rich.table import Table
 
-from tocsin.errors import ConfigurationError, InvalidRecordError, NotFoundError, StorageUnavailableError
+from tocsin.errors import (
+    ConfigurationError,
+    InvalidRecordError,
+    ModelUnavailableError,
+    NotFoundError,
+    StorageUnavailableError,
+)
 from tocsin.settings import Settings
 
 if TYPE_CHECKING:
@@ -47,7 +53,8 @@ def list_models(*, json: JsonFlag = False) -> None:
     """All stored versions, the newest first, with their parts."""
     from tocsin.cli.app import console, emit
 
-    registry = registry_of(Settings.from_env())
+    settings = Settings.from_env()
+    registry = registry_of(settings)
     lineup = registry.head().lineup
     rows = [_row(registry, version, lineup) for version in reversed(registry.versions())]
     if json:
@@ -61,10 +68,15 @@ def list_models(*, json: JsonFlag = False) -> None:
     for heading in ("part", "algorithm", "AUC", "Brier", "made by", "code"):
         table.add_column(heading)
     for row in rows:
+        if "problem" in row:
+            table.add_row(row["version"], row["part"], "[red]not readable[/red]")
+            continue
         shown = [row["version"], row["part"], row["algorithm"], _number(row["auc"]), _number(row["brier"])]
         table.add_row(*shown, row["made_by"], row["code_revision"][:10])
     console().print(table)
     console().print(_where(lineup))
+    if lineup.judged and (said := _said(settings, lineup)):
+        console().print(f"the guard says {said}")
 
 
 @models.command("show")
@@ -143,19 +155,17 @@ def promote_model(
     from tocsin.cli.app import console, emit
 
     settings = Settings.from_env()
+    policy = RolloutPolicy(
+        shares=percentages(shares),
+        shadow_s=duration_s(shadow),
+        canary_s=duration_s(step),
+        watch_s=duration_s(watch),
+    )
     registry = registry_of(settings)
     found = resolve(registry, version)
     findings = [_served_skew(settings, registry, found)] if skew_check else []
-    if now:
-        entry = registry.promote(found, reason=reason, findings=findings)
-    else:
-        policy = RolloutPolicy(
-            shares=percentages(shares),
-            shadow_s=duration_s(shadow),
-            canary_s=duration_s(step),
-            watch_s=duration_s(watch),
-        )
-        entry = registry.begin(found, policy, reason=reason, findings=findings)
+    begin = registry.promote if now else registry.begin
+    entry = begin(found, policy, reason=reason, findings=findings)
     if json:
         emit(entry)
         return
@@ -175,11 +185,19 @@ def _served_skew(settings: Settings, registry: Registry, version: str) -> Findin
 
 
 @models.command("rollback")
-def roll_back_model(*, reason: Reason = "", json: JsonFlag = False) -> None:
+def roll_back_model(
+    version: Annotated[
+        str, typer.Argument(help="Only if it is this version that goes; default: whichever goes now.")
+    ] = "",
+    *,
+    reason: Reason = "",
+    json: JsonFlag = False,
+) -> None:
     """End the rollout that is under way; where none is, bring the champion before back."""
     from tocsin.cli.app import console, emit
 
-    entry = registry_of(Settings.from_env()).roll_back(reason=reason)
+    registry = registry_of(Settings.from_env())
+    entry = registry.roll_back(resolve(registry, version) if version else "", reason=reason)
     if json:
         emit(entry)
         return
@@ -212,6 +230,9 @@ def audit_models(
     if json:
         emit({"entries": entries})
         return
+    if not entries:
+        console().print("nothing was done yet; `tocsin train` makes a model")
+        return
     console().print(_audit_table(entries))
 
 
@@ -219,10 +240,10 @@ def resolve(registry: Registry, name: str) -> str:
     """A version from its name or its part.
 
     Raises:
-        NotFoundError: nobody has that part.
+        NotFoundError: nobody has that part, or there is no such version.
     """
     if name not in {"champion", "challenger", "previous"}:
-        return name
+        return registry.stored(name)
     found = str(getattr(registry.head().lineup, name))
     if not found:
         raise NotFoundError(f"there is no {name}", hint="`tocsin models list` shows all versions")
@@ -241,7 +262,9 @@ def percentages(text: str) -> tuple[float, ...]:
         found = ()
     if not found or len(found) > 10 or sorted(set(found)) != list(found) or not 0 < found[0] <= found[-1] < 1:
         raise InvalidRecordError(
-            f"{text[:64]!r} are no steps", field="--shares", limit="up to 10, rising, above 0 and below 100"
+            f"{text[:64]!r} are no steps",
+            field="--shares",
+            hint="up to 10 of them, rising, above 0 and below 100",
         )
     return found
 
@@ -254,18 +277,21 @@ def duration_s(text: str) -> float:
     """
     seconds = {"s": 1, "m": 60, "h": 3600, "d": 86_400}.get(text[-1:])
     if seconds is None or not text[:-1].isascii() or not text[:-1].isdigit() or len(text) > 7:
-        raise InvalidRecordError(f"{text[:64]!r} is no duration", limit="as 90s, 30m, 6h or 2d")
+        raise InvalidRecordError(f"{text[:64]!r} is no duration", hint="as 90s, 30m, 6h or 2d")
     if (found := float(text[:-1]) * seconds) > 365 * 86_400:
-        raise InvalidRecordError(f"{text[:64]!r} is too long", limit="<= 365d")
+        raise InvalidRecordError(f"{text[:64]!r} is too long", hint="365d at the most")
     return found
 
 
 def _row(registry: Registry, version: str, lineup: Lineup) -> dict[str, Any]:
-    metadata = registry.metadata(version)
+    known = {"version": version, "part": part_of(version, lineup)}
+    try:
+        metadata = registry.metadata(version)
+    except ModelUnavailableError as error:  # the others are of interest all the same
+        return {**known, "problem": error.message}
     card = metadata.card
     return {
-        "version": version,
-        "part": part_of(version, lineup),
+        **known,
         "algorithm": card.algorithm,
         "auc": card.evaluation.model.auc,
         "brier": card.evaluation.model.brier,
@@ -288,6 +314,26 @@ def part_of(version: str, lineup: Lineup) -> str:
     return "previous" if version == lineup.previous else ""
 
 
+def _said(settings: Settings, lineup: Lineup) -> str:
+    """What the guard said in the last minute; the list is of use without it."""
+    import asyncio
+
+    from models.observed import Observed
+    from tocsin.storage.connect import SERVE_TIMEOUT_S, connect, resolve_url
+
+    async def ask() -> str:
+        client = connect(resolve_url(settings), timeout_s=SERVE_TIMEOUT_S)
+        try:
+            return await Observed(client, namespace=settings.namespace).said(lineup.trial)
+        finally:
+            await client.aclose()
+
+    try:
+        return asyncio.run(ask()) or "nothing: it is not at work"
+    except (ConfigurationError, StorageUnavailableError):
+        return ""
+
+
 def _where(lineup: Lineup) -> str:
     if not lineup.champion:
         return "no model serves yet"
@@ -299,6 +345,8 @@ def _where(lineup: Lineup) -> str:
 
 
 def _facts(metadata: Metadata) -> dict[str, str]:
+    from models.leakage import blocking
+
     card = metadata.card
     trained, tested = (
         " to ".join(f"{moment:%Y-%m-%d}" for moment in window)
@@ -314,6 +362,14 @@ def _facts(metadata: Metadata) -> dict[str, str]:
             for name, value in measured.items()
             if isinstance(value, float)
         },
+        **{
+            f'answers "{one.decision}"': "abstains"
+            if one.threshold is None
+            else f"{one.precision_low:.0%} certified, {one.coverage:.0%} answered"
+            for one in card.certificates
+        },
+        "calibrated to": f"{card.calibrated_at:%Y-%m-%d}" if card.calibrated_at else "",
+        "leakage gate": ", ".join(finding.name for finding in blocking(card.findings)) or "open",
         "base rate": _number(card.base_rate),
         "features": f"{len(card.feature_names)}, schema {metadata.feature_schema}",
         "scikit-learn": card.sklearn_version,

@@ -1,4 +1,4 @@
-"""`tocsin train`: from the event log to a champion."""
+"""`tocsin train`: from the event log to a champion, or to one who challenges it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from tocsin.errors import ConflictError
+from tocsin.errors import ConflictError, ModelUnavailableError
 from tocsin.schemas import Activity
 from tocsin.settings import Settings
 from tocsin.storage.connect import CONSUME_TIMEOUT_S, connect, resolve_url
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from models.card import ModelCard
+    from models.journal import Entry
     from models.leakage import Finding
+    from models.registry import Registry
 
 
 def train_command(
@@ -44,7 +46,13 @@ def train_command(
         f"(95% {card.evaluation.auc_gain_low:+.3f} to {card.evaluation.auc_gain_high:+.3f})"
     )
     said = "is the champion now" if result["promoted"] else "was stored, not promoted"
+    if result["stage"] == "shadow":
+        said = "is tried beside the champion now, first in shadow"
     console.print(f"[bold]{result['version']}[/bold] {said}: {result['reason']}")
+    if result["stage"] == "shadow":
+        console.print(
+            "`tocsin models list` shows how far it is; `tocsin models promote VERSION --now` skips the rest"
+        )
 
 
 def train(
@@ -72,23 +80,22 @@ def train(
     registry = Registry(settings.models_location)
     version = registry.save(trained)
     evaluation = trained.card.evaluation
-    promoted, reason = False, "promotion was not asked for"
+    stage, reason = "", "promotion was not asked for"
     findings: list[Finding] = []
     if promote:
         findings = [served_skew(settings, trained.card.feature_names)]
         blocked = [finding.text for finding in blocking([*trained.card.findings, *findings])]
-        promoted = evaluation.beats_baseline and not blocked
-        reason = "it beats the recency baseline" if promoted else "it does not beat the recency baseline"
+        reason = "it beats the recency baseline"
         if blocked:
             reason = f"the leakage gate blocks it: {'; '.join(blocked)}"
-    if promoted:
-        try:
-            registry.promote(version, findings=findings)
-        except ConflictError as error:  # another version is being tried
-            promoted, reason = False, error.message
+        elif not evaluation.beats_baseline:
+            reason = "it does not beat the recency baseline"
+        else:
+            stage, reason = _put_forward(registry, version, reason, findings)
     return {
         "version": version,
-        "promoted": promoted,
+        "promoted": stage == "idle",
+        "stage": stage,
         "reason": reason,
         "auc": evaluation.model.auc,
         "baseline_auc": evaluation.baseline.auc,
@@ -97,6 +104,21 @@ def train(
         "coverage": evaluation.decided.coverage,
         "precision_at_threshold": evaluation.decided.precision,
     }, trained.card
+
+
+def _put_forward(registry: Registry, version: str, reason: str, findings: list[Finding]) -> tuple[str, str]:
+    """Try it beside the champion; where none serves it becomes that at once. Returns its stage, and why."""
+    try:
+        registry.load()
+    except ModelUnavailableError:  # nothing to be compared with
+        put: Callable[..., Entry] = registry.promote
+    else:
+        put = registry.begin
+    try:
+        entry = put(version, reason=reason, findings=findings)
+    except ConflictError as error:  # another version is being tried
+        return "", error.message
+    return "shadow" if entry.lineup.under_way else "idle", reason
 
 
 def _with_earlier_versions(settings: Settings, events: pa.Table) -> pd.DataFrame:

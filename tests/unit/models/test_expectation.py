@@ -19,7 +19,7 @@ def test_what_is_expected_of_two_models() -> None:
     found = expect(np.array([0.5, 0.1, 0.9, 0.2]), np.array([0.5, 0.1, 0.6, 0.3]), RAW, ("days", "spend"))
     assert (found.rows, found.differing) == (4, 0.25)
     assert found.squared == pytest.approx((0.09 + 0.01) / 4)
-    assert found.shift == pytest.approx(0.05)
+    assert found.shift == pytest.approx((0.25 - 0.1) / 4)  # each within 0.25
     assert found.empty == {"days": 0.5, "spend": 0.25}
     assert expect(np.empty(0), np.empty(0), np.empty((0, 2)), ("a", "b")) == Expected()
     assert is_empty(RAW).sum() == 3

@@ -2,14 +2,15 @@ from __future__ import annotations
 
 import math
 import random
+from collections import Counter
 from collections.abc import Callable
 
 import msgspec
 import pytest
 
-from models.expectation import Expected
+from models.expectation import SHIFT_WITHIN, Expected
 from models.guard import Decision, GuardPolicy, GuardState, Signal, Verdict, drift_of, epoch_of, judge
-from models.observations import Observations
+from models.observations import DIFF_STEPS, Observations
 from models.rollout import Stage
 from models.sequential import log_wealth, spent
 
@@ -37,7 +38,7 @@ def observe(
         seen.pair(score(p), p, stale=chance.random() < stale)
         seen.call(judged_ms, 1.0, slow_ms=POLICY.slow_ms)
         seen.inputs(("days", "spend"), (chance.random() < 0.1, chance.random() < empty), 1)
-    return seen.take()
+    return seen.counts()
 
 
 EXPECTED = Expected(rows=500, squared=0.001, differing=0.01, shift=0.0, empty={"days": 0.1, "spend": 0.1})
@@ -123,7 +124,30 @@ def test_a_slow_machine_is_not_a_slow_model() -> None:
         both_ms = 200.0 if chance.random() < 0.3 else 1.0
         seen.call(both_ms, both_ms * chance.uniform(0.8, 1.25), slow_ms=POLICY.slow_ms)
         seen.pair(0.3, 0.3, stale=False)
-    assert look(seen.take()).decision is Decision.GO
+    assert look(seen.counts()).decision is Decision.GO
+
+
+@pytest.mark.parametrize(("late", "found"), [(0, Decision.GO), (1, Decision.GO), (10, Decision.BREACH)])
+def test_answers_that_come_too_late_are_judged_by_their_share(late: int, found: Decision) -> None:
+    """Of a thousand requests, of few advertisers: those scored beside are far fewer."""
+    seen = Observations()
+    for number in range(1_000):
+        seen.answered(late=number % 100 < late)
+        if number < POLICY.least_rows:
+            seen.pair(0.3, 0.3, stale=False)
+            seen.call(1.0, 1.0, slow_ms=POLICY.slow_ms)
+    verdict = look(seen.counts(), stage=Stage.CANARY)
+    assert verdict.decision is found
+    assert breached(verdict) == ({Signal.LATE} if late == 10 else set())
+
+
+def test_a_few_failures_among_very_many_answers_are_few() -> None:
+    seen = Observations()
+    for number in range(20_000):
+        seen.answered(failed=number % 500 == 0)
+        if number < POLICY.least_rows:
+            seen.pair(0.3, 0.3, stale=False)
+    assert look(seen.counts(), stage=Stage.CANARY).decision is Decision.GO
 
 
 def test_in_watch_stale_features_do_not_bring_the_old_model_back() -> None:
@@ -140,7 +164,7 @@ def labelled(score: Score, truth: Score, rows: int = 1_500) -> tuple[dict[str, i
         seen.pair(score(p), p, stale=False)
         seen.call(1.0, 1.0, slow_ms=POLICY.slow_ms)
         matured.label(score(p), p, churned=chance.random() < truth(p))
-    return seen.take(), matured.take()
+    return seen.counts(), matured.counts()
 
 
 def test_labels_outrank_the_reference() -> None:
@@ -157,6 +181,16 @@ def test_labels_alone_find_a_model_that_is_worse() -> None:
     _, bad = labelled(lambda p: 1 - p, lambda p: p)
     assert look(counts, labels).decision is Decision.GO
     assert breached(look(counts, bad)) == {Signal.MATURED_LOSS}
+
+
+def test_labels_clear_a_model_that_is_hardly_better() -> None:
+    """Steps wider than the limit would never say so."""
+    counts, _ = labelled(shifted(1.5), shifted(1.5))
+    seen = Observations()
+    for _ in range(2_000):
+        seen.label(0.201, 0.2, churned=True)
+    assert breached(look(counts))
+    assert not breached(look(counts, seen.counts()))
 
 
 def test_what_was_known_beforehand_is_no_fault_and_what_goes_beyond_is() -> None:
@@ -206,6 +240,28 @@ def test_a_good_model_is_seldom_rolled_back_however_often_one_looks() -> None:
                 rejected += 1
                 break
     assert rejected <= trials * alpha + 3 * math.sqrt(trials * alpha * (1 - alpha))
+
+
+def test_votes_of_several_replicas_roll_back_no_more() -> None:
+    """Each replica counts an advertiser once; the mean difference of all of them lies exactly at the limit."""
+    alpha, limit, trials, replicas = 0.01, POLICY.shift, 60, 4
+    rejected = 0
+    for seed in range(trials):
+        chance = random.Random(seed)  # noqa: S311
+        drawn = [chance.gauss(0.0, 0.12) for _ in range(120)]
+        bounded = [max(-SHIFT_WITHIN, min(SHIFT_WITHIN, one)) for one in drawn]
+        differences = [one + (limit - sum(bounded) / len(bounded)) for one in bounded]
+        votes = [one for one in differences for _ in range(replicas)]
+        chance.shuffle(votes)
+        seen = Counter[float]()
+        for number, one in enumerate(votes):
+            lower = max(-SHIFT_WITHIN, min(SHIFT_WITHIN, math.floor(one * DIFF_STEPS) / DIFF_STEPS))
+            seen[(lower / SHIFT_WITHIN + 1) / 2] += 1
+            wealth = log_wealth(seen.items(), (limit / SHIFT_WITHIN + 1) / 2)
+            if number % 10 == 9 and wealth >= math.log(1 / alpha):
+                rejected += 1
+                break
+    assert rejected <= 3
 
 
 def test_wealth_grows_with_evidence_and_never_falls_below_nothing() -> None:

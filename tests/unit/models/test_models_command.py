@@ -15,6 +15,7 @@ from models.registry import Registry
 from tocsin.cli import feature_jobs
 from tocsin.cli.app import app
 from tocsin.cli.models import duration_s, percentages
+from tocsin.cli.training import _put_forward
 from tocsin.errors import ConflictError, InvalidRecordError, NotFoundError, StorageUnavailableError
 
 
@@ -56,6 +57,21 @@ def test_a_version_is_shown_with_its_history(stored: Registry) -> None:
     found = read("show", "champion")
     assert found["metadata"]["version"] == stored.champion()
     assert [entry["action"] for entry in found["history"]] == ["register", "promote"]
+
+
+def test_a_damaged_version_does_not_hide_the_others(stored: Registry, tmp_path: Path) -> None:
+    challenger = stored.head().lineup.challenger
+    (tmp_path / "models" / "churn" / challenger / "metadata.json").write_bytes(b"{")
+    assert "not readable" in run("list")
+    first, second = read("list")["models"]
+    assert (first["version"], second["part"]) == (challenger, "champion")
+    assert "is not readable" in first["problem"]
+
+
+def test_a_version_nobody_stored_is_not_found(stored: Registry) -> None:
+    for command in ("show", "promote", "rollback", "compare"):
+        with pytest.raises(NotFoundError, match="no churn model 'nope'"):
+            run(command, "nope")
 
 
 def test_two_versions_stand_side_by_side(stored: Registry) -> None:
@@ -103,12 +119,27 @@ def test_without_the_storage_a_promotion_wants_to_be_told_so(
 
 def test_now_means_now_and_can_be_taken_back(stored: Registry) -> None:
     lineup = stored.head().lineup
-    assert "watched against" in run("promote", "--now")
+    assert "watched against" in run("promote", "--now", "--watch", "2d")
+    assert stored.head().lineup.policy.watch_s == 2 * 86_400.0
     assert stored.champion() == lineup.challenger
-    run("rollback")
+    with pytest.raises(ConflictError, match=f"not {lineup.champion}"):
+        run("rollback", "previous")
+    run("rollback", "champion")
     assert stored.champion() == lineup.champion
     with pytest.raises(ConflictError, match="no previous champion"):
         run("rollback")
+
+
+def test_a_new_model_is_tried_beside_the_champion_where_one_can_serve(
+    stored: Registry, tmp_path: Path
+) -> None:
+    champion, challenger = stored.champion(), stored.head().lineup.challenger
+    assert _put_forward(stored, challenger, "better", []) == ("shadow", "better")
+    assert (stored.champion(), stored.journal()[-1].reason) == (champion, "better")
+    stored.roll_back()
+    (tmp_path / "models" / "churn" / str(champion) / "model.skops").write_bytes(b"damaged")
+    assert _put_forward(stored, challenger, "better", []) == ("idle", "better")
+    assert stored.champion() == challenger
 
 
 def test_the_audit_tells_who_and_what_served_when(stored: Registry) -> None:

@@ -177,6 +177,75 @@ class TestJournal:
         with pytest.raises(ModelUnavailableError, match="journal of the model registry is not readable"):
             Registry(tmp_path).champion()
 
+    def test_a_damaged_line_is_named_and_what_serves_goes_on(
+        self, registry: Registry, trained: TrainedModel, tmp_path: Path
+    ) -> None:
+        version, path = registry.save(trained), tmp_path / "churn" / "journal.jsonl"
+        registry.promote(version)
+        whole = path.read_bytes().splitlines(keepends=True)
+        for lines, said in (
+            (b"rubbish\n" + whole[1], "line 1: "),
+            (whole[1], "line 1: it says it is entry 2"),
+        ):
+            path.write_bytes(lines)
+            fresh = Registry(tmp_path)
+            assert fresh.load().version == version
+            with pytest.raises(ModelUnavailableError, match=f"is not readable: {said}"):
+                fresh.journal()
+        registry.save(_dated(trained, 1))  # and a new model can be stored
+
+    def test_a_journal_restored_from_an_older_copy_is_followed(
+        self, registry: Registry, trained: TrainedModel, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "churn" / "journal.jsonl"
+        first, second = registry.save(trained), registry.save(_dated(trained, 1))
+        registry.promote(first)
+        copy = path.read_bytes()
+        registry.promote(second)
+        assert registry.champion() == second
+        path.write_bytes(copy)
+        assert registry.champion() == first
+        registry.promote(second)
+        assert [entry.number for entry in registry.journal()] == [1, 2, 3, 4]
+
+    def test_of_two_who_roll_back_at_once_only_one_does(
+        self, registry: Registry, trained: TrainedModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        first, second, third = (registry.save(_dated(trained, minute)) for minute in range(3))
+        registry.promote(first)
+        registry.promote(second)
+        registry.begin(third)
+        append = registry._store.append
+
+        def meanwhile(entry: bytes, *, after: int) -> bool:
+            monkeypatch.undo()
+            Registry(tmp_path, actor="guard").roll_back()
+            return append(entry, after=after)
+
+        monkeypatch.setattr(registry._store, "append", meanwhile)
+        with pytest.raises(ConflictError, match=f"{second} that would be rolled back, not {third}"):
+            registry.roll_back()
+        assert registry.champion() == second
+        with pytest.raises(ConflictError, match=f"not {third}"):
+            registry.roll_back(third)
+
+    def test_what_is_expected_is_against_the_champion_it_will_meet(
+        self, registry: Registry, trained: TrainedModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        first, second, third = (registry.save(_dated(trained, minute)) for minute in range(3))
+        registry.promote(first)
+        asked, append = [], registry._store.append
+        monkeypatch.setattr(registry, "_expected", lambda *names: asked.append(names))
+
+        def meanwhile(entry: bytes, *, after: int) -> bool:
+            monkeypatch.setattr(registry._store, "append", append)
+            Registry(tmp_path).promote(second)
+            return append(entry, after=after)
+
+        monkeypatch.setattr(registry._store, "append", meanwhile)
+        registry.begin(third)
+        assert asked == [(third, first), (third, second)]
+
     def test_another_registry_sees_what_one_did(
         self, registry: Registry, trained: TrainedModel, tmp_path: Path
     ) -> None:
@@ -222,6 +291,10 @@ def test_a_tampered_model_is_refused(registry: Registry, trained: TrainedModel, 
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     assert "is damaged: its checksum is not the one in metadata.json" in _refusal(registry, version).message
+    for put_before_people in (registry.begin, registry.promote):
+        with pytest.raises(ModelUnavailableError, match="is damaged"):
+            put_before_people(version)
+    assert len(registry.journal()) == 1
 
 
 @pytest.mark.parametrize("content", [b"not a zip", b""])

@@ -69,6 +69,17 @@ def test_after_a_promotion_the_one_before_comes_back_once() -> None:
         roll_back(after, 10.0)
 
 
+def test_only_who_was_meant_is_rolled_back() -> None:
+    with pytest.raises(ConflictError, match="it is a that would be rolled back, not b"):
+        roll_back(roll_back(_canary(), 1.0, "b"), 2.0, "b")
+
+
+def test_a_promotion_by_hand_is_watched_as_long_as_was_asked() -> None:
+    lineup = promote(SERVING, "b", 0.0, POLICY)
+    assert lineup.stage_s == POLICY.watch_s
+    assert promote(lineup, "c", 1.0).stage_s == RolloutPolicy().watch_s
+
+
 @pytest.mark.parametrize("lineup", [begin(SERVING, "b", 0.0, POLICY), _canary()])
 def test_only_one_is_tried_at_a_time(lineup: Lineup) -> None:
     with pytest.raises(ConflictError, match="b is being tried"):

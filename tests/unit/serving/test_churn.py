@@ -69,12 +69,14 @@ class Vectors:
 class Faulty(ChurnModel):
     """A model that fails, or takes its time."""
 
-    fails, takes_s = False, 0.0
+    fails, takes_s, wrong = False, 0.0, False
 
     def _predict(self, raw: Floats) -> Floats:
         if self.fails:
             raise ValueError("planted")
         time.sleep(self.takes_s)
+        if self.wrong:
+            self._score = lambda rows: np.full(len(rows), np.nan)
         return super()._predict(raw)
 
 
@@ -89,10 +91,13 @@ class Faults(Registry):
         fault = self.faults.get(version or "")
         if fault == "broken":
             raise ModelUnavailableError("damaged")
+        if fault == "odd":
+            raise AttributeError("of another release")
         model = super().load(version)
         if fault:
             model.__class__ = Faulty
             model.fails, model.takes_s = fault == "fails", 0.4 if fault == "slow" else 0.0  # type: ignore[attr-defined]
+            model.wrong = fault == "wrong"  # type: ignore[attr-defined]
         return model
 
 
@@ -126,14 +131,14 @@ class Bench:
 
     async def challenger(self, stage: Stage, fault: str = "") -> str:
         version = self.save(minutes=1)
-        if fault:
-            self.registry.faults[version] = fault
         if stage is Stage.WATCH:
             self.registry.promote(version)
         else:
             self.registry.begin(version, HALF)
         if stage is Stage.CANARY:
             self.registry.advance()
+        if fault:  # one that shows only where it serves
+            self.registry.faults[version] = fault
         await self.app.predictor.follow()
         return version
 
@@ -148,7 +153,7 @@ class Bench:
         return {found["advertiser_id"]: found for found in answer.json()["predictions"]}
 
     def counts(self) -> dict[str, int]:
-        return self.app.predictor.beside.observations.take()
+        return self.app.predictor.beside.observations.counts()
 
 
 @pytest.fixture
@@ -180,6 +185,8 @@ async def test_a_model_is_picked_up_without_a_restart(bench: Bench) -> None:
 async def test_an_unknown_advertiser_is_not_found(bench: Bench) -> None:
     await bench.champion()
     await bench.get("/nobody", 404)
+    then = await bench.get("/nobody?as_of=2019-01-01T00:00:00Z", 404)
+    assert "no activity before 2019-01-01" in then["detail"]
     answer = await bench.http.post("/", json={"advertiser_ids": ["nobody", NAMES[0]]})
     assert answer.json()["unknown"] == ["nobody"]
 
@@ -249,13 +256,76 @@ async def test_a_canary_answers_its_share_and_always_the_same(bench: Bench) -> N
         assert (await bench.get(f"/{name}"))["model_version"] == versions[name]
 
 
-@pytest.mark.parametrize("fault", ["fails", "slow", "broken"])
+@pytest.mark.parametrize("fault", ["fails", "slow", "broken", "odd", "wrong"])
 async def test_a_canary_at_fault_fails_no_request_and_is_noticed(bench: Bench, fault: str) -> None:
     champion = await bench.champion()
     await bench.challenger(Stage.CANARY, fault)
     found = await bench.all()
     assert {(one["model_version"], one["degraded"]) for one in found.values()} == {(champion, False)}
-    assert bench.counts()["slow:10" if fault == "slow" else "error:10"] == 1
+    assert bench.counts()["late" if fault == "slow" else "error:10"] == 1
+
+
+async def test_a_canary_that_many_ask_at_once_answers_all_its_share(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serve_deployments.predicting.CANARY_DEADLINE_S", 30.0)
+    await bench.champion()
+    challenger = await bench.challenger(Stage.CANARY)
+    first, *rest = await asyncio.gather(*(bench.all(drivers=True) for _ in range(12)))
+    answered = {name: one["model_version"] for name, one in first.items()}
+    assert challenger in answered.values()
+    assert [{name: one["model_version"] for name, one in found.items()} for found in rest] == [answered] * 11
+    assert bench.counts() == {"in_time": 12, "error:00": 12}
+
+
+async def test_a_model_that_could_not_be_loaded_is_tried_again(bench: Bench) -> None:
+    champion = await bench.champion()
+    challenger = await bench.challenger(Stage.CANARY, "broken")
+    bench.registry.faults.clear()
+    await bench.app.predictor.follow()
+    assert {one["model_version"] for one in (await bench.all()).values()} == {champion}
+    bench.clock.advance(31.0)
+    await bench.app.predictor.follow()
+    assert {one["model_version"] for one in (await bench.all()).values()} == {champion, challenger}
+
+
+async def test_scores_that_are_no_numbers_are_failures_and_stop_nothing(bench: Bench) -> None:
+    await bench.champion()
+    await bench.challenger(Stage.SHADOW, "wrong")
+    await bench.all()
+    await bench.app.predictor.beside.score()
+    assert bench.counts() == {"error:10": 1}
+
+
+async def test_what_runs_beside_the_requests_goes_on_after_an_error(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serve_deployments.churn.LOOK_EVERY_S", 0.0)
+    followed: list[int] = []
+
+    async def follow() -> None:
+        followed.append(1)
+        raise RuntimeError("planted")
+
+    monkeypatch.setattr(bench.app.predictor, "follow", follow)
+    running = asyncio.create_task(bench.app.warm())
+    await wait_until(lambda: len(followed) > 2, timeout_s=30.0)
+    assert not running.done()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+
+
+async def test_a_model_that_always_fails_does_not_fill_the_log(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    await bench.champion()
+    await bench.challenger(Stage.CANARY, "fails")
+    for minute in (1, 2):
+        for _ in range(5):
+            await bench.all()
+        assert len([one for one in caplog.records if one.exc_info]) == minute
+        bench.clock.advance(61.0)
 
 
 @pytest.mark.parametrize("fault", ["fails", "broken"])
@@ -279,6 +349,13 @@ async def test_a_registry_that_cannot_be_read_changes_nothing(bench: Bench, tmp_
     (tmp_path / "churn" / "journal.jsonl").write_bytes(b"rubbish\n" * 9)
     await bench.app.predictor.follow()
     assert (await bench.get(f"/{NAMES[0]}"))["model_version"] == version
+
+
+async def test_a_new_replica_says_that_the_registry_cannot_be_read(bench: Bench, tmp_path: Path) -> None:
+    bench.save()
+    (tmp_path / "churn" / "journal.jsonl").write_bytes(b"rubbish\n")
+    found = await bench.get(f"/{NAMES[0]}")
+    assert (found["method"], found["degraded_reason"]) == ("recency", "the model registry cannot be read")
 
 
 async def test_what_was_answered_is_scored_by_both_beside(bench: Bench) -> None:
@@ -339,6 +416,15 @@ class TestBatcher:
         go.set()
         assert await asyncio.gather(first, *rest) == [0, 2, 4, 6, 8, 10]
         assert batches == [[0], [1, 2, 3], [4, 5]]
+
+    async def test_who_asks_again_at_once_is_not_missed(self) -> None:
+        async def work(questions: Sequence[int]) -> list[int]:
+            return list(questions)
+
+        batcher: Batcher[int, int] = Batcher(work, most=3, at_once=1)
+        async with asyncio.timeout(5.0):
+            for number in range(5):
+                assert await batcher.ask(number) == number
 
     async def test_an_error_reaches_only_whom_it_concerns(self) -> None:
         async def work(questions: Sequence[int]) -> list[int | Exception]:
