@@ -63,12 +63,13 @@ class Subject:
     selection: Mapping[str, float]
     label: str  # its definition
     findings: Sequence[Finding] = ()
+    cautions: Sequence[str] = ()  # what to know about the data, a sentence each
     timed: bool = True  # cutoffs in time, and a recency baseline
     certification: CertificationPolicy = field(default_factory=CertificationPolicy)
 
 
-def of_model(trained: TrainedModel, source: str) -> Subject:
-    """The report's subject for a churn model just trained.
+def of_model(trained: TrainedModel, source: str, cautions: Sequence[str] = ()) -> Subject:
+    """The report's subject for a churn model just trained, with what `models.cautions` says of its data.
 
     Raises:
         ValueError: the model was loaded, so its test rows are not at hand.
@@ -97,6 +98,7 @@ def of_model(trained: TrainedModel, source: str) -> Subject:
         selection=card.selection,
         label=card.label,
         findings=card.findings,
+        cautions=cautions,
     )
 
 
