@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from tocsin.cli import evaluating, features, recipients
+from tocsin.cli import evaluating, features, reading, recipients
 from tocsin.cli.dlq import dlq
 from tocsin.cli.models import models
 from tocsin.errors import TocsinError
@@ -136,7 +136,7 @@ def evaluate(
         ),
     ] = None,
     file_format: Annotated[
-        evaluating.ActivityFormat | None,
+        reading.ActivityFormat | None,
         typer.Option(
             "--format",
             help="google-ads, or csv (or Parquet) with --map. Default: found out from the columns.",
