@@ -20,7 +20,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from sklearn.ensemble import HistGradientBoostingClassifier, VotingClassifier
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
@@ -35,7 +34,6 @@ FALLBACK = "blend"
 CLEARLY = 0.01  # of AUC: so much better on the folds, a part of the blend is taken alone
 _LEAST_SLOPE = 1e-6  # log odds a day
 
-Ints = npt.NDArray[np.int64]
 Steps = list[tuple[str, Any]]
 
 
@@ -84,17 +82,12 @@ CANDIDATES: Mapping[str, Callable[[int], Steps]] = {
 }
 
 
-def fit_balanced(steps: Steps, raw: Floats, churned: Floats, as_of: Floats, accounts: Ints) -> Any:
-    """A pipeline fitted on week-balanced rows; `raw` is of shape `(rows, features)`, the others `(rows,)`.
-
-    All rows together weigh as much as there are accounts: the weeks of one resemble each other, and counted in full
-    they would outweigh the regularisation.
-    """
-    weights = week_balanced(churned, as_of) * len(np.unique(accounts)) / len(accounts)
+def fit_balanced(steps: Steps, raw: Floats, churned: Floats, as_of: Floats) -> Any:
+    """A pipeline fitted on week-balanced rows; `raw` is of shape `(rows, features)`, the others `(rows,)`."""
+    weights = week_balanced(churned, as_of)
     scaled = scale(raw)
-    scaled[:, np.isnan(scaled).all(axis=0)] = (
-        0.0  # a column without any value cannot be binned; nothing splits on it
-    )
+    nobodys = np.isnan(scaled).all(axis=0)
+    scaled[:, nobodys] = 0.0  # a column without any value cannot be binned; on this nothing splits
     fitted = Pipeline(steps).fit(scaled, churned, classify__sample_weight=weights)
     if hasattr(fitted[-1], "named_estimators_"):
         del fitted[-1].named_estimators_  # a second way to the same parts, of a type that is not stored

@@ -243,7 +243,7 @@ def _check(rows: LabelledSet, minimum: int, purpose: str) -> None:
 
 def fit(steps: Steps, rows: LabelledSet) -> Any:
     """A pipeline fitted on week-balanced rows."""
-    return fit_balanced(steps, rows.raw, rows.churned, rows.as_of, rows.advertisers)
+    return fit_balanced(steps, rows.raw, rows.churned, rows.as_of)
 
 
 def fit_and_score(job: Job) -> Floats:

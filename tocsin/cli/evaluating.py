@@ -79,6 +79,7 @@ def evaluate_activity(
         if parallel:
             from tocsin.cli.spreading import spread
 
+            status.update("starting Ray")
             run = stack.enter_context(spread())
         subject = _judged(log, policy, moment, run, status.update, file.name)
         _write(html, subject, status.update)

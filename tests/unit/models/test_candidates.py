@@ -24,20 +24,7 @@ def test_a_feature_nobody_has_is_no_obstacle(name: str) -> None:
     """A log without amounts defines no trend of them."""
     raw, churned, week = _rows()
     raw[:, 5] = np.nan
-    fitted = fit_balanced(CANDIDATES[name](7), raw, churned, week, np.arange(ROWS))
+    fitted = fit_balanced(CANDIDATES[name](7), raw, churned, week)
     known = raw.copy()
     known[:, 5] = 4.0  # should one turn up later, it says nothing
     assert score(fitted, known) == pytest.approx(score(fitted, raw))
-
-
-def test_the_same_account_told_again_proves_no_more() -> None:
-    raw, churned, week = _rows()
-    once = fit_balanced(CANDIDATES["logistic"](7), raw, churned, week, np.arange(ROWS))
-    often = fit_balanced(
-        CANDIDATES["logistic"](7),
-        np.repeat(raw, 9, axis=0),
-        np.repeat(churned, 9),
-        np.repeat(week, 9),
-        np.repeat(np.arange(ROWS), 9),
-    )
-    assert score(often, raw) == pytest.approx(score(once, raw), abs=1e-4)
