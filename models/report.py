@@ -114,6 +114,7 @@ def of_table(result: TableResult, source: str, label: str) -> Subject:
         facts={"data": source, "model": result.algorithm, "left out": ", ".join(result.dropped) or "nothing"},
         selection=result.selection,
         label=f"the column {label}; there is no time in this table, so the split is random",
+        findings=result.findings,
         timed=False,
     )
 

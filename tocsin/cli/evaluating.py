@@ -253,8 +253,11 @@ def _show(
         console.print(_said(certificate, subject))
     if reason := result["ece_reason"]:
         console.print(reason)
-    for name in result["blocked_by"]:
-        console.print(f"[bold red]the leakage gate blocks it: {name}[/bold red]")
+    for finding in subject.findings:
+        if not finding.passed:
+            console.print(
+                f"[bold red]the leakage gate blocks it: {finding.name}[/bold red]; {escape(finding.text)}"
+            )
     for caution in subject.cautions:
         console.print(f"[yellow]note:[/yellow] {escape(caution)}")
     if html is not None:
