@@ -125,7 +125,7 @@ def knowing(frame: pd.DataFrame, churned: Floats, limit: float = CEILING) -> lis
         values = (
             column if column.dtype == np.float64 else column.map(pd.Series(churned).groupby(column).mean())
         )
-        known = values.fillna(values.median()).to_numpy(dtype=np.float64)
+        known: Floats = np.asarray(values.fillna(values.median()), dtype=np.float64)
         if abs(auc(churned, known) - 0.5) >= limit - 0.5:
             found.append(str(name))
     return found
