@@ -16,7 +16,7 @@ from typing import Final
 
 from msgspec import Struct, field, structs
 
-from features.records import activity_of, weekly_activity_of
+from features.records import EARLIEST, Times, activity_of, weekly_activity_of
 from features.tables import Row, Table, as_text, count_rows, open_table, read_rows
 from tocsin.errors import ConfigurationError, InvalidRecordError, UnreadableFileError
 from tocsin.schemas import Activity
@@ -73,23 +73,28 @@ def detect(path: str | os.PathLike[str]) -> SourceFormat | None:
 
 
 def read_activity(
-    path: str | os.PathLike[str], mapping: Mapping[str, str] | None, now: float
+    path: str | os.PathLike[str],
+    mapping: Mapping[str, str] | None,
+    now: float,
+    *,
+    earliest: float = EARLIEST,
+    time_format: str = "",
 ) -> Iterator[ImportBatch]:
-    """Read a Parquet or CSV file, batch by batch. `now` is in epoch seconds.
+    """Read a Parquet or CSV file, batch by batch. `now` and `earliest` bound its times, in epoch seconds.
 
     `mapping` gives the column of each field (`advertiser_id`, `event_time`, `amount`, `kind`, `event_id`,
     `campaign_id`, `currency`, `arrival`; only the first two are required); a field it leaves out is read from the
     column of its own name, if there is one.
-    None: the format is detected.
+    None: the format is detected. `time_format` says how times are written, as `features.records.Times` does.
 
     Raises UnreadableFileError, before the first batch, where the file is not a table with rows and the columns
     needed, and while reading where it turns out to be damaged; ConfigurationError where `mapping` names a field
     there is not.
     """
-    table = open_table(path)
+    table, times = open_table(path), Times(now, earliest, time_format)
     if not mapping and _format_of(table) is SourceFormat.GOOGLE_WEEKLY_SPEND:
-        return _batches(table, None, now)
-    return _batches(table, _columns_of(table, mapping or {}), now)
+        return _batches(table, None, times)
+    return _batches(table, _columns_of(table, mapping or {}), times)
 
 
 def write_rejects(path: str | os.PathLike[str], rejects: Iterable[Reject], *, append: bool = False) -> int:
@@ -129,14 +134,14 @@ def _columns_of(table: Table, mapping: Mapping[str, str]) -> dict[str, str]:
     return {name: column for name, column in columns.items() if column in table.columns}
 
 
-def _batches(table: Table, columns: dict[str, str] | None, now: float) -> Iterator[ImportBatch]:
+def _batches(table: Table, columns: dict[str, str] | None, times: Times) -> Iterator[ImportBatch]:
     """Rows by `columns`, or as Google's weekly spend where that is None."""
     wanted = GOOGLE_COLUMNS if columns is None else tuple(dict.fromkeys(columns.values()))
     derived = _Occurrences() if columns is not None else None
     batch = ImportBatch()
     for row in read_rows(table, wanted):
         try:
-            batch.activities.append(_activity(row, columns, derived, now))
+            batch.activities.append(_activity(row, columns, derived, times))
             batch.lines.append(row.line)
         except InvalidRecordError as error:
             batch.rejects.append(Reject(row.line, error.message, _raw(row)))
@@ -147,12 +152,14 @@ def _batches(table: Table, columns: dict[str, str] | None, now: float) -> Iterat
         yield batch
 
 
-def _activity(row: Row, columns: dict[str, str] | None, derived: _Occurrences | None, now: float) -> Activity:
+def _activity(
+    row: Row, columns: dict[str, str] | None, derived: _Occurrences | None, times: Times
+) -> Activity:
     if row.problem:
         raise InvalidRecordError(row.problem)
     if columns is None or derived is None:
-        return weekly_activity_of(row.values, now)
-    activity = activity_of(row.values, columns, now)
+        return weekly_activity_of(row.values, times)
+    activity = activity_of(row.values, columns, times)
     given = "event_id" in columns and as_text(row.values.get(columns["event_id"])).strip()
     return activity if given else derived.told_apart(activity)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Any, Final
 
@@ -17,6 +18,7 @@ MAX_ID_CHARS = 128
 EARLIEST = datetime(2000, 1, 1, tzinfo=UTC).timestamp()
 KINDS = ("spend", "campaign")
 WEEK_S = 7 * DAY_S
+MILLISECONDS = "ms"
 
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _CURRENCY: Final = re.compile(r"[A-Z]{3}")
@@ -24,7 +26,20 @@ _NOT_UTF8: Final = re.compile(r"[\ud800-\udfff]")
 _SHOWN_CHARS = 40
 
 
-def activity_of(values: Mapping[str, Any], columns: Mapping[str, str], now: float) -> Activity:
+@dataclass(frozen=True, slots=True)
+class Times:
+    """How times are read, and which are accepted; all moments in epoch seconds.
+
+    `written` is a pattern of `strptime` (UTC where it has no `%z`), or `ms` for milliseconds since 1970; empty: RFC
+    3339, or seconds since 1970.
+    """
+
+    now: float
+    earliest: float = EARLIEST
+    written: str = ""
+
+
+def activity_of(values: Mapping[str, Any], columns: Mapping[str, str], times: Times) -> Activity:
     """The activity a row of any table describes; `columns` maps each field to its column.
 
     Without an event id, one is derived from the rest; without an arrival it is 0. Raises InvalidRecordError.
@@ -34,7 +49,7 @@ def activity_of(values: Mapping[str, Any], columns: Mapping[str, str], now: floa
         return values.get(columns[field]) if field in columns else None
 
     advertiser_id = identifier(cell("advertiser_id"), "advertiser_id")
-    event_time = within_time(moment(cell("event_time"), "event_time"), "event_time", now)
+    event_time = within_time(moment(cell("event_time"), "event_time", times.written), "event_time", times)
     kind = kind_of(cell("kind"))
     unpaid = "amount" not in columns or (kind == "campaign" and _blank(cell("amount")))
     spend = 0.0 if unpaid else amount(cell("amount"), "amount")
@@ -48,11 +63,11 @@ def activity_of(values: Mapping[str, Any], columns: Mapping[str, str], now: floa
     )
     arrival = 0.0
     if not _blank(cell("arrival")):
-        arrival = within_time(moment(cell("arrival"), "arrival"), "arrival", now)
+        arrival = within_time(moment(cell("arrival"), "arrival", times.written), "arrival", times)
     return Activity(advertiser_id, event_time, spend, kind, event_id, campaign_id, currency, arrival)
 
 
-def weekly_activity_of(values: Mapping[str, Any], now: float) -> Activity:
+def weekly_activity_of(values: Mapping[str, Any], times: Times) -> Activity:
     """The activity one row of Google's weekly spend describes.
 
     The row sums up a week and cannot be known before that week is over, so its time is the week's last second:
@@ -63,9 +78,9 @@ def weekly_activity_of(values: Mapping[str, Any], now: float) -> Activity:
     advertiser_id = identifier(values.get("Advertiser_ID"), "Advertiser_ID")
     start = moment(values.get("Week_Start_Date"), "Week_Start_Date") // DAY_S * DAY_S
     end = start + WEEK_S - 1
-    if end > now + MAX_CLOCK_SKEW_S:
+    if end > times.now + MAX_CLOCK_SKEW_S:
         raise _invalid("Week_Start_Date", "the week is not over yet", "ends at most 1 day from now")
-    within_time(start, "Week_Start_Date", now)
+    within_time(start, "Week_Start_Date", times)
     spend = amount(values.get("Spend_USD"), "Spend_USD")
     week = datetime.fromtimestamp(start, tz=UTC).date().isoformat()
     return Activity(advertiser_id, end, spend, "spend", f"week:{week}")
@@ -90,27 +105,28 @@ def identifier(value: Any, field: str) -> str:
     return text
 
 
-def moment(value: Any, field: str) -> float:
-    """Epoch seconds of a date or time, UTC where it names no zone, or of a number of seconds.
+def moment(value: Any, field: str, written: str = "") -> float:
+    """Epoch seconds of a date or time, UTC where it names no zone, or of a number of seconds; `written` as in `Times`.
 
     Raises InvalidRecordError.
     """
     if _blank(value):
         raise _invalid(field, "is blank", "a date or time")
     try:
-        seconds = _seconds(value)
+        seconds = _seconds(value, written)
     except (TypeError, ValueError, OverflowError):
         seconds = math.nan
     if not math.isfinite(seconds):
-        raise _invalid(field, f"{_shown(value)} is not a date or time", "RFC 3339, or seconds since 1970")
+        raise _invalid(field, f"{_shown(value)} is not a date or time", _written(written))
     return seconds
 
 
-def within_time(event_time: float, field: str, now: float) -> float:
+def within_time(event_time: float, field: str, times: Times) -> float:
     """The same time, where it lies in the years we accept. Raises InvalidRecordError."""
-    if event_time < EARLIEST:
-        raise _invalid(field, "is before the year 2000", "2000-01-01 or later")
-    if event_time > now + MAX_CLOCK_SKEW_S:
+    if event_time < times.earliest:
+        year = datetime.fromtimestamp(times.earliest, tz=UTC).year
+        raise _invalid(field, f"is before the year {year}", f"{year}-01-01 or later")
+    if event_time > times.now + MAX_CLOCK_SKEW_S:
         raise _invalid(field, "is in the future", "at most 1 day from now; numbers are seconds")
     return event_time
 
@@ -147,8 +163,10 @@ def currency_of(value: Any) -> str:
     return value
 
 
-def _seconds(value: Any) -> float:
-    if isinstance(value, str):
+def _seconds(value: Any, written: str) -> float:
+    if written and not isinstance(value, date):
+        value = _as_written(value, written)
+    elif isinstance(value, str):
         value = _parsed(value.strip())
     if isinstance(value, date) and not isinstance(value, datetime):
         value = datetime(value.year, value.month, value.day, tzinfo=UTC)
@@ -162,6 +180,20 @@ def _parsed(text: str) -> datetime | float:
         return datetime.fromisoformat(text)
     except ValueError:
         return float(text)
+
+
+def _as_written(value: Any, written: str) -> datetime | float:
+    if written == MILLISECONDS:
+        return float(value) / 1_000.0
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # integers with gaps come as floats
+    return datetime.strptime(str(value).strip(), written)  # noqa: DTZ007 - `_seconds` takes UTC where there is no zone
+
+
+def _written(written: str) -> str:
+    if written == MILLISECONDS:
+        return "milliseconds since 1970"
+    return f"written as {written}" if written else "RFC 3339, or seconds since 1970"
 
 
 def _number(value: Any) -> float | None:

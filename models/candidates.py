@@ -85,7 +85,10 @@ CANDIDATES: Mapping[str, Callable[[int], Steps]] = {
 def fit_balanced(steps: Steps, raw: Floats, churned: Floats, as_of: Floats) -> Any:
     """A pipeline fitted on week-balanced rows; `raw` is of shape `(rows, features)`, the others `(rows,)`."""
     weights = week_balanced(churned, as_of)
-    fitted = Pipeline(steps).fit(scale(raw), churned, classify__sample_weight=weights)
+    scaled = scale(raw)
+    nobodys = np.isnan(scaled).all(axis=0)
+    scaled[:, nobodys] = 0.0  # a column without any value cannot be binned; on this nothing splits
+    fitted = Pipeline(steps).fit(scaled, churned, classify__sample_weight=weights)
     if hasattr(fitted[-1], "named_estimators_"):
         del fitted[-1].named_estimators_  # a second way to the same parts, of a type that is not stored
     return fitted

@@ -138,6 +138,21 @@ def weekly_cutoffs(
     return [newest - week * WEEK_S for week in reversed(range(count))]
 
 
+def with_population(
+    event_times: npt.NDArray[np.float64], cutoffs: Sequence[float], policy: LabelPolicy
+) -> list[float]:
+    """The cutoffs at which anybody is eligible; a stray event years away would else count as years of weeks.
+
+    Args:
+        event_times: Seconds since the epoch, in any order.
+        cutoffs: Seconds since the epoch.
+        policy: The windows.
+    """
+    times, now = np.sort(event_times), np.array(cutoffs, dtype=np.float64)
+    active = np.searchsorted(times, now) > np.searchsorted(times, now - policy.active_window_s)
+    return [float(cutoff) for cutoff in now[active]]
+
+
 def label(events: pd.DataFrame, cutoffs: Sequence[float], policy: LabelPolicy | None = None) -> pd.DataFrame:
     """The eligible advertisers at each cutoff, and whether they churned.
 

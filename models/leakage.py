@@ -109,14 +109,20 @@ def label_permutation(
     )
 
 
-def ceiling(found: float, limit: float = CEILING) -> Finding:
-    """An AUC this high on rolling cutoffs has another explanation than a good model."""
+def ceiling(
+    found: float,
+    limit: float = CEILING,
+    *,
+    judged_on: str = "later weeks",
+    doubt: str = "whether an advertiser comes back within weeks is not that predictable",
+) -> Finding:
+    """An AUC this high has another explanation than a good model; `doubt` says why, on rows of `judged_on`."""
     passed = bool(found < limit)
     explained = (
         ""
         if passed
         else (
-            ": whether an advertiser comes back within weeks is not that predictable, so a feature knows the answer. "
+            f": {doubt}, so a feature knows the answer. "
             "Look for one that is computed after the cutoff or follows from the label"
         )
     )
@@ -125,7 +131,7 @@ def ceiling(found: float, limit: float = CEILING) -> Finding:
         passed=passed,
         measured=found,
         limit=limit,
-        text=f"AUC {found:.3f} on later weeks, {'below' if passed else 'not below'} {limit}{explained}",
+        text=f"AUC {found:.3f} on {judged_on}, {'below' if passed else 'not below'} {limit}{explained}",
     )
 
 

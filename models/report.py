@@ -40,8 +40,9 @@ h1{font-size:26px;margin:0 0 4px}h2{font-size:18px;margin:34px 0 8px}p{margin:6p
 .sub{color:#5c626b}.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:12px;margin:18px 0}
 .tile,.card{background:#fff;border:1px solid #dfe2e7;border-radius:8px;padding:12px 14px}
 .tile b{display:block;font-size:24px;line-height:1.2}.tile span{color:#5c626b;font-size:12.5px;display:block}
-.grid{display:grid;grid-template-columns:repeat(auto-fit,minmax(420px,1fr));gap:14px}
+.grid{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(420px,100%),1fr));gap:14px}
 .card svg{width:100%;height:auto;display:block}
+ul{margin:6px 0;padding-left:20px;max-width:78ch}
 .scroll{overflow-x:auto;background:#fff;border:1px solid #dfe2e7;border-radius:8px}
 table{border-collapse:collapse;width:100%;font-size:13.5px}th,td{padding:7px 12px;text-align:left;vertical-align:top}
 th{background:#eef0f3;font-weight:600;white-space:nowrap}tr+tr td{border-top:1px solid #e9ebef}
@@ -63,12 +64,13 @@ class Subject:
     selection: Mapping[str, float]
     label: str  # its definition
     findings: Sequence[Finding] = ()
+    cautions: Sequence[str] = ()  # what to know about the data, a sentence each
     timed: bool = True  # cutoffs in time, and a recency baseline
     certification: CertificationPolicy = field(default_factory=CertificationPolicy)
 
 
-def of_model(trained: TrainedModel, source: str) -> Subject:
-    """The report's subject for a churn model just trained.
+def of_model(trained: TrainedModel, source: str, cautions: Sequence[str] = ()) -> Subject:
+    """The report's subject for a churn model just trained, with what `models.cautions` says of its data.
 
     Raises:
         ValueError: the model was loaded, so its test rows are not at hand.
@@ -97,6 +99,7 @@ def of_model(trained: TrainedModel, source: str) -> Subject:
         selection=card.selection,
         label=card.label,
         findings=card.findings,
+        cautions=cautions,
     )
 
 
@@ -111,6 +114,7 @@ def of_table(result: TableResult, source: str, label: str) -> Subject:
         facts={"data": source, "model": result.algorithm, "left out": ", ".join(result.dropped) or "nothing"},
         selection=result.selection,
         label=f"the column {label}; there is no time in this table, so the split is random",
+        findings=result.findings,
         timed=False,
     )
 
@@ -140,6 +144,7 @@ def html(subject: Subject) -> str:
         f"<h1>{escape(subject.title)}: evaluation</h1>",
         f"<p class=sub>{escape(about)}</p>",
         _tiles(subject),
+        _noted(subject.cautions),
         "<h2>Against the baselines</h2>",
         f"<p>{_COMPARED}</p>",
         _measures(subject),
@@ -186,6 +191,17 @@ def _tiles(subject: Subject) -> str:
     )
     reason = calibration_reason(found)
     return f"<div class=tiles>{inner}</div>" + (f"<p>Calibration: {escape(reason)}.</p>" if reason else "")
+
+
+def _noted(cautions: Sequence[str]) -> str:
+    """What the reader should know about the data; nothing where there is nothing to say."""
+    if not cautions:
+        return ""
+    return (
+        "<h2>Before you rely on it</h2><ul>"
+        + "".join(f"<li>{escape(caution[:1].upper() + caution[1:])}.</li>" for caution in cautions)
+        + "</ul>"
+    )
 
 
 def _measures(subject: Subject) -> str:

@@ -21,11 +21,13 @@ from sklearn.model_selection import StratifiedKFold, train_test_split
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
+from features.tables import CSV_SUFFIXES, PARQUET_SUFFIXES, open_table
 from models.calibration import calibrate_weeks
 from models.candidates import choose, regression, trees
 from models.certification import Certificate, CertificationPolicy, Sample, certify, on_probabilities
 from models.evaluation import Evaluation, EvaluationPolicy, Judged, Segmentation, confirm, evaluate
 from models.labels import LabelCounts, count_labels
+from models.leakage import CEILING, Finding, ceiling
 from models.matrix import Floats, calibrate
 from models.measures import auc
 from models.split import TooLittleDataError
@@ -65,16 +67,17 @@ class TableResult:
     selection: dict[str, float]  # mean AUC over the folds
     labels: dict[str, LabelCounts]
     dropped: list[str]  # columns that only name a row
+    findings: list[Finding]
 
 
 def read_table(path: str | os.PathLike[str], label: str) -> tuple[pd.DataFrame, Floats, list[str]]:
     """The descriptive columns of a CSV or Parquet file, its label as 0 and 1, and the columns left out.
 
     Raises:
-        UnreadableFileError: no such file or column, or a label that is neither yes nor no.
+        UnreadableFileError: no such file or column, a label that is neither yes nor no, or nothing beside it.
     """
     try:
-        frame = pd.read_parquet(path) if str(path).endswith(".parquet") else pd.read_csv(path)
+        frame = _read(path)
     except (OSError, ValueError) as error:
         raise UnreadableFileError(f"{path} cannot be read as a table: {error}") from error
     if label not in frame.columns:
@@ -93,13 +96,39 @@ def read_table(path: str | os.PathLike[str], label: str) -> tuple[pd.DataFrame, 
         numbers = pd.to_numeric(column, errors="coerce")
         filled = column.notna() & (column.astype(str).str.strip() != "")
         if numbers[filled].notna().mean() >= _NUMERIC_SHARE:
-            columns[name] = numbers.astype(np.float64)
+            columns[name] = numbers.astype(np.float64).replace([np.inf, -np.inf], np.nan)
         elif column.nunique() > _IDENTIFIER_SHARE * len(frame):
             dropped.append(str(name))
         else:
             columns[name] = column.astype(str)
+    if not columns:
+        raise UnreadableFileError(
+            f"{path} has no column beside {label} that describes its {len(frame)} rows"
+            + (f"; {', '.join(dropped)} only names them" if dropped else ""),
+            hint="add columns with what is known of each account",
+        )
     churned: Floats = said.isin(TRUE).to_numpy().astype(np.float64)
     return pd.DataFrame(columns), churned, dropped
+
+
+def _read(path: str | os.PathLike[str]) -> pd.DataFrame:
+    if str(path).lower().endswith(PARQUET_SUFFIXES):
+        return pd.read_parquet(path)
+    known = str(path).lower().endswith(CSV_SUFFIXES)
+    return pd.read_csv(path, sep=open_table(path).delimiter if known else ",")
+
+
+def knowing(frame: pd.DataFrame, churned: Floats, limit: float = CEILING) -> list[str]:
+    """The columns of which each alone ranks the accounts as well as `limit`, an AUC: they may know the answer."""
+    found = []
+    for name, column in frame.items():
+        values = (
+            column if column.dtype == np.float64 else column.map(pd.Series(churned).groupby(column).mean())
+        )
+        known: Floats = np.asarray(values.fillna(values.median()), dtype=np.float64)
+        if abs(auc(churned, known) - 0.5) >= limit - 0.5:
+            found.append(str(name))
+    return found
 
 
 def evaluate_table(
@@ -152,8 +181,9 @@ def evaluate_table(
     )
     certificates = confirm(judged, certificates, policy.certification)
     parts = {"fitting": fitting, "calibration": calibrating, "test": test}
+    evaluation = evaluate(judged, certificates, policy.evaluation, policy.certification)
     return TableResult(
-        evaluation=evaluate(judged, certificates, policy.evaluation, policy.certification),
+        evaluation=evaluation,
         certificates=certificates,
         judged=judged,
         algorithm=winner,
@@ -163,6 +193,15 @@ def evaluate_table(
             for name, rows in parts.items()
         },
         dropped=dropped,
+        findings=[_ceiling(evaluation.model.auc, frame, churned)],
+    )
+
+
+def _ceiling(found: float, frame: pd.DataFrame, churned: Floats) -> Finding:
+    names = knowing(frame, churned) if found >= CEILING else []
+    alone = f" ({', '.join(names)} alone would do)" if names else ""
+    return ceiling(
+        found, judged_on="the accounts left out", doubt=f"who leaves is not that predictable{alone}"
     )
 
 

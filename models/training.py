@@ -43,6 +43,7 @@ from models.labels import (
     dated_by_day,
     observed_until,
     weekly_cutoffs,
+    with_population,
 )
 from models.leakage import Finding, ceiling, future_shuffle, label_permutation
 from models.matrix import Floats, calibrate
@@ -189,7 +190,9 @@ def _split(
         raise TooLittleDataError("there is no activity to train on", hint=_MORE)
     times = events["event_time"].to_numpy(dtype=np.float64)
     first, last, daily = float(times.min()), float(times.max()), dated_by_day(times)
-    cutoffs = weekly_cutoffs(first, last, policy.labels, anchor=anchor, dates_only=daily)
+    cutoffs = with_population(
+        times, weekly_cutoffs(first, last, policy.labels, anchor=anchor, dates_only=daily), policy.labels
+    )
     end = observed_until(last, dates_only=daily)
     if train_until is None:
         if len(cutoffs) < policy.min_cutoffs:

@@ -132,7 +132,7 @@ def test_without_json_a_person_reads_it(log: Path) -> None:
         ([*MAP, "--horizon-days", "0"], "horizon_days is 0"),
         (
             ["--format", "csv", "--map", "advertiser_id=customer", "--map", "event_time=total"],
-            "can be used; the first",
+            "rows were refused: [0-9,]+ such as line 2, event_time",
         ),
     ],
 )
@@ -154,6 +154,17 @@ def test_a_log_of_one_outcome_is_refused_with_the_counts(tmp_path: Path) -> None
     pd.DataFrame(rows, columns=["customer", "date", "total"]).to_csv(path, index=False)
     with pytest.raises(TocsinError, match=r"all \d+ labelled rows to train on stayed"):
         CliRunner().invoke(app, ["evaluate", "--activity", str(path), *MAP], catch_exceptions=False)
+
+
+def test_without_amounts_it_is_judged_and_what_was_refused_is_told(log: Path, tmp_path: Path) -> None:
+    path = tmp_path / "visits.csv"
+    stray = pd.DataFrame({"customer": ["sim-00001", ""], "date": ["2001-01-01", "2026-01-01"]})
+    pd.concat([stray, pd.read_csv(log)[["customer", "date"]]]).to_csv(path, index=False)
+    found = run("--activity", str(path), "--map", "advertiser_id=customer", "--map", "event_time=date")
+    assert 0.6 < found["auc"] < 0.95
+    assert found["rejected"] == {"line 3, advertiser_id is blank: 1 to 128 characters": 1}
+    assert found["cautions"][0].startswith("1 of")
+    assert found["cautions"][1].startswith("nothing at all happens from 2001-01-01")
 
 
 @google

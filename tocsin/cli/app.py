@@ -12,7 +12,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from tocsin.cli import evaluating, features, recipients
+from tocsin.cli import evaluating, features, reading, recipients
 from tocsin.cli.dlq import dlq
 from tocsin.cli.models import models
 from tocsin.errors import TocsinError
@@ -127,45 +127,96 @@ def at_risk(
     command.show(Settings.from_env(), console(), limit, json=json, emit=emit)
 
 
-@app.command()
+@app.command(help=evaluating.HELP)
 def evaluate(
     *,
     activity: Annotated[
-        Path | None, typer.Option(help="Parquet or CSV of advertiser activity.", exists=True, dir_okay=False)
+        Path | None,
+        typer.Option(
+            help="Parquet or CSV of what advertisers did, a row each time.",
+            exists=True,
+            dir_okay=False,
+            rich_help_panel=evaluating.OF_A_LOG,
+        ),
     ] = None,
     file_format: Annotated[
-        evaluating.ActivityFormat | None,
-        typer.Option("--format", help="google-ads, or csv with --map. Default: found out from the columns."),
+        reading.ActivityFormat | None,
+        typer.Option(
+            "--format",
+            help="google-ads, or csv (or Parquet) with --map. Default: found out from the columns.",
+            rich_help_panel=evaluating.OF_A_LOG,
+        ),
     ] = None,
     mapping: Annotated[
-        list[str] | None, typer.Option("--map", help="FIELD=COLUMN, as in `tocsin import activity`.")
+        list[str] | None,
+        typer.Option(
+            "--map",
+            help="FIELD=COLUMN, as often as needed: advertiser_id and event_time; amount, campaign_id, currency, "
+            "kind, event_id, arrival where there are such columns.",
+            rich_help_panel=evaluating.OF_A_LOG,
+        ),
     ] = None,
+    time_format: Annotated[
+        str,
+        typer.Option(
+            help="How times are written, where not as 2019-02-17 or 2019-02-17T08:30:00+01:00 or seconds since 1970: "
+            "a pattern as '%d.%m.%Y %H:%M' or '%Y%m%d', or ms.",
+            rich_help_panel=evaluating.OF_A_LOG,
+        ),
+    ] = "",
     train_until: Annotated[
         str,
         typer.Option(
-            help="A day: labels learned from end by it, all later weeks are tested. Default: a quarter."
+            help="A day, as 2019-02-17: labels learned from end by it, all complete weeks from it on are the test. "
+            "Default: the newest quarter of the weeks is.",
+            rich_help_panel=evaluating.OF_A_LOG,
         ),
     ] = "",
-    active_days: Annotated[int, typer.Option(help="Who had activity this long before is asked about.")] = 28,
-    horizon_days: Annotated[int, typer.Option(help="Churned: no activity for this long.")] = 28,
-    embargo_days: Annotated[int, typer.Option(help="Kept free between training labels and the test.")] = 0,
+    active_days: Annotated[
+        int,
+        typer.Option(
+            help="Asked about: who did anything in so many days before.", rich_help_panel=evaluating.OF_A_LOG
+        ),
+    ] = 28,
+    horizon_days: Annotated[
+        int,
+        typer.Option(
+            help="Churned: who does nothing in so many days after. Longer than a usual pause of theirs.",
+            rich_help_panel=evaluating.OF_A_LOG,
+        ),
+    ] = 28,
+    embargo_days: Annotated[
+        int,
+        typer.Option(
+            help="Kept free between training labels and the test.", rich_help_panel=evaluating.OF_A_LOG
+        ),
+    ] = 0,
+    parallel: Annotated[
+        bool,
+        typer.Option(
+            "--parallel", help="Spread the fits over the cores by Ray.", rich_help_panel=evaluating.OF_A_LOG
+        ),
+    ] = False,
     table: Annotated[
         Path | None,
-        typer.Option(help="Instead: a plain table, one row an account.", exists=True, dir_okay=False),
+        typer.Option(
+            help="Instead of a log: CSV or Parquet, one row an account, 70% to learn from and 30% to test on.",
+            exists=True,
+            dir_okay=False,
+            rich_help_panel=evaluating.OF_A_TABLE,
+        ),
     ] = None,
-    label: Annotated[str, typer.Option(help="Its label column.")] = "Churn",
-    html: Annotated[Path | None, typer.Option(help="Also write a report with pictures here.")] = None,
+    label: Annotated[
+        str,
+        typer.Option(
+            help="Its column that says who left: yes or no, 1 or 0.", rich_help_panel=evaluating.OF_A_TABLE
+        ),
+    ] = "Churn",
+    html: Annotated[Path | None, typer.Option(help="Also write a page with pictures here.")] = None,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 7,
-    parallel: Annotated[
-        bool, typer.Option("--parallel", help="Spread the fits over the cores by Ray.")
-    ] = False,
     json: JsonFlag = False,
 ) -> None:
-    """Judge a churn model of this data on later weeks than it was trained on. Needs nothing running, stores nothing.
-
-    Trains, calibrates and certifies on weeks whose labels end by a day, tests on all complete weeks from then on, next
-    to the recency and the logistic baseline, and asks the leakage gate.
-    """
+    """Judge a churn model of a file."""
     if (activity is None) == (table is None):
         raise typer.BadParameter("give --activity FILE or --table FILE")
     quiet = console(to_stderr=json)
@@ -177,6 +228,7 @@ def evaluate(
         cast("Path", activity),
         file_format=file_format,
         pairs=mapping or [],
+        time_format=time_format,
         train_until=train_until,
         active_days=active_days,
         horizon_days=horizon_days,

@@ -3,36 +3,44 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from datetime import UTC, date, datetime
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from tocsin.cli.importing import parse_mapping
-from tocsin.errors import ConfigurationError, UnreadableFileError
+from tocsin.cli.reading import ActivityFormat, Log, read_log
+from tocsin.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from models.evaluation import Evaluation
     from models.report import Subject
+    from models.training import TrainingPolicy
 
-# Rows dated later than this are a mistake, such as milliseconds read as seconds.
-LATEST = datetime(2100, 1, 1, tzinfo=UTC).timestamp()
-
-
-class ActivityFormat(StrEnum):
-    """How an activity file is to be read."""
-
-    GOOGLE_ADS = "google-ads"  # Google's weekly spend: Advertiser_ID, Week_Start_Date, Spend_USD
-    CSV = "csv"  # any transaction log, CSV or Parquet, with --map
+OF_A_LOG = "A log of activity"
+OF_A_TABLE = "A plain table"
+HELP = (
+    "How well can churn be foretold from this file? Needs nothing running, stores nothing.\n\n"
+    "Every week asks of those active in the last 28 days who does nothing in the next 28. A model learns from weeks "
+    "whose answer is known by a day, is calibrated, and is judged on all later weeks next to two baselines: days since "
+    "the last activity, and a plain logistic regression. It answers (churn, stays) only where at least 80% of the "
+    "answers are shown to be right, and abstains elsewhere; a leakage gate looks for answers that leaked in.\n\n"
+    "[bold]tocsin evaluate --activity spend.parquet --format google-ads --train-until 2019-02-17 --html report.html"
+    "[/bold]\n\n"
+    "[bold]tocsin evaluate --activity sales.csv --map advertiser_id=customer --map event_time=date --map amount=total"
+    "[/bold]\n\n"
+    "[bold]tocsin evaluate --table customers.csv --label Churn[/bold]\n\n"
+    "Read auc against both baselines; ece is how far probabilities are off (0.03 is good, ece_reason says why where it "
+    "is more); precision_at_threshold is of the answers given, coverage how many get one. Exit code 1: refused, with "
+    "what was found and the next step. More: docs/churn.md"
+)
 
 
 def evaluate_activity(
@@ -41,6 +49,7 @@ def evaluate_activity(
     *,
     file_format: ActivityFormat | None,
     pairs: Sequence[str],
+    time_format: str,
     train_until: str,
     active_days: int,
     horizon_days: int,
@@ -59,34 +68,57 @@ def evaluate_activity(
     # Fits this small lose more to threads waiting for each other than they gain.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     from models.labels import LabelPolicy
-    from models.report import of_model
-    from models.training import TrainingPolicy, train
+    from models.training import TrainingPolicy
 
-    labels = LabelPolicy(active_days, horizon_days, embargo_days)
-    moment = _midnight(train_until)
+    policy = TrainingPolicy(labels=LabelPolicy(active_days, horizon_days, embargo_days), seed=seed)
+    moment, mapping = _midnight(train_until), parse_mapping(pairs)
     with ExitStack() as stack:
         status = stack.enter_context(console.status(f"reading {file.name}"))
-        events, rejected, weekly = _read(file, file_format, parse_mapping(pairs))
+        log = read_log(file, file_format, mapping, time_format, status.update)
         run: Any = map
         if parallel:
             from tocsin.cli.spreading import spread
 
+            status.update("starting Ray")
             run = stack.enter_context(spread())
+        subject = _judged(log, policy, moment, run, status.update, file.name)
+        _write(html, subject, status.update)
+    result = summary(subject)
+    result["rejected_rows"] = log.refused.refused
+    result["rejected"] = log.refused.reasons
+    _show(console, subject, result, html, json=json, emit=emit)
+
+
+def _judged(
+    log: Log, policy: TrainingPolicy, moment: float | None, run: Any, say: Callable[[str], None], name: str
+) -> Subject:
+    from models.cautions import cautions, holes
+    from models.report import of_model
+    from models.split import TooLittleDataError
+    from models.training import train
+
+    refused = (
+        [f"{log.refused.text}: what they did is missing; {log.refused.hint}"] if log.refused.text else []
+    )
+    try:
         trained = train(
-            events,
-            TrainingPolicy(labels=labels, seed=seed),
+            log.events,
+            policy,
             now=0.0 if moment is None else moment,
             train_until=moment,
             # Google's rows are whole weeks, so the grid has to be theirs; elsewhere the date given sets it.
-            anchor=None if weekly else moment,
+            anchor=None if log.weekly else moment,
             run=run,
-            say=status.update,
+            say=say,
         )
-        subject = of_model(trained, file.name)
-        _write(html, subject, status.update)
-    result = summary(subject)
-    result["rejected_rows"] = rejected
-    _show(console, subject, result, html, json=json, emit=emit)
+    except TooLittleDataError as error:
+        about = [error.message, *holes(log.events, policy.labels), *refused]
+        raise TooLittleDataError(". ".join(about), hint=error.hint) from error
+    told = []
+    if trained.judged is not None:
+        tested = sorted(set(trained.judged.as_of.tolist()))
+        told = cautions(log.events, tested, policy.labels, trained.card.evaluation)
+    return of_model(trained, name, [*refused, *told])
 
 
 def evaluate_labelled_table(
@@ -149,6 +181,7 @@ def summary(subject: Subject) -> dict[str, Any]:
             "recency": [found.auc_gain_low, found.auc_gain_high] if subject.timed else None,
             "logistic": [found.logistic_gain.low, found.logistic_gain.high],
         },
+        "cautions": list(subject.cautions),
         "label": subject.label,
         "labels": msgspec.to_builtins(dict(subject.labels)),
         "certificates": msgspec.to_builtins(list(subject.certificates)),
@@ -170,33 +203,6 @@ def _midnight(day: str) -> float | None:
         raise typer.BadParameter(
             f"{day!r} is not a day, as in 2019-02-17", param_hint="--train-until"
         ) from error
-
-
-def _read(
-    file: Path, file_format: ActivityFormat | None, mapping: Mapping[str, str] | None
-) -> tuple[pd.DataFrame, int, bool]:
-    """The events, how many rows were refused, and whether they are Google's weeks."""
-    from features.importing import GOOGLE_COLUMNS, SourceFormat, detect, read_activity
-    from features.offline import event_frame
-
-    weekly = not mapping and detect(file) is SourceFormat.GOOGLE_WEEKLY_SPEND
-    if file_format is ActivityFormat.GOOGLE_ADS and not weekly:
-        if mapping:
-            raise ConfigurationError("--format google-ads needs no --map", hint="leave one of them out")
-        raise UnreadableFileError(
-            f"{file} is not Google's weekly spend: it needs {', '.join(GOOGLE_COLUMNS)}",
-            hint="--format csv --map advertiser_id=… --map event_time=… reads any transaction log",
-        )
-    if file_format is ActivityFormat.CSV and weekly:
-        mapping, weekly = {"advertiser_id": "advertiser_id"}, False
-    activities, rejects = [], []
-    for batch in read_activity(file, mapping, LATEST):
-        activities += batch.activities
-        rejects += batch.rejects
-    if not activities:
-        first = f"; the first, line {rejects[0].line}: {rejects[0].reason}" if rejects else ""
-        raise UnreadableFileError(f"none of the {len(rejects)} rows of {file} can be used{first}")
-    return event_frame(activities), len(rejects), weekly
 
 
 def _write(html: Path | None, subject: Subject, say: Callable[[str], None]) -> None:
@@ -247,10 +253,13 @@ def _show(
         console.print(_said(certificate, subject))
     if reason := result["ece_reason"]:
         console.print(reason)
-    for name in result["blocked_by"]:
-        console.print(f"[bold red]the leakage gate blocks it: {name}[/bold red]")
-    if result.get("rejected_rows"):
-        console.print(f"{result['rejected_rows']:,} rows of the file were refused")
+    for finding in subject.findings:
+        if not finding.passed:
+            console.print(
+                f"[bold red]the leakage gate blocks it: {finding.name}[/bold red]; {escape(finding.text)}"
+            )
+    for caution in subject.cautions:
+        console.print(f"[yellow]note:[/yellow] {escape(caution)}")
     if html is not None:
         console.print(f"report: {html}")
 

@@ -16,6 +16,7 @@ from models.labels import (
     label,
     observed_until,
     weekly_cutoffs,
+    with_population,
 )
 from tocsin.errors import ConfigurationError
 
@@ -157,3 +158,14 @@ def test_labels_are_what_brute_force_says(
                 expected.append((who, cutoff, int(gone)))
     found = label(frame, cutoffs, policy)
     assert list(found.itertuples(index=False, name=None)) == expected
+
+
+def test_weeks_in_which_nobody_is_asked_about_are_no_weeks() -> None:
+    stray, first = T - 3_000 * DAY_S, T - 60 * DAY_S
+    times = np.array([T, first, stray])
+    cutoffs = weekly_cutoffs(stray, T + 56 * DAY_S, POLICY)
+    kept = with_population(times, cutoffs, POLICY)
+    for cutoff in cutoffs:
+        asked = bool(((times >= cutoff - POLICY.active_window_s) & (times < cutoff)).any())
+        assert (cutoff in kept) == asked
+    assert len(kept) <= 12 < len(cutoffs)

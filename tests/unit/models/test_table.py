@@ -53,8 +53,31 @@ def test_a_table_is_judged_the_same_twice(tmp_path: Path) -> None:
     assert first.certificates == second.certificates
     assert first.evaluation.rows == 120
     assert first.evaluation.model.auc > 0.75
+    assert [finding.passed for finding in first.findings] == [True]
     assert sum(part.rows for part in first.labels.values()) == 400
     assert [part.by for part in first.evaluation.segments] == ["tenure"] * 3
+
+
+def test_semicolons_and_infinite_numbers_are_no_obstacle(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    _frame().assign(ratio=np.inf).to_csv(path, index=False, sep=";")
+    frame, _, _ = read_table(path, "Churn")
+    assert list(frame.columns) == ["tenure", "plan", "total", "ratio"]
+    assert frame["ratio"].isna().all()
+
+
+@pytest.mark.parametrize("answer", [{"No": 0, "Yes": 1}, {"No": "open", "Yes": "closed"}])
+def test_a_column_that_knows_the_answer_is_named(tmp_path: Path, answer: dict[str, object]) -> None:
+    told = _frame()
+    told["closed"] = told["Churn"].map(answer)
+    (finding,) = evaluate_table(*read_table(_written(told, tmp_path), "Churn"), POLICY).findings
+    assert not finding.passed
+    assert "(closed alone would do)" in finding.text
+
+
+def test_a_table_of_names_alone_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UnreadableFileError, match=r"no column beside Churn .* id only names them"):
+        read_table(_written(_frame()[["id", "Churn"]], tmp_path), "Churn")
 
 
 def test_what_is_no_such_table_is_refused(tmp_path: Path) -> None:
@@ -63,7 +86,7 @@ def test_what_is_no_such_table_is_refused(tmp_path: Path) -> None:
         read_table(path, "Left")
     with pytest.raises(UnreadableFileError, match="plan holds 'basic', 'gold'"):
         read_table(path, "plan")
-    with pytest.raises(UnreadableFileError, match="cannot be read as a table"):
+    with pytest.raises(UnreadableFileError, match="does not exist"):
         read_table(tmp_path / "none.csv", "Churn")
 
 
