@@ -16,7 +16,7 @@ Rows that no stored vector answers for are told one by one (`Answer.tell`).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from functools import lru_cache
 from typing import Final
@@ -167,6 +167,14 @@ class Answer:
         """
         return dict(zip(names, self.matrix(names).T.tolist(), strict=True))
 
+    def ages_s(self) -> list[float | None]:
+        """How old the knowledge of each entity is, seconds, by its oldest view; None: not known."""
+        by_owner = {owner: _oldest(age_s for _, age_s in ages) for owner, ages in self.ages.items()}
+        found = [by_owner[owner] for owner in self.owners]
+        for place, reads in self.told.items():
+            found[place] = _oldest(read.age_s for read in reads)
+        return found
+
     def stale(self) -> Bools:
         """Where any view is stale, shape `(entities,)`."""
         behind = {
@@ -178,3 +186,8 @@ class Answer:
         for place, reads in self.told.items():
             found[place] = any(read.status is Status.STALE for read in reads)
         return found
+
+
+def _oldest(ages_s: Iterable[float | None]) -> float | None:
+    known = [age_s for age_s in ages_s if age_s is not None]
+    return max(known, default=None)

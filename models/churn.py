@@ -109,9 +109,15 @@ class ChurnModel:
         return self.answer_rows(advertiser_ids, to_raw(vectors, self._names), as_of, explain=explain)
 
     def answer_rows(
-        self, advertiser_ids: Sequence[str], raw: Floats, as_of: datetime, *, explain: bool = True
+        self,
+        advertiser_ids: Sequence[str],
+        raw: Floats,
+        as_of: datetime,
+        *,
+        explain: bool = True,
+        ages_s: Sequence[float | None] = (),
     ) -> list[ChurnAnswer]:
-        """The same for rows of shape `(n, inputs)`; NaN: not defined."""
+        """The same for rows of shape `(n, inputs)`; NaN: not defined. `ages_s`: how old what is known of each is."""
         if not len(raw):
             explained: list[Explained] = []
         elif explain:
@@ -120,8 +126,10 @@ class ChurnModel:
             explained = [Explained(float(probability), None, [], 0.0) for probability in self._predict(raw)]
         decisions = decide(np.array([one.probability for one in explained]), self.card.certificates)
         return [
-            self._answer(advertiser_id, one, decision, as_of)
-            for advertiser_id, one, decision in zip(advertiser_ids, explained, decisions, strict=True)
+            self._answer(advertiser_id, one, decision, as_of, age_s)
+            for advertiser_id, one, decision, age_s in zip(
+                advertiser_ids, explained, decisions, ages_s or [None] * len(explained), strict=True
+            )
         ]
 
     def answer(
@@ -135,7 +143,12 @@ class ChurnModel:
         return base_rate_answer(advertiser_id, self.card.base_rate, as_of, reason, self.version, self.policy)
 
     def _answer(
-        self, advertiser_id: str, explained: Explained, decision: Decision, as_of: datetime
+        self,
+        advertiser_id: str,
+        explained: Explained,
+        decision: Decision,
+        as_of: datetime,
+        features_age_s: float | None,
     ) -> ChurnAnswer:
         certificates = self.card.certificates
         given = next((side for side in certificates if side.decision == decision), None)
@@ -152,6 +165,7 @@ class ChurnModel:
             certified_precision=given.precision_low if given else None,
             coverage=sum(side.coverage for side in certificates),
             calibrated_at=self.card.calibrated_at,
+            features_age_s=features_age_s,
             base_probability=explained.base,
             other_effect=explained.others,
         )

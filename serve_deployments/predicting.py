@@ -177,13 +177,17 @@ class Predictor:
                 return _marked(answers, rows)
             why = f"model {model.version} fails"
         days = [None if np.isnan(value) else float(value) for value in rows.raw[:, RECENCY]]
-        return recency_answers(rows.advertiser_ids, days, to_datetime(rows.as_of), why)
+        answers = recency_answers(rows.advertiser_ids, days, to_datetime(rows.as_of), why)
+        return [
+            msgspec.structs.replace(answer, features_age_s=age_s)
+            for answer, age_s in zip(answers, rows.age_s, strict=True)
+        ]
 
     def _called(self, model: ChurnModel, rows: Rows, *, explain: bool) -> list[ChurnAnswer] | None:
         """A model's answers; None where it fails."""
         as_of: datetime = to_datetime(rows.as_of)
         try:
-            return model.answer_rows(rows.advertiser_ids, rows.raw, as_of, explain=explain)
+            return model.answer_rows(rows.advertiser_ids, rows.raw, as_of, explain=explain, ages_s=rows.age_s)
         except Exception as error:  # noqa: BLE001 (told below; whatever a model raises)
             self._complaints.failed(model.version, error)
             return None

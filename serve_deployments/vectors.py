@@ -28,6 +28,7 @@ class Rows:
     advertiser_ids: list[str]
     raw: Floats  # (advertisers, inputs); NaN: not defined
     stale: npt.NDArray[np.bool_]  # (advertisers,): older than their views allow, or from memory
+    age_s: list[float | None]  # how old what is known of each is; None: not known
     as_of: float  # epoch seconds
     unknown: list[str] = field(default_factory=list)
     why: str = ""  # why they are from memory, if they are
@@ -36,7 +37,8 @@ class Rows:
         """Only the advertisers at these places."""
         chosen = np.asarray(places, dtype=np.intp)
         names = [self.advertiser_ids[place] for place in places]
-        return Rows(names, self.raw[chosen], self.stale[chosen], self.as_of, why=self.why)
+        ages_s = [self.age_s[place] for place in places]
+        return Rows(names, self.raw[chosen], self.stale[chosen], ages_s, self.as_of, why=self.why)
 
 
 class VectorReader:
@@ -77,9 +79,11 @@ class VectorReader:
 def _rows(answer: Answer, why: str) -> Rows:
     """Those that did something before that moment."""
     raw, stale, names = answer.matrix(INPUTS), answer.stale(), answer.advertiser_ids
+    ages_s = answer.ages_s()
     known = ~np.isnan(raw[:, RECENCY])
     if known.all():
-        return Rows(list(names), raw, stale, answer.as_of, why=why)
+        return Rows(list(names), raw, stale, ages_s, answer.as_of, why=why)
     kept = [name for name, ok in zip(names, known, strict=True) if ok]
     unknown = [name for name, ok in zip(names, known, strict=True) if not ok]
-    return Rows(kept, raw[known], stale[known], answer.as_of, unknown, why)
+    ages_s = [age_s for age_s, ok in zip(ages_s, known, strict=True) if ok]
+    return Rows(kept, raw[known], stale[known], ages_s, answer.as_of, unknown, why)

@@ -438,6 +438,9 @@ class ChurnAnswer(Struct, frozen=True, kw_only=True):
     certified_precision: float | None = None
     coverage: float = 0.0
     calibrated_at: datetime | None = None  # the newest week the probabilities were fitted to
+    features_age_s: float | None = (
+        None  # what is known is complete up to so long before `as_of`; null: not known
+    )
     base_probability: float | None = None  # of the typical advertiser; null without drivers
     other_effect: float = 0.0  # of all features that are not among the drivers
 

@@ -283,7 +283,8 @@ class Bench:
         raw = np.concatenate([rows.raw for rows in read])
         active = np.flatnonzero(raw[:, RECENCY] < ACTIVE_DAYS)
         order = np.random.default_rng(self._options.seed).permutation(active)
-        return Rows([names[place] for place in order], raw[order], np.zeros(len(order), dtype=np.bool_), END)
+        fresh = np.zeros(len(order), dtype=np.bool_)
+        return Rows([names[place] for place in order], raw[order], fresh, [0.0] * len(order), END)
 
     async def _good_one(self, number: int, champion: TrainedModel, challenger: TrainedModel) -> Outcome:
         """From shadow to the end of the watch."""

@@ -111,6 +111,10 @@ def test_many_at_once_are_what_each_is_alone(
         assert repr(answer.vector(place)) == repr(tuple(values))
         assert answer.statuses(place) == [read.status for read in reads]
         assert answer.stale()[place] == any(read.status is Status.STALE for read in reads)
+        ages = [read.age_s for read in reads if read.age_s is not None]
+        assert answer.ages_s()[place] == (
+            max(ages) if ages and name not in missing else answer.ages_s()[place]
+        )
         assert (name in missing) == any(read.status is Status.NEVER for read in reads)
         np.testing.assert_array_equal(answer.matrix(FEATURE_NAMES)[place], values)
     assert answer.unfit == unfit
@@ -188,6 +192,7 @@ def test_what_is_told_is_seen_everywhere() -> None:
     answer.tell(1, told)
     assert answer.reads(1) == told
     assert answer.stale().tolist() == [False, True, False]
+    assert answer.ages_s()[1] == 9.0
     assert answer.columns(["spend_28d"])["spend_28d"][1] == 7.0
     assert answer.vector(1) == (7.0,) * len(FEATURE_NAMES)
     answer.tell(1, MISSING)

@@ -50,6 +50,7 @@ class Vectors:
         self.down = False
         self.remembers = 0
         self.stale = False
+        self.ages_s = {name: float(number) for number, name in enumerate(NAMES)}
 
     async def read(self, advertiser_ids: Sequence[str], asked: float | None) -> Rows:
         self.reads.append(list(advertiser_ids))
@@ -60,7 +61,10 @@ class Vectors:
         unknown = [name for name in advertiser_ids if name not in known]
         raw = np.array([self._rows[name] for name in found]).reshape(len(found), len(INPUTS))
         stale = np.full(len(found), self.down or self.stale)
-        return Rows(found, raw, stale, asked or START, unknown, "storage is away" if self.down else "")
+        ages_s: list[float | None] = [self.ages_s[name] for name in found]
+        return Rows(
+            found, raw, stale, ages_s, asked or START, unknown, "storage is away" if self.down else ""
+        )
 
     async def active(self, since_s: float, limit: int) -> list[str]:  # noqa: ARG002 (as the real one's)
         return NAMES[:limit]
@@ -237,6 +241,16 @@ async def test_stale_features_are_marked(bench: Bench) -> None:
     found = await bench.get(f"/{NAMES[0]}")
     assert (found["method"], found["degraded"]) == ("model", True)
     assert found["degraded_reason"] == "features are older than they should be"
+
+
+async def test_every_answer_says_how_old_its_features_are(bench: Bench) -> None:
+    recency = await bench.all()
+    await bench.champion()
+    await bench.challenger(Stage.CANARY)
+    by_model = await bench.all()
+    for found, methods in ((recency, {"recency"}), (by_model, {"model"})):
+        assert {one["method"] for one in found.values()} == methods
+        assert {name: one["features_age_s"] for name, one in found.items()} == bench.vectors.ages_s
 
 
 async def test_in_shadow_only_the_champion_answers(bench: Bench) -> None:
