@@ -9,12 +9,12 @@ from typing import Annotated, cast
 import msgspec
 import typer
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from tocsin.cli import evaluating, features, reading, recipients
 from tocsin.cli.dlq import dlq
 from tocsin.cli.models import models
+from tocsin.cli.output import console, emit
 from tocsin.errors import TocsinError
 from tocsin.settings import Settings, describe
 
@@ -40,17 +40,6 @@ app.add_typer(recipients.app, name="recipient")
 app.add_typer(features.app, name="features")
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, nothing else.")]
-
-
-def console(*, to_stderr: bool = False) -> Console:
-    """Where people read; with --json, progress goes to standard error."""
-    return Console(stderr=to_stderr, highlight=False, soft_wrap=True)
-
-
-def emit(value: object) -> None:
-    """One JSON object on standard output."""
-    sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
-    sys.stdout.flush()
 
 
 @app.command()

@@ -19,6 +19,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from tocsin.cli.output import console, emit
 from tocsin.clock import to_datetime
 from tocsin.dead_letters import DEFAULT_RATE, MAX_HANDLED, MAX_RATE, HandledLetters, Where
 from tocsin.errors import InvalidRecordError, NotFoundError
@@ -98,8 +99,6 @@ def list_letters(
     json: JsonFlag = False,
 ) -> None:
     """The newest dead letters that match."""
-    from tocsin.cli.app import console, emit
-
     where: Any = where_of(
         lane=lane, reason=reason, source=source, recipient=recipient, since=since, until=until, text=text
     )
@@ -143,8 +142,6 @@ def show_letter(
     json: JsonFlag = False,
 ) -> None:
     """One dead letter: the original, the error, every attempt."""
-    from tocsin.cli.app import console, emit
-
     with client_of(Settings.from_env()) as client:
         letter = client.dead_letter(id)
     if json:
@@ -213,8 +210,6 @@ def replay_letters(
     json: JsonFlag = False,
 ) -> None:
     """Put dead letters back into their lanes. Interrupted, the same command goes on with the rest."""
-    from tocsin.cli.app import console, emit
-
     where = where_of(
         lane=lane, reason=reason, source=source, recipient=recipient, since=since, until=until, text=text
     )
@@ -249,8 +244,6 @@ def purge_letters(
     json: JsonFlag = False,
 ) -> None:
     """Delete dead letters for good. Says only what would be deleted, until --yes is given."""
-    from tocsin.cli.app import console, emit
-
     where = where_of(
         lane=lane, reason=reason, source=source, recipient=recipient, since=since, until=until, text=text
     )

@@ -9,10 +9,10 @@ from typing import Annotated, Any
 import msgspec
 import typer
 from rich import box
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from tocsin.cli.output import console, emit
 from tocsin.errors import NotFoundError
 from tocsin.schemas import FeaturesAnswer
 from tocsin.settings import Settings
@@ -30,16 +30,16 @@ def list_command(*, json: JsonFlag = False) -> None:
     """Every feature view with its features, and the on-demand features."""
     entries = catalogue()
     if json:
-        _emit(entries)
+        emit(entries)
         return
     for view in entries["views"]:
         about = (
             f"owner {view['owner']}, time to live {view['ttl_s']:g} s, fresh within {view['freshness_s']:g} s"
         )
-        _console().print(f"[bold]{view['name']}[/bold]: {view['description']}\n  {about}")
-        _console().print(_table([one for one in entries["features"] if one["view"] == view["name"]]))
-    _console().print("[bold]on demand[/bold]: computed from values of the question")
-    _console().print(_table([one for one in entries["features"] if not one["view"]]))
+        console().print(f"[bold]{view['name']}[/bold]: {view['description']}\n  {about}")
+        console().print(_table([one for one in entries["features"] if one["view"] == view["name"]]))
+    console().print("[bold]on demand[/bold]: computed from values of the question")
+    console().print(_table([one for one in entries["features"] if not one["view"]]))
 
 
 def _table(features: Sequence[dict[str, Any]]) -> Table:
@@ -65,10 +65,10 @@ def show_command(
             f"there is no feature or view {name[:128]!r}", hint="`tocsin features list` names all"
         )
     if json:
-        _emit(found)
+        emit(found)
         return
     for key, text in _about(found):
-        _console().print(f"{key:<14} {text}")
+        console().print(f"{key:<14} {text}")
 
 
 def _about(entry: dict[str, Any]) -> list[tuple[str, str]]:
@@ -110,10 +110,10 @@ def get_command(
     with client_of(Settings.from_env()) as client:
         answer = client.features(advertiser_id, moment, values=parse_values(value or []))
     if json:
-        _emit(answer)
+        emit(answer)
         return
     for part in shown(answer):
-        _console().print(part)
+        console().print(part)
 
 
 def shown(answer: FeaturesAnswer) -> list[str | Table]:
@@ -187,12 +187,12 @@ def backfill_command(
 
     feature_jobs.backfill_command(
         Settings.from_env(),
-        Console(stderr=json, highlight=False, soft_wrap=True),
+        console(to_stderr=json),
         uri=archive,
         parallel=parallel,
         address=address,
         json=json,
-        emit=_emit,
+        emit=emit,
     )
 
 
@@ -208,11 +208,11 @@ def verify_command(
 
     clean = feature_jobs.verify_command(
         Settings.from_env(),
-        Console(stderr=json, highlight=False, soft_wrap=True),
+        console(to_stderr=json),
         uri=archive,
         limit=limit,
         json=json,
-        emit=_emit,
+        emit=emit,
     )
     if not clean:
         raise typer.Exit(1)
@@ -277,11 +277,3 @@ def _moment(text: str) -> datetime:
         return msgspec.convert(text, datetime)
     except msgspec.ValidationError:
         raise typer.BadParameter(f"{text!r} is not a time such as 2026-01-31T00:00:00Z") from None
-
-
-def _console() -> Console:
-    return Console(highlight=False, soft_wrap=True)
-
-
-def _emit(value: object) -> None:
-    typer.echo(msgspec.json.encode(value).decode())

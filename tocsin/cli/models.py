@@ -16,6 +16,7 @@ import typer
 from rich import box
 from rich.table import Table
 
+from tocsin.cli.output import console, emit
 from tocsin.errors import (
     ConfigurationError,
     InvalidRecordError,
@@ -51,8 +52,6 @@ def registry_of(settings: Settings) -> Registry:
 @models.command("list")
 def list_models(*, json: JsonFlag = False) -> None:
     """All stored versions, the newest first, with their parts."""
-    from tocsin.cli.app import console, emit
-
     settings = Settings.from_env()
     registry = registry_of(settings)
     lineup = registry.head().lineup
@@ -88,8 +87,6 @@ def show_model(
     json: JsonFlag = False,
 ) -> None:
     """One version: its card, where it came from, what happened to it."""
-    from tocsin.cli.app import console, emit
-
     registry = registry_of(Settings.from_env())
     found = resolve(registry, version)
     metadata = registry.metadata(found)
@@ -112,8 +109,6 @@ def compare_models(
     json: JsonFlag = False,
 ) -> None:
     """Two versions side by side: what each was measured at, on its own test weeks."""
-    from tocsin.cli.app import console, emit
-
     registry = registry_of(Settings.from_env())
     names = [resolve(registry, name) for name in (one, other)]
     cards = [_facts(registry.metadata(name)) for name in names]
@@ -152,7 +147,6 @@ def promote_model(
 ) -> None:
     """Begin a rollout: shadow, canary by steps, champion. The guard ends it where the model is worse."""
     from models.rollout import RolloutPolicy
-    from tocsin.cli.app import console, emit
 
     settings = Settings.from_env()
     policy = RolloutPolicy(
@@ -194,8 +188,6 @@ def roll_back_model(
     json: JsonFlag = False,
 ) -> None:
     """End the rollout that is under way; where none is, bring the champion before back."""
-    from tocsin.cli.app import console, emit
-
     registry = registry_of(Settings.from_env())
     entry = registry.roll_back(resolve(registry, version) if version else "", reason=reason)
     if json:
@@ -212,7 +204,6 @@ def audit_models(
     json: JsonFlag = False,
 ) -> None:
     """Who changed what, when and why; with --at, what served at a moment."""
-    from tocsin.cli.app import console, emit
     from tocsin.cli.dlq import moment
 
     registry = registry_of(Settings.from_env())

@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from tocsin.cli.output import console, emit
 from tocsin.errors import InvalidRecordError, NotFoundError, UnreadableFileError
 from tocsin.recipients import MASK, Recipient, RecipientPage, RecipientRequest
 from tocsin.settings import Settings
@@ -108,8 +109,6 @@ def list_command(
     json: JsonFlag = False,
 ) -> None:
     """Recipients in the order of their ids."""
-    from tocsin.cli.app import console, emit
-
     with _client() as client:
         page = client.recipients(after, limit)
     if json:
@@ -123,8 +122,6 @@ def list_command(
 @app.command()
 def remove(recipient_id: IdArgument, *, json: JsonFlag = False) -> None:
     """Forget how a recipient wants to be told: from then on as each notification says."""
-    from tocsin.cli.app import console, emit
-
     with _client() as client:
         answer = client.remove_recipient(recipient_id)
     if json:
@@ -224,7 +221,6 @@ def _client() -> Client:
 
 
 def _print(recipient: Recipient, *, json: bool) -> None:
-    from tocsin.cli.app import console, emit
 
     if json:
         emit(recipient)
