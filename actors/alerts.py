@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from models.journal import Entry
+from models.guardian import Alarm
 from routing.intake import Intake
 from routing.priority import Classifier
 from tocsin.clock import Clock
@@ -14,8 +14,8 @@ from tocsin.storage.servers import Servers
 SOURCE = "tocsin"
 
 
-class RollbackAlert:
-    """Tells the models' owner of a rollback, once.
+class OwnerAlert:
+    """Tells the models' owner what the guard has to say, once.
 
     Args:
         settings: Whom to tell.
@@ -29,7 +29,7 @@ class RollbackAlert:
         self._lanes = {name: Lane.of(servers.of(name), settings, name) for name in NOTIFICATION_LANES}
         self._intake = Intake(Classifier(), {name: settings.partitions(name) for name in NOTIFICATION_LANES})
 
-    async def __call__(self, entry: Entry) -> None:
+    async def __call__(self, alarm: Alarm) -> None:
         """Send it; a repeat is the same notification.
 
         Raises:
@@ -37,15 +37,13 @@ class RollbackAlert:
         """
         request = NotificationRequest(
             type="model_alert",
-            alert_type="rollback",
+            alert_type=alarm.kind,
             severity="Moderate",  # p1
             recipient=self._owner,
-            title=f"Churn model {entry.version} was rolled back",
-            body=(
-                f"{entry.reason}. {entry.lineup.champion} serves. `tocsin models audit` has the whole story."
-            )[:4000],
+            title=alarm.title,
+            body=alarm.body[:4000],
             source=SOURCE,
-            dedup_key=f"model-rollback-{entry.version}-{entry.number}",
+            dedup_key=alarm.key,
         )
         (accepted,) = self._intake.admit([(0, request)], now=self._clock.now())
         await self._lanes[accepted.lane].append([accepted.record])

@@ -6,7 +6,7 @@ from datetime import datetime
 
 import msgspec
 
-from actors.alerts import RollbackAlert
+from actors.alerts import OwnerAlert
 from features.store import FeatureStore
 from models.guardian import ACTOR, Guardian
 from models.observed import Observed
@@ -38,7 +38,7 @@ def guardian_of(settings: Settings, servers: Servers, clock: Clock | None = None
     return Guardian(
         Registry(settings.models_location, clock=clock, actor=ACTOR),
         Observed(servers.main, namespace=settings.namespace),
-        RollbackAlert(settings, servers, clock),
+        OwnerAlert(settings, servers, clock),
         moment,
         clock,
     )

@@ -2,7 +2,7 @@
 
     every second: registry ──lineup──► counts ──judge──┬── BREACH ──► journal: roll back ──► alert until it is accepted
                                                        ├── GO and the stage's time is up ──► journal: advance
-                                                       └── else ──► wait
+                                                       └── else ──► wait ──a day too long──► alert
 
 One of them is at work in a platform; a second one would do no harm, as every step is taken on top of what was judged.
 """
@@ -13,11 +13,15 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable
+from typing import Literal
+
+from msgspec import Struct
 
 from models.guard import Decision, GuardPolicy, GuardState, Verdict, epoch_of, judge
 from models.journal import Action, Entry
 from models.observed import Observed
 from models.registry import Registry
+from models.rollout import Lineup
 from tocsin.clock import Clock, to_epoch
 from tocsin.errors import ConflictError, ModelUnavailableError, TocsinError
 
@@ -27,7 +31,19 @@ ACTOR = "guard"
 LOOK_EVERY_S = 1.0
 ALERT_AGAIN_S = 43_200.0  # so fresh a rollback may not have been told of, if the guard was restarted
 
-Alert = Callable[[Entry], Awaitable[None]]
+HELD_TOO_LONG_S = 86_400.0  # beyond the end of a stage
+
+
+class Alarm(Struct, frozen=True, kw_only=True):
+    """What somebody has to be told; `key` is the same for the same."""
+
+    kind: Literal["rollback", "held"]
+    key: str
+    title: str
+    body: str
+
+
+Alert = Callable[[Alarm], Awaitable[None]]
 
 
 class Guardian:
@@ -36,7 +52,7 @@ class Guardian:
     Args:
         registry: With `actor` set to the guard.
         observed: What replicas saw.
-        alert: Tells somebody of a rollback; may be called again for the same entry.
+        alert: Tells somebody; may be called again for the same alarm.
         moment: The "now" of features, for labels.
         clock: Time.
         policy: Limits.
@@ -60,7 +76,8 @@ class Guardian:
         self._clock = clock
         self._trial = ""
         self._state = GuardState()
-        self._untold: list[Entry] | None = None
+        self._untold: list[Alarm] | None = None
+        self._told_of = ""  # the trial that is held for too long
 
     async def run(self, stopping: asyncio.Event, every_s: float = LOOK_EVERY_S) -> None:
         """Look over and over, until told to stop."""
@@ -108,23 +125,26 @@ class Guardian:
                 self._registry.roll_back, on=head.number, reason=verdict.reason, story=verdict.story()
             )
             log.warning("churn model %s rolled back: %s", entry.version, entry.reason)
-            await self._tell(entry)
+            await self._tell(_rolled_back(entry))
         elif verdict.decision is Decision.GO and lineup.is_due(now):
             await asyncio.to_thread(
                 self._registry.advance, on=head.number, reason=verdict.reason, story=verdict.story()
             )
+        elif lineup.is_due(now - HELD_TOO_LONG_S) and self._told_of != lineup.trial:
+            self._told_of = lineup.trial
+            await self._tell(_held(lineup, verdict))
         return verdict
 
-    async def _tell(self, *happened: Entry) -> None:
-        """Alert of every rollback not told yet; what fails is told at the next look."""
+    async def _tell(self, *happened: Alarm) -> None:
+        """Alert of everything not told yet; what fails is told at the next look."""
         if self._untold is None:
-            self._untold = [entry for entry in await self._recalled() if self._is_fresh(entry)]
+            self._untold = [_rolled_back(entry) for entry in await self._recalled() if self._is_fresh(entry)]
         self._untold += happened
         while self._untold:
             try:
                 await self._alert(self._untold[0])
             except (TocsinError, OSError) as error:
-                log.warning("guard: the rollback could not be told yet: %s", error)
+                log.warning("guard: %s: could not be told yet: %s", self._untold[0].title, error)
                 return
             self._untold.pop(0)
 
@@ -142,3 +162,24 @@ class Guardian:
             and entry.actor == ACTOR
             and self._clock.now() - to_epoch(entry.at) < ALERT_AGAIN_S
         )
+
+
+def _rolled_back(entry: Entry) -> Alarm:
+    return Alarm(
+        kind="rollback",
+        key=f"model-rollback-{entry.version}-{entry.number}",
+        title=f"Churn model {entry.version} was rolled back",
+        body=f"{entry.reason}. {entry.lineup.champion} serves. `tocsin models audit` has the whole story.",
+    )
+
+
+def _held(lineup: Lineup, verdict: Verdict) -> Alarm:
+    return Alarm(
+        kind="held",
+        key=f"model-held-{lineup.trial}",
+        title=f"Churn model {lineup.judged} waits in {lineup.stage}",
+        body=(
+            f"Its time was up a day ago: {verdict.reason}. {lineup.champion} serves. Look at both with `tocsin models "
+            "compare`; then `tocsin models promote --now` or `tocsin models rollback`."
+        ),
+    )

@@ -29,7 +29,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from actors.alerts import RollbackAlert
+from actors.alerts import OwnerAlert
 from benchmarks.harness import Worker, machine, obeying_sigterm, reserved_stdout, say, workspace
 from benchmarks.workers import member
 from features.offline import event_frame
@@ -261,7 +261,7 @@ class Bench:
             return END  # no label matures within a run
 
         observed = Observed(servers.main, namespace=self._settings.namespace)
-        alert = RollbackAlert(self._settings, servers, clock)
+        alert = OwnerAlert(self._settings, servers, clock)
         return Guardian(registry, observed, alert, moment, clock)
 
     # ------------------------------------------------------------------ good models

@@ -13,10 +13,10 @@ import msgspec
 import pytest
 from redis import asyncio as aioredis
 
-from actors.alerts import RollbackAlert
+from actors.alerts import OwnerAlert
 from models.guard import Decision, GuardPolicy, Verdict
-from models.guardian import ACTOR, Guardian
-from models.journal import Action, Entry
+from models.guardian import ACTOR, HELD_TOO_LONG_S, Alarm, Guardian
+from models.journal import Action
 from models.leakage import Finding
 from models.observations import Observations, steps
 from models.observed import MOST_AWAITED, Observed, Prediction
@@ -52,7 +52,7 @@ class Bench:
         self.registry = Versions(folder, clock=self.clock, actor=ACTOR)
         self.champion, self.challenger = self.registry.versions()
         self.observed = Observed(client, namespace=namespace)
-        self.alerts: list[Entry] = []
+        self.alerts: list[Alarm] = []
         self.alert_fails = False
         self.now = 0.0
         self.guardian = self.guard()
@@ -62,10 +62,10 @@ class Bench:
     def guard(self) -> Guardian:
         return Guardian(self.registry, self.observed, self.alert, self.moment, self.clock, GuardPolicy())
 
-    async def alert(self, entry: Entry) -> None:
+    async def alert(self, alarm: Alarm) -> None:
         if self.alert_fails:
             raise StorageUnavailableError("down")
-        self.alerts.append(entry)
+        self.alerts.append(alarm)
 
     async def moment(self) -> float:
         return self.now
@@ -135,7 +135,9 @@ async def test_a_breach_rolls_back_tells_and_writes_the_story(bench: Bench) -> N
     entry = bench.registry.journal()[-1]
     assert (entry.action, entry.actor, entry.version) == (Action.ROLL_BACK, "guard", bench.challenger)
     assert entry.story["shift_up"]["mean"] == pytest.approx(0.25, abs=0.02)
-    assert bench.alerts == [entry]
+    (alarm,) = bench.alerts
+    assert (alarm.kind, alarm.key) == ("rollback", f"model-rollback-{bench.challenger}-{entry.number}")
+    assert entry.reason in alarm.body
 
 
 async def test_an_alert_that_fails_is_sent_later_also_after_a_restart(bench: Bench) -> None:
@@ -147,7 +149,19 @@ async def test_an_alert_that_fails_is_sent_later_also_after_a_restart(bench: Ben
     bench.alert_fails = False
     await bench.guard().look()
     await bench.guardian.look()
-    assert len({entry.number for entry in bench.alerts}) == 1
+    assert len({alarm.key for alarm in bench.alerts}) == 1
+
+
+async def test_a_rollout_that_waits_for_a_day_is_told_once(bench: Bench) -> None:
+    bench.clock.advance(POLICY.shadow_s + HELD_TOO_LONG_S - 1.0)
+    await bench.look()
+    assert bench.alerts == []
+    bench.clock.advance(2.0)
+    for _ in range(3):
+        assert (await bench.look()).decision is Decision.HOLD
+    (alarm,) = bench.alerts
+    assert (alarm.kind, alarm.title) == ("held", f"Churn model {bench.challenger} waits in shadow")
+    assert "too little seen" in alarm.body
 
 
 async def test_somebody_else_who_moved_the_rollout_wins(
@@ -263,10 +277,10 @@ async def test_the_alert_rides_p1_once(
         free_settings(Path("unused")), redis_url=url, namespace=namespace, model_owner="ml-team"
     )
     servers = Servers(settings, timeout_s=2.0)
-    entry = bench.registry.roll_back(reason="shift up 0.25")
-    alert = RollbackAlert(settings, servers, bench.clock)
-    await alert(entry)
-    await alert(entry)
+    alarm = Alarm(kind="rollback", key="k", title="Churn model b was rolled back", body="shift up 0.25")
+    alert = OwnerAlert(settings, servers, bench.clock)
+    await alert(alarm)
+    await alert(alarm)
     await servers.aclose()
     keys = LaneKeys(namespace, "p1")
     blocks: list[Any] = []
@@ -275,5 +289,5 @@ async def test_the_alert_rides_p1_once(
     ((_, fields),) = blocks
     ((envelope),) = msgspec.msgpack.decode(fields[b"b"], type=list[Envelope])
     assert envelope.notification.recipient == "ml-team"
-    assert bench.challenger in envelope.notification.title
+    assert envelope.notification.title == alarm.title
     assert "shift up 0.25" in envelope.notification.body
