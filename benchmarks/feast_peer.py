@@ -76,6 +76,11 @@ class FeastPeer:
             preexec_fn=_limit_memory,  # noqa: PLW1509 (no threads of ours hold locks it needs)
         )
 
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._process.pid
+
     def ask(self, order: str, **values: Any) -> dict[str, Any]:
         """Carry out an order.
 

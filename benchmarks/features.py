@@ -9,6 +9,7 @@ Feast's: above 1, ours is faster.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from contextlib import ExitStack
@@ -101,7 +102,8 @@ def _online(settings: Settings, options: Options, feast: FeastPeer, server: int)
         say("features: reading, ours and Feast's by turns")
         bench.warm()
         found = feast.ask("load", advertisers=ADVERTISERS, features=READ_FEATURES, seed=options.seed)
-        online = {str(batch): _read(bench, feast, batch, options) for batch in BATCHES}
+        with harness.one_core(os.getpid(), feast.pid, server):
+            online = {str(batch): _read(bench, feast, batch, options) for batch in BATCHES}
     return {
         "online": online,
         "ingest_per_s": flood["per_s"],

@@ -227,3 +227,10 @@ def test_a_flood_is_of_one_source_and_for_the_slow_target() -> None:
         notes = json.loads(request.partition(b"\r\n\r\n")[2])
         assert (len(notes), {note["source"] for note in notes}) == (payloads.BLOCK_RECORDS, {"flood"})
         assert notes[0]["channels"] == ["webhook"]
+
+
+def test_processes_share_a_core_only_for_as_long_as_they_are_told_to() -> None:
+    before = os.sched_getaffinity(0)
+    with harness.one_core(os.getpid()):
+        assert len(os.sched_getaffinity(0)) == 1
+    assert os.sched_getaffinity(0) == before
