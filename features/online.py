@@ -21,7 +21,16 @@ import numpy as np
 import redis
 from redis import asyncio as aioredis
 
-from features.packing import ENTITY_BYTES, ENTITY_WORDS, PACKERS, PREFIX_WORDS, Fit, arrange, prefixes
+from features.packing import (
+    ENTITY_BYTES,
+    ENTITY_WORDS,
+    PACKERS,
+    PREFIX_WORDS,
+    Fit,
+    arrange,
+    by_view,
+    prefixes,
+)
 from features.reads import MISSING, NEVER, Age, Answer, Bools, Floats, Status, VectorRead
 from features.store import decode_activity, read_history
 from features.tiles import History, fold
@@ -117,14 +126,9 @@ class Question:
         if history is None:
             answer.tell(place, MISSING)
             return
-        vector, newest = values(history, self.as_of), _newest_before(history, self.as_of)
-        reads: list[VectorRead] = []
-        start = 0
-        for packer, (status, age_s) in zip(PACKERS, answer.ages_of(place), strict=True):
-            stop = start + packer.count
-            reads.append(VectorRead(status, age_s, newest, vector[start:stop]))
-            start = stop
-        answer.tell(place, reads)
+        newest = _newest_before(history, self.as_of)
+        parts = zip(answer.ages_of(place), by_view(values(history, self.as_of)), strict=True)
+        answer.tell(place, [VectorRead(status, age_s, newest, part) for (status, age_s), part in parts])
 
     def finish(self) -> Answer:
         """What is known now."""

@@ -125,6 +125,16 @@ def prefixes(as_of: float) -> bytes:
     return b"".join([packer.prefix(as_of) for packer in PACKERS])
 
 
+def by_view(vector: tuple[float, ...]) -> list[tuple[float, ...]]:
+    """All values of an entity, in the order of `FEATURES`, as those of each view."""
+    found: list[tuple[float, ...]] = []
+    start = 0
+    for packer in PACKERS:
+        found.append(vector[start : start + packer.count])
+        start += packer.count
+    return found
+
+
 def pack_views(history: History, as_of: float, until: float = math.inf) -> bytes:
     """The vectors of every view. The history must cover `as_of` and hold nothing from after it.
 
@@ -133,13 +143,8 @@ def pack_views(history: History, as_of: float, until: float = math.inf) -> bytes
     """
     vector = values(history, as_of)
     newest = history.newest_event_time
-    packed: list[bytes] = []
-    start = 0
-    for packer in PACKERS:
-        stop = start + packer.count
-        packed.append(packer.pack(vector[start:stop], as_of=as_of, newest=newest, until=until))
-        start = stop
-    return b"".join(packed)
+    parts = zip(PACKERS, by_view(vector), strict=True)
+    return b"".join([packer.pack(part, as_of=as_of, newest=newest, until=until) for packer, part in parts])
 
 
 def arrange(data: bytes) -> bytes:

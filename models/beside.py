@@ -168,9 +168,7 @@ class Beside:
         offer = self._queue.popleft()
         self._rows -= len(offer.advertiser_ids)
         self._turn(trial)
-        fresh = [place for place, name in enumerate(offer.advertiser_ids) if name not in self._seen][
-            :ROWS_AT_ONCE
-        ]
+        fresh = [place for place, name in enumerate(offer.advertiser_ids) if name not in self._seen]
         if not fresh:
             return None
         chosen = np.asarray(fresh, dtype=np.intp)

@@ -208,18 +208,8 @@ class Registry:
             ConflictError: another one is being tried, it is the champion, or the leakage gate blocks it.
             ModelUnavailableError: it cannot be loaded.
         """
-        tried = self.stored(version or self.head().lineup.challenger)
-        story = self.check_gate(tried, findings)
-        chosen = policy or RolloutPolicy()
-        return self._record(
-            Action.BEGIN,
-            tried,
-            lambda lineup: rollout.begin(
-                lineup, tried, self._clock.now(), chosen, self._expected(tried, lineup.champion)
-            ),
-            reason=reason,
-            story=story,
-        )
+        tried = version or self.head().lineup.challenger
+        return self._put(Action.BEGIN, rollout.begin, tried, policy, reason, findings)
 
     def promote(
         self,
@@ -242,18 +232,7 @@ class Registry:
             ConflictError: another one is being tried, it is the champion, or the leakage gate blocks it.
             ModelUnavailableError: it cannot be loaded.
         """
-        wanted = self.stored(version)
-        story = self.check_gate(wanted, findings)
-        chosen = policy or RolloutPolicy()
-        return self._record(
-            Action.PROMOTE,
-            wanted,
-            lambda lineup: rollout.promote(
-                lineup, wanted, self._clock.now(), chosen, self._expected(wanted, lineup.champion)
-            ),
-            reason=reason,
-            story=story,
-        )
+        return self._put(Action.PROMOTE, rollout.promote, version, policy, reason, findings)
 
     def check_gate(self, version: str, findings: Iterable[Finding]) -> dict[str, Any]:
         """What the leakage gate says of a version that is to be put before people, for the journal.
@@ -325,6 +304,29 @@ class Registry:
     @property
     def _who(self) -> str:
         return self._actor or whoami()
+
+    def _put(
+        self,
+        action: Action,
+        step: Callable[[Lineup, str, float, RolloutPolicy, Expected], Lineup],
+        version: str,
+        policy: RolloutPolicy | None,
+        reason: str,
+        findings: Iterable[Finding],
+    ) -> Entry:
+        """Put a version before people, through the gate, by a step of the rollout."""
+        wanted = self.stored(version)
+        story = self.check_gate(wanted, findings)
+        chosen = policy or RolloutPolicy()
+        return self._record(
+            action,
+            wanted,
+            lambda lineup: step(
+                lineup, wanted, self._clock.now(), chosen, self._expected(wanted, lineup.champion)
+            ),
+            reason=reason,
+            story=story,
+        )
 
     def _record(
         self,

@@ -59,7 +59,6 @@ class Predictor:
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="models")
         observed = Observed(self.reader.client, namespace=settings.namespace)
         self.beside = Beside(observed, self._threads, sample=settings.shadow_sample, clock=clock)
-        self._trial = ""
         self._followed = InService()
         self._slots = asyncio.Semaphore(THREADS - 1)  # one is left for what is scored beside
 
@@ -68,12 +67,12 @@ class Predictor:
         now = await self.models.follow()
         if now is self._followed:
             return
-        self._followed, self._trial = now, now.lineup.trial
+        self._followed = now
         if now.judged is None or now.reference is None:
             self.beside.watch(None)
             return
         horizon_s = (now.champion.card.horizon_days if now.champion else 28) * 86_400.0
-        self.beside.watch(Trial(self._trial, now.lineup.since, now.judged, now.reference, horizon_s))
+        self.beside.watch(Trial(now.lineup.trial, now.lineup.since, now.judged, now.reference, horizon_s))
 
     async def predict(
         self, advertiser_ids: Sequence[str], asked: float | None, *, explain: bool = True
@@ -98,7 +97,7 @@ class Predictor:
                 unknown = []
             by_id = {answer.advertiser_id: answer for answer in answers}
             answers = [by_id[name] for name in advertiser_ids if name in by_id]
-        elif asked is None and self._trial:
+        elif asked is None and self._followed.lineup.judged:
             self._offer(serving, rows)
         return answers, unknown
 

@@ -14,7 +14,7 @@ from rich.table import Table
 from tocsin.cli import evaluating, features, reading, recipients
 from tocsin.cli.dlq import dlq
 from tocsin.cli.models import models
-from tocsin.cli.output import console, emit
+from tocsin.cli.output import JsonFlag, console, emit
 from tocsin.errors import TocsinError
 from tocsin.settings import Settings, describe
 
@@ -38,8 +38,6 @@ app.add_typer(dlq, name="dlq")
 app.add_typer(models, name="models")
 app.add_typer(recipients.app, name="recipient")
 app.add_typer(features.app, name="features")
-
-JsonFlag = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, nothing else.")]
 
 
 @app.command()

@@ -19,7 +19,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from tocsin.cli.output import console, emit
+from tocsin.cli.output import JsonFlag, console, emit
 from tocsin.clock import to_datetime
 from tocsin.dead_letters import DEFAULT_RATE, MAX_HANDLED, MAX_RATE, HandledLetters, Where
 from tocsin.errors import InvalidRecordError, NotFoundError
@@ -35,7 +35,6 @@ NAMED = 10  # ids shown to people; --json has them all
 
 dlq = typer.Typer(no_args_is_help=True, help="Dead letters: find, understand, replay or purge them.")
 
-JsonFlag = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, nothing else.")]
 Lane = Annotated[str, typer.Option(help="Only this lane: p0, p1 or p2.")]
 Reason = Annotated[str, typer.Option(help="Why it died: refused or attempts_exhausted.")]
 Source = Annotated[str, typer.Option(help="The sending system.")]

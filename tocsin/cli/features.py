@@ -12,7 +12,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from tocsin.cli.output import console, emit
+from tocsin.cli.output import JsonFlag, console, emit
 from tocsin.errors import NotFoundError
 from tocsin.schemas import FeaturesAnswer
 from tocsin.settings import Settings
@@ -21,8 +21,6 @@ app = typer.Typer(
     no_args_is_help=True,
     help="The features of advertisers: definitions, values, backfill, and whether what was served is true.",
 )
-
-JsonFlag = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, nothing else.")]
 
 
 @app.command("list")

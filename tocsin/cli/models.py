@@ -16,7 +16,7 @@ import typer
 from rich import box
 from rich.table import Table
 
-from tocsin.cli.output import console, emit
+from tocsin.cli.output import JsonFlag, certified, console, emit
 from tocsin.errors import (
     ConfigurationError,
     InvalidRecordError,
@@ -37,7 +37,6 @@ models = typer.Typer(
     no_args_is_help=True, help="Churn models: what serves, promote, compare, roll back, audit."
 )
 
-JsonFlag = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, nothing else.")]
 Reason = Annotated[str, typer.Option(help="Why, for the audit.")]
 MAX_SHOWN = 500
 
@@ -353,12 +352,7 @@ def _facts(metadata: Metadata) -> dict[str, str]:
             for name, value in measured.items()
             if isinstance(value, float)
         },
-        **{
-            f'answers "{one.decision}"': "abstains"
-            if one.threshold is None
-            else f"{one.precision_low:.0%} certified, {one.coverage:.0%} answered"
-            for one in card.certificates
-        },
+        **{f'answers "{one.decision}"': certified(one) for one in card.certificates},
         "calibrated to": f"{card.calibrated_at:%Y-%m-%d}" if card.calibrated_at else "",
         "leakage gate": ", ".join(finding.name for finding in blocking(card.findings)) or "open",
         "base rate": _number(card.base_rate),

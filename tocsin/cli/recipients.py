@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from tocsin.cli.output import console, emit
+from tocsin.cli.output import JsonFlag, console, emit
 from tocsin.errors import InvalidRecordError, NotFoundError, UnreadableFileError
 from tocsin.recipients import MASK, Recipient, RecipientPage, RecipientRequest
 from tocsin.settings import Settings
@@ -28,7 +28,6 @@ app = typer.Typer(
     help="Who is told where, what they do not want to hear, and when not to disturb them.",
 )
 
-JsonFlag = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, nothing else.")]
 IdArgument = Annotated[str, typer.Argument(metavar="ID", help="The recipient's id.", show_default=False)]
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from tocsin.cli.output import certified
 from tocsin.errors import ConflictError, ModelUnavailableError
 from tocsin.schemas import Activity
 from tocsin.settings import Settings
@@ -166,9 +167,5 @@ def _table(card: ModelCard) -> Table:
         scores = (evaluation.model, evaluation.baseline, evaluation.logistic)
         table.add_row(label, *(f"{getattr(one, name):.3f}" for one in scores))
     for certificate in card.certificates:
-        if certificate.threshold is None:
-            table.add_row(f'answers "{certificate.decision}"', "abstains", "", "")
-        else:
-            said = f"{certificate.precision_low:.0%} certified, {certificate.coverage:.0%} answered"
-            table.add_row(f'answers "{certificate.decision}"', said, "", "")
+        table.add_row(f'answers "{certificate.decision}"', certified(certificate), "", "")
     return table
