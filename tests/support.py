@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
+import sys
+import tempfile
 import threading
 import time
 from collections import defaultdict
@@ -75,6 +78,31 @@ def eventually(probe: Callable[[], T | None], *, timeout_s: float = 30.0, what: 
                 return answer
         time.sleep(0.05)
     raise AssertionError(f"{what} did not happen within {timeout_s:g} s; last error: {last!r}")
+
+
+def proof(*arguments: str, leftovers: str, timeout_s: float) -> dict[str, Any]:
+    """What `python -m ARGUMENTS` proves, as its one line of JSON says; it must succeed, and leave nothing behind.
+
+    Args:
+        arguments: A module and its options.
+        leftovers: The temporary folders it makes, as a pattern.
+        timeout_s: The most it may take.
+    """
+    folder = Path(tempfile.gettempdir())
+    before = set(folder.glob(leftovers))
+    ended = subprocess.run(
+        [sys.executable, "-m", *arguments],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr[-4000:]
+    (line,) = ended.stdout.splitlines()
+    assert set(folder.glob(leftovers)) <= before
+    found: dict[str, Any] = json.loads(line)
+    return found
 
 
 def member_stats(name: str) -> MemberStats:

@@ -2,34 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-import tempfile
-from pathlib import Path
-
 import pytest
 
+from tests.support import proof
 from verification.facts import FaultKind
 
 pytestmark = [pytest.mark.integration, pytest.mark.chaos]
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.timeout(330)
 def test_nothing_is_lost_while_everything_breaks() -> None:
-    before = set(Path(tempfile.gettempdir()).glob("tocsin-verification-*"))
-    ended = subprocess.run(
-        [sys.executable, "-m", "verification", "--quick", "--seed", "11"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=310,
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stdout + ended.stderr[-4000:]
-    (line,) = ended.stdout.splitlines()
-    found = json.loads(line)
+    found = proof("verification", "--quick", "--seed", "11", leftovers="tocsin-verification-*", timeout_s=310)
     assert (found["verification"], found["seed"]) == ("routing", 11)
     assert found["accepted"] == sum(found[end] for end in ("delivered", "suppressed", "expired", "dead"))
     assert found["accepted"] > 9000
@@ -37,4 +20,3 @@ def test_nothing_is_lost_while_everything_breaks() -> None:
     for wrong in ("lost", "unexplained_duplicates", "order_violations", "unaccounted", "forged"):
         assert found[wrong] == 0, found
     assert {FaultKind.ROUTER_KILL, FaultKind.STORAGE_KILL, FaultKind.STORAGE_PAUSE} <= found["faults"].keys()
-    assert set(Path(tempfile.gettempdir()).glob("tocsin-verification-*")) <= before
