@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from models.guardian import Alarm
-from routing.intake import Intake
-from routing.priority import Classifier
+from models.rollout.guard_loop import Alarm
+from routing.intake.intake import Intake
+from routing.intake.priority import Classifier
 from tocsin.clock import Clock
-from tocsin.lanes import Lane
-from tocsin.schemas import NOTIFICATION_LANES, NotificationRequest
 from tocsin.settings import Settings
 from tocsin.storage.servers import Servers
+from tocsin.streams.lanes import Lane
+from tocsin.wire.lanes import NOTIFICATION_LANES
+from tocsin.wire.notifications import NotificationRequest
 
 SOURCE = "tocsin"
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import ray
 
-from features.archive import Archive
-from features.backfill import Backfill, Done, Plan, merged
+from features.jobs.backfill import Backfill, Done, Plan, merged
+from features.offline.archive import Archive
 from tocsin.clock import SystemClock
 from tocsin.settings import Settings
 from tocsin.storage.connect import CONSUME_TIMEOUT_S, connect, resolve_url
@@ -23,7 +23,7 @@ async def backfill(
     """Backfill some partitions in this process.
 
     Raises:
-        TocsinError: as `features.backfill.Backfill.run`.
+        TocsinError: as `features.jobs.backfill.Backfill.run`.
     """
     client = connect(resolve_url(settings), timeout_s=CONSUME_TIMEOUT_S)
     try:
@@ -50,7 +50,7 @@ def backfill_on_ray(
     """Backfill every partition, so many at a time, on the Ray cluster that this process has joined.
 
     Raises:
-        TocsinError: as `features.backfill.Backfill.run`.
+        TocsinError: as `features.jobs.backfill.Backfill.run`.
     """
     task: Any = ray.remote(num_cpus=1, max_retries=RETRIES)(_one)
     shared = ray.put(work)

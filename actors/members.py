@@ -20,34 +20,34 @@ import msgspec
 import uvloop
 from redis import asyncio as aioredis
 
-from features.freshening import Freshener
-from features.landing import Lander, open_archive
-from features.moments import Moments
-from features.shard import Shard
+from features.online.as_of import Moments
+from features.shard.archiver import Lander, open_archive
+from features.shard.materializer import Freshener
+from features.shard.shard import Shard
 from routing.channels.configured import configured_channels
-from routing.fallback import Fallback
-from routing.late import LateDeliveries, LatePolicy
-from routing.ledger import Ledger
-from routing.pipeline import DeliveryStage
+from routing.delivery.fallback import Fallback
+from routing.delivery.late_answers import LateDeliveries, LatePolicy
+from routing.delivery.pipeline import DeliveryStage
+from routing.delivery.router import Router
+from routing.delivery.stages.choose import Choose
+from routing.delivery.stages.deliver import Deliver
+from routing.delivery.stages.expire import Expire
+from routing.delivery.stages.preferences import Preferences
+from routing.delivery.stages.quiet_hours import QuietHours
+from routing.delivery.stages.throttle import Throttle
+from routing.ledger.ledger import Ledger
 from routing.recipients import RecipientStore, RedisWindows
-from routing.router import Router
-from routing.stages.choose import Choose
-from routing.stages.deliver import Deliver
-from routing.stages.expire import Expire
-from routing.stages.preferences import Preferences
-from routing.stages.quiet_hours import QuietHours
-from routing.stages.throttle import Throttle
 from tocsin.clock import Clock, SystemClock
-from tocsin.consumer import Consumer, ConsumerPolicy, ConsumerState, Handler
-from tocsin.lanes import Lane, partition_of
-from tocsin.leases import LeasePolicy, Leases
 from tocsin.resilience.breakers import Breakers, ChannelGuard
 from tocsin.resilience.retry import RetryPolicy
-from tocsin.schemas import LaneName
 from tocsin.settings import Settings
 from tocsin.storage.connect import CONSUME_TIMEOUT_S, connect, resolve_url
 from tocsin.storage.servers import Servers
+from tocsin.streams.consumer import Consumer, ConsumerPolicy, ConsumerState, Handler
+from tocsin.streams.lanes import Lane, partition_of
+from tocsin.streams.leases import LeasePolicy, Leases
 from tocsin.telemetry.reports import Reports, faults_of
+from tocsin.wire.lanes import LaneName
 
 log = logging.getLogger(__name__)
 

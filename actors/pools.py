@@ -15,8 +15,8 @@ from ray.util import list_named_actors
 
 from actors.members import MemberStats, PoolMember
 from actors.supervisor import Supervisor
-from tocsin.schemas import LaneName
 from tocsin.settings import Settings
+from tocsin.wire.lanes import LaneName
 
 NAMESPACE = "tocsin"
 CALL_TIMEOUT_S = 20.0

@@ -7,10 +7,10 @@ from datetime import datetime
 import msgspec
 
 from actors.alerts import OwnerAlert
-from features.store import FeatureStore
-from models.guardian import ACTOR, Guardian
-from models.observed import Observed
-from models.registry import Registry
+from features.online.store import FeatureStore
+from models.registry.registry import Registry
+from models.rollout.guard_loop import ACTOR, Guardian
+from models.rollout.observation_store import Observed
 from tocsin.clock import Clock, SystemClock, to_epoch
 from tocsin.settings import Settings
 from tocsin.storage.servers import Servers

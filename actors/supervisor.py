@@ -19,11 +19,11 @@ from typing import Protocol
 
 from actors.scaling import PoolBounds, PoolLoad, ScalingPolicy, plan
 from tocsin.errors import TocsinError
-from tocsin.lanes import Lane
-from tocsin.schemas import LaneName
 from tocsin.settings import Settings
 from tocsin.storage.connect import WRITE_TIMEOUT_S
 from tocsin.storage.servers import Server, Servers
+from tocsin.streams.lanes import Lane
+from tocsin.wire.lanes import LaneName
 
 log = logging.getLogger(__name__)
 

@@ -13,9 +13,9 @@ import msgspec
 from redis import asyncio as aioredis
 
 from benchmarks.payloads import BLOCK_RECORDS
-from routing.outcomes import field, unpack
-from tocsin.lanes import Lane, Position
-from tocsin.schemas import NotificationState
+from routing.ledger.outcomes import field, unpack
+from tocsin.streams.lanes import Lane, Position
+from tocsin.wire.notifications import NotificationState
 
 FINAL = ("delivered", "suppressed", "expired", "dead")
 PAGE = 500

@@ -27,10 +27,10 @@ from benchmarks import harness
 from benchmarks.harness import Figures, Options, Worker, hear, say, tell
 from benchmarks.load import Order, Round, ask, encode_request, generator
 from benchmarks.payloads import BLOCK_RECORDS
-from tocsin.cli.importing import lane_counts
-from tocsin.cli.platform import Platform
-from tocsin.schemas import LaneName
+from cli.importing import lane_counts
+from launch.platform import Platform
 from tocsin.settings import Settings
+from tocsin.wire.lanes import LaneName
 
 QUIET = 4
 QUIET_PER_S = 4.0  # of all of them together

@@ -36,11 +36,11 @@ from benchmarks.features_online import (
 )
 from benchmarks.harness import Figures, Options, Worker, percentile, say
 from features.definitions import FEATURE_NAMES, FEATURES
-from features.online import OnlineReader
-from tocsin.schemas import LaneName
+from features.online.reader import OnlineReader
 from tocsin.settings import Settings
 from tocsin.storage.connect import resolve_url
 from tocsin.storage.embedded import EmbeddedServer
+from tocsin.wire.lanes import LaneName
 
 TURNS = 5
 OUR_READS = {1: 1_000, 10: 500, 100: 200}  # in a turn

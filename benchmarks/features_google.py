@@ -13,12 +13,12 @@ import numpy as np
 import pandas as pd
 
 from features.definitions import DAY_S, FEATURES, LIFETIME, Aggregation
-from features.importing import read_activity
-from features.store import moment_after
-from tocsin.lanes import Lane, Record, partition_of
-from tocsin.schemas import LaneName
+from features.importing.importer import read_activity
+from features.online.store import moment_after
 from tocsin.settings import Settings
 from tocsin.storage.connect import WRITE_TIMEOUT_S, connect, resolve_url
+from tocsin.streams.lanes import Lane, Record, partition_of
+from tocsin.wire.lanes import LaneName
 
 FILE = (
     Path(__file__).resolve().parents[2]

@@ -11,10 +11,11 @@ import msgspec
 import uvloop
 
 from benchmarks.harness import hear, tell
-from tocsin.lanes import Lane, Record, partition_of
-from tocsin.schemas import Activity, LaneName
 from tocsin.settings import Settings
 from tocsin.storage.connect import WRITE_TIMEOUT_S, connect, resolve_url
+from tocsin.streams.lanes import Lane, Record, partition_of
+from tocsin.wire.activity import Activity
+from tocsin.wire.lanes import LaneName
 
 ADVERTISERS = 5_000
 BLOCK = 500

@@ -17,9 +17,9 @@ import pyarrow.parquet as pq
 from benchmarks.feast_peer import FeastPeer
 from benchmarks.features_load import ADVERTISERS, advertiser
 from benchmarks.harness import Figures, Options, Worker, hear, say, tell
-from features.archive import Archive
 from features.definitions import FEATURE_NAMES
-from features.offline import point_in_time
+from features.offline.archive import Archive
+from features.offline.point_in_time import point_in_time
 
 BEGIN = 1_700_000_000
 DAYS = 400

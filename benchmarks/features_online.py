@@ -25,15 +25,15 @@ from benchmarks import harness, workers
 from benchmarks.features_load import ADVERTISERS, Send, Sent, advertiser, loader
 from benchmarks.harness import Figures, Options, Worker, percentile, say
 from features.definitions import FEATURE_NAMES, FEATURES
-from features.online import OnlineReader
-from features.packing import PACKERS
+from features.online.packing import PACKERS
+from features.online.reader import OnlineReader
 from tocsin.keys import FeatureKeys, LaneKeys
-from tocsin.lanes import partition_of
-from tocsin.schemas import LaneName
 from tocsin.settings import Settings
 from tocsin.storage.connect import resolve_url
 from tocsin.storage.embedded import EmbeddedServer
+from tocsin.streams.lanes import partition_of
 from tocsin.telemetry.latency import quantile_ms
+from tocsin.wire.lanes import LaneName
 
 BATCHES = (1, 10, 100)
 READ_FEATURES = 20

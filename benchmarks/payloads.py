@@ -7,8 +7,8 @@ import time
 
 import msgspec
 
-from tocsin.lanes import Record, partition_of
-from tocsin.schemas import Envelope, Notification
+from tocsin.streams.lanes import Record, partition_of
+from tocsin.wire.notifications import Envelope, Notification
 
 BLOCK_RECORDS = 500
 BLOCKS = 16  # different ones, sent round and round

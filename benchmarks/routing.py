@@ -25,11 +25,11 @@ from redis import asyncio as aioredis
 from benchmarks import evidence, harness, routing_http, workers
 from benchmarks.harness import Figures, Options, Worker, say
 from benchmarks.payloads import BLOCK_RECORDS, p0_record
-from tocsin.lanes import Lane
-from tocsin.schemas import LaneName
 from tocsin.settings import Settings
 from tocsin.storage.connect import connect, resolve_url
 from tocsin.storage.embedded import EmbeddedServer, Endpoint
+from tocsin.streams.lanes import Lane
+from tocsin.wire.lanes import LaneName
 
 P0_PER_S = 50.0
 MAX_RECORDS = 400_000_000  # of one flood

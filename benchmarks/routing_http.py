@@ -19,10 +19,10 @@ from benchmarks import harness
 from benchmarks.harness import Figures, Options, Worker, say
 from benchmarks.load import Order, ask, encode_request, generator
 from benchmarks.payloads import BLOCK_RECORDS, reminders_json
-from tocsin.cli.importing import await_lane, lane_counts
-from tocsin.cli.platform import Platform
-from tocsin.schemas import LaneName
+from cli.importing import await_lane, lane_counts
+from launch.platform import Platform
 from tocsin.settings import Settings
+from tocsin.wire.lanes import LaneName
 
 CONNECTIONS = 4
 POSTS_PER_S = 20.0

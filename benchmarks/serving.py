@@ -31,14 +31,14 @@ from benchmarks.harness import Figures, Options, Worker, say
 from benchmarks.load import Order, Round, ask, encode_request, generator, plain_server
 from benchmarks.payloads import BLOCK_RECORDS, reminders_json
 from benchmarks.serving_peers import STARTED_S, fastapi_server, stock_server
+from cli.importing import await_lane, client_of, request_of
+from cli.status import fetch
+from cli.training import train
 from features.simulator import simulate
-from tocsin.cli.importing import await_lane, client_of, request_of
-from tocsin.cli.platform import Platform
-from tocsin.cli.status import fetch
-from tocsin.cli.training import train
-from tocsin.schemas import NOTIFICATION_LANES
+from launch.platform import Platform
 from tocsin.settings import Settings
 from tocsin.storage.embedded import read_endpoint
+from tocsin.wire.lanes import NOTIFICATION_LANES
 
 GENERATORS = 2
 CONNECTIONS = 32  # of all generators together

@@ -25,16 +25,16 @@ from fastapi import FastAPI, HTTPException
 from starlette.requests import Request
 
 from benchmarks.harness import hear, tell
-from features.answers import vector_of
-from features.online import Question
-from models.matrix import Vector, calibrate, scale, to_raw
-from models.registry import Registry
-from models.stored import TRUSTED_TYPES
+from features.online.answers import vector_of
+from features.online.reader import Question
+from models.dataset.matrix import Vector, calibrate, scale, to_raw
+from models.registry.model_files import TRUSTED_TYPES
+from models.registry.registry import Registry
 from tocsin.keys import FeatureKeys
 from tocsin.ports import free_port
-from tocsin.schemas import LaneName
 from tocsin.settings import Settings
 from tocsin.storage.connect import connect, resolve_url
+from tocsin.wire.lanes import LaneName
 
 STARTED_S = 120.0
 

@@ -22,10 +22,11 @@ from actors.members import POLICIES, PoolMember
 from benchmarks.harness import hear, tell
 from benchmarks.payloads import BLOCK_RECORDS, p2_bodies
 from tocsin.keys import GROUP
-from tocsin.lanes import FIELD_BLOCK, FIELD_VERSION, Lane, Record, pack_block, partition_of
-from tocsin.schemas import WIRE_VERSION, Envelope, LaneName
 from tocsin.settings import Settings
 from tocsin.storage.connect import CONSUME_TIMEOUT_S, WRITE_TIMEOUT_S, connect, resolve_url
+from tocsin.streams.lanes import FIELD_BLOCK, FIELD_VERSION, Lane, Record, pack_block, partition_of
+from tocsin.wire.lanes import WIRE_VERSION, LaneName
+from tocsin.wire.notifications import Envelope
 
 APPENDERS = 2  # appends in flight: one is stored while the next is made
 WATCH_S = 0.02

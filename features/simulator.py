@@ -15,7 +15,7 @@ import random
 from dataclasses import dataclass
 
 from features.definitions import DAY_S
-from tocsin.schemas import Activity
+from tocsin.wire.activity import Activity
 
 WEEK_S = 7 * DAY_S
 

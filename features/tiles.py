@@ -27,7 +27,7 @@ from msgspec import Struct
 
 from features.definitions import DAY_S, HOUR_S
 from tocsin.errors import InvalidRecordError
-from tocsin.schemas import Activity
+from tocsin.wire.activity import Activity
 
 HISTORY_VERSION = 2
 HORIZON_DAYS = 730

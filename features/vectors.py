@@ -29,7 +29,7 @@ from features.tiles import (
     week_start,
 )
 from tocsin.errors import NotFoundError
-from tocsin.schemas import Activity
+from tocsin.wire.activity import Activity
 
 NAN: Final = math.nan
 _BY_WEEKS: Final = (Aggregation.TREND_SLOPE, Aggregation.ACTIVE_WEEKS)

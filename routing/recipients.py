@@ -15,14 +15,14 @@ from redis import exceptions as redis_errors
 
 from routing.channels import ACCOUNTS
 from routing.channels.addresses import is_one_address
-from routing.intake import check_webhook_url
+from routing.intake.intake import check_webhook_url
 from tocsin.clock import to_datetime
 from tocsin.errors import InvalidRecordError
 from tocsin.keys import RecipientKeys
-from tocsin.recipients import MASK, MAX_ID, Recipient, RecipientRequest
 from tocsin.storage.connect import translate
 from tocsin.storage.scripts import LET_IN, Script
 from tocsin.telemetry.reports import Fault
+from tocsin.wire.recipients import MASK, MAX_ID, Recipient, RecipientRequest
 
 log = logging.getLogger(__name__)
 

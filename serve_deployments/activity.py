@@ -12,27 +12,30 @@ from redis import exceptions as redis_errors
 from starlette.requests import Request
 
 from features.definitions import DAY_S
-from features.identity import derive_event_id
-from features.records import EARLIEST
-from routing.admission import AdmissionPolicy
-from serve_deployments.gate import Gate, refusal
-from serve_deployments.http import Application, Endpoint, RejectedBatchError, is_ndjson, query_flag, read_body
-from serve_deployments.lanes import LaneSet
+from features.importing.event_id import derive_event_id
+from features.importing.records import EARLIEST
+from routing.intake.admission import AdmissionPolicy
+from serve_deployments.http.application import (
+    Application,
+    Endpoint,
+    RejectedBatchError,
+    is_ndjson,
+    query_flag,
+    read_body,
+)
 from serve_deployments.notifications import ATOMIC
+from serve_deployments.serving.gate import Gate, refusal
+from serve_deployments.serving.lane_set import LaneSet
 from tocsin.clock import Clock, SystemClock, to_epoch
-from tocsin.decoding import RecordDecoder
 from tocsin.errors import InvalidRecordError
 from tocsin.keys import FeatureKeys
-from tocsin.lanes import Record, partition_of
-from tocsin.schemas import (
-    MAX_CLOCK_SKEW_S,
-    Activity,
-    ActivityAccepted,
-    ActivityRequest,
-    LaneName,
-    RecordError,
-)
 from tocsin.settings import Settings
+from tocsin.streams.lanes import Record, partition_of
+from tocsin.wire.activity import Activity, ActivityAccepted, ActivityRequest
+from tocsin.wire.decoding import RecordDecoder
+from tocsin.wire.lanes import LaneName
+from tocsin.wire.limits import MAX_CLOCK_SKEW_S
+from tocsin.wire.problems import RecordError
 
 log = logging.getLogger(__name__)
 

@@ -20,12 +20,12 @@ from serve_deployments.churn import Churn
 from serve_deployments.dead_letters import DeadLetters
 from serve_deployments.emergency_calls import EmergencyCallIntake
 from serve_deployments.features import Features
-from serve_deployments.handles import ChurnHandle, ShardHandles
+from serve_deployments.http.openapi import document
 from serve_deployments.insights import Insights
 from serve_deployments.notifications import Notifications
-from serve_deployments.openapi import document
 from serve_deployments.operations import Operations
 from serve_deployments.recipients import Recipients
+from serve_deployments.serving.handles import ChurnHandle, ShardHandles
 
 REPLICA_CPUS = 0.1  # logical: replicas mostly wait; autoscaling watches requests, not cores
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import msgspec
 
-from serve_deployments.predicting import Predictor
+from serve_deployments.serving.predictor import Predictor
 from tocsin.clock import Clock, to_datetime
-from tocsin.schemas import AtRiskAnswer, ChurnAnswer
+from tocsin.wire.churn import AtRiskAnswer, ChurnAnswer
 
 ACTIVE_S = 28 * 86_400.0
 MOST_SCORED = 10_000  # the most recently active of them

@@ -3,7 +3,7 @@
     GET one ──► batch of whatever asks at this moment ──► one read, one call of each model ──► answers
     POST many ───────────────────────────────────────────┘
 
-How an answer degrades, and how a new model takes over, is in `serve_deployments.predicting`.
+How an answer degrades, and how a new model takes over, is in `serve_deployments.serving.predictor`.
 """
 
 from __future__ import annotations
@@ -17,11 +17,10 @@ from typing import ClassVar
 import msgspec
 from starlette.requests import Request
 
-from models.registry import Registry
+from models.registry.registry import Registry
 from serve_deployments.at_risk import AtRisk
-from serve_deployments.batching import Batcher
 from serve_deployments.features import unknown_advertiser
-from serve_deployments.http import (
+from serve_deployments.http.application import (
     AS_OF,
     Application,
     Endpoint,
@@ -32,13 +31,15 @@ from serve_deployments.http import (
     query_time,
     read_body,
 )
-from serve_deployments.lineup import LOOK_EVERY_S
-from serve_deployments.predicting import Predictor
+from serve_deployments.serving.loaded_models import LOOK_EVERY_S
+from serve_deployments.serving.micro_batcher import Batcher
+from serve_deployments.serving.predictor import Predictor
 from tocsin.clock import Clock, SystemClock, to_datetime, to_epoch
-from tocsin.decoding import RecordDecoder
 from tocsin.errors import NotFoundError, TocsinError
-from tocsin.schemas import MAX_CHURN_IDS, AtRiskAnswer, ChurnAnswer, ChurnBatchAnswer, ChurnBatchRequest
 from tocsin.settings import Settings
+from tocsin.wire.churn import AtRiskAnswer, ChurnAnswer, ChurnBatchAnswer, ChurnBatchRequest
+from tocsin.wire.decoding import RecordDecoder
+from tocsin.wire.limits import MAX_CHURN_IDS
 
 log = logging.getLogger(__name__)
 

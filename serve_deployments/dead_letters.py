@@ -7,25 +7,35 @@ from typing import Any, ClassVar, TypeVar
 import msgspec
 from starlette.requests import Request
 
-from routing.dead_letter_office import DeadLetterOffice
-from routing.dead_letters import DeadLetters as LaneLetters
-from routing.dead_letters import view_dead_letter
-from serve_deployments.http import Application, Endpoint, Parameter, is_ndjson, query_int, read_body
-from serve_deployments.lanes import LaneSet
+from routing.ledger.dead_letter_search import DeadLetterOffice
+from routing.ledger.dead_letters import DeadLetters as LaneLetters
+from routing.ledger.dead_letters import view_dead_letter
+from serve_deployments.http.application import (
+    Application,
+    Endpoint,
+    Parameter,
+    is_ndjson,
+    query_int,
+    read_body,
+)
+from serve_deployments.serving.lane_set import LaneSet
 from tocsin.clock import SystemClock
-from tocsin.dead_letters import DeadLetterFilter, HandledLetters, Purged, PurgeRequest, ReplayRequest
-from tocsin.decoding import explain, refuse_control_characters
 from tocsin.errors import InvalidRecordError, NotFoundError
-from tocsin.lanes import Position
-from tocsin.schemas import (
-    NOTIFICATION_LANES,
+from tocsin.settings import Settings
+from tocsin.streams.lanes import Position
+from tocsin.wire.dead_letters import (
+    DeadLetterFilter,
     DeadLetterPage,
     DeadLetterView,
-    LaneName,
-    RecordError,
+    HandledLetters,
+    Purged,
+    PurgeRequest,
     Replayed,
+    ReplayRequest,
 )
-from tocsin.settings import Settings
+from tocsin.wire.decoding import explain, refuse_control_characters
+from tocsin.wire.lanes import NOTIFICATION_LANES, LaneName
+from tocsin.wire.problems import RecordError
 
 MAX_PAGE = 500
 

@@ -9,8 +9,7 @@ import httpx2
 import msgspec
 from starlette.requests import Request
 
-from routing.device_status import DEVICE_DEADLINE_S, DeviceStatusClient
-from routing.emergency import (
+from routing.emergency.calls import (
     CONTACTS_DEADLINE_S,
     ContactsClient,
     EmergencyCallAccepted,
@@ -20,11 +19,12 @@ from routing.emergency import (
     accepted,
     compose,
 )
-from routing.intake import Intake, receipt_of
-from routing.known_contacts import KnownContactsStore, settle_plan
-from routing.lookups import Lookup
-from routing.priority import Classifier
-from serve_deployments.http import (
+from routing.emergency.device_status import DEVICE_DEADLINE_S, DeviceStatusClient
+from routing.emergency.known_contacts import KnownContactsStore, settle_plan
+from routing.emergency.lookups import Lookup
+from routing.intake.intake import Intake, receipt_of
+from routing.intake.priority import Classifier
+from serve_deployments.http.application import (
     Application,
     Endpoint,
     UnsupportedMediaError,
@@ -32,15 +32,16 @@ from serve_deployments.http import (
     read_body,
     traceparent_of,
 )
-from serve_deployments.lanes import LaneSet
 from serve_deployments.notifications import IDEMPOTENCY_KEY, fingerprint_of, idempotency_key
+from serve_deployments.serving.lane_set import LaneSet
 from tocsin.clock import Clock, SystemClock
 from tocsin.errors import InvalidRecordError, OverloadedError, StorageUnavailableError
 from tocsin.keys import EmergencyKeys
 from tocsin.resilience.breakers import Breakers
-from tocsin.schemas import NOTIFICATION_LANES, LaneName, Receipt
 from tocsin.settings import Settings
 from tocsin.telemetry.reports import Reports, faults_of
+from tocsin.wire.lanes import NOTIFICATION_LANES, LaneName
+from tocsin.wire.notifications import Receipt
 
 MAX_CONNECTIONS = 32
 

@@ -7,10 +7,10 @@ from typing import ClassVar
 
 from starlette.requests import Request
 
-from features.answers import check_names, is_known, many, one
 from features.definitions import REQUESTED
-from features.reads import Answer
-from serve_deployments.http import (
+from features.online.answers import check_names, is_known, many, one
+from features.online.result import Answer
+from serve_deployments.http.application import (
     AS_OF,
     Application,
     Endpoint,
@@ -19,12 +19,13 @@ from serve_deployments.http import (
     query_time,
     read_body,
 )
-from serve_deployments.reading import AskShards, FeatureReader
+from serve_deployments.serving.feature_reader import AskShards, FeatureReader
 from tocsin.clock import Clock, SystemClock, to_epoch
-from tocsin.decoding import RecordDecoder
 from tocsin.errors import InvalidRecordError, NotFoundError, StorageUnavailableError
-from tocsin.schemas import MAX_AMOUNT, FeaturesAnswer, FeaturesBatchAnswer, FeaturesRequest
 from tocsin.settings import Settings
+from tocsin.wire.decoding import RecordDecoder
+from tocsin.wire.features import FeaturesAnswer, FeaturesBatchAnswer, FeaturesRequest
+from tocsin.wire.limits import MAX_AMOUNT
 
 UNKNOWN_HINT = "import its activity with `tocsin import activity FILE` or POST /v1/activity"
 

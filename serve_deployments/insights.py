@@ -19,21 +19,22 @@ import msgspec
 from redis import exceptions as redis_errors
 from starlette.requests import Request
 
-from features.answers import is_known, one, vector_of
-from features.reads import Answer
-from models.insights import build_insight
-from models.matrix import Vector
-from models.peers import PeerTable
+from features.online.answers import is_known, one, vector_of
+from features.online.result import Answer
+from models.dataset.matrix import Vector
+from models.recommendations.insights import build_insight
+from models.recommendations.peers import PeerTable
 from serve_deployments.features import unknown_advertiser
-from serve_deployments.http import AS_OF, Application, Endpoint, query_time
-from serve_deployments.reading import FeatureReader
+from serve_deployments.http.application import AS_OF, Application, Endpoint, query_time
+from serve_deployments.serving.feature_reader import FeatureReader
 from tocsin.clock import Clock, SystemClock, to_datetime
 from tocsin.errors import ModelUnavailableError, NotFoundError, StorageUnavailableError, TocsinError
 from tocsin.keys import FeatureKeys
 from tocsin.resilience.breaker import CHURN_CALLS, AsyncBreaker
-from tocsin.schemas import ChurnAnswer, InsightAnswer
 from tocsin.settings import Settings
 from tocsin.storage.connect import translate
+from tocsin.wire.churn import ChurnAnswer
+from tocsin.wire.insights import InsightAnswer
 
 log = logging.getLogger(__name__)
 

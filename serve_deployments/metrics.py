@@ -10,24 +10,24 @@ from importlib.metadata import version
 from redis import exceptions as redis_errors
 
 from features.definitions import VIEWS
-from features.landing import read_backlog
-from features.store import FeatureStore
-from routing.admission import AdmissionReason
+from features.online.store import FeatureStore
+from features.shard.archiver import read_backlog
 from routing.channels import FailureReason
-from routing.lookups import LookupReason
+from routing.emergency.lookups import LookupReason
+from routing.intake.admission import AdmissionReason
 from serve_deployments.activity import REASONS
-from serve_deployments.gate import Sample, take_sample
-from serve_deployments.lanes import LaneSet
+from serve_deployments.serving.gate import Sample, take_sample
+from serve_deployments.serving.lane_set import LaneSet
 from tocsin.clock import Clock
 from tocsin.errors import TocsinError
 from tocsin.keys import FeatureKeys
-from tocsin.lanes import Lane, LaneDepth
 from tocsin.resilience.breakers import read_breakers
 from tocsin.resilience.shared_breaker import BreakerState, BreakerView
-from tocsin.schemas import NOTIFICATION_LANES, LaneName
 from tocsin.storage.connect import SERVE_TIMEOUT_S
+from tocsin.streams.lanes import Lane, LaneDepth
 from tocsin.telemetry.metrics import Page
 from tocsin.telemetry.reports import REFUSED, Fault
+from tocsin.wire.lanes import NOTIFICATION_LANES, LaneName
 
 log = logging.getLogger(__name__)
 

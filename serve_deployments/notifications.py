@@ -9,12 +9,11 @@ from uuid import uuid4
 
 from starlette.requests import Request
 
-from routing.admission import AdmissionPolicy
-from routing.intake import Accepted, Intake, check_notification, receipt_of
-from routing.ledger import Ledger
-from routing.priority import Classifier
-from serve_deployments.gate import Gate, refusal
-from serve_deployments.http import (
+from routing.intake.admission import AdmissionPolicy
+from routing.intake.intake import Accepted, Intake, check_notification, receipt_of
+from routing.intake.priority import Classifier
+from routing.ledger.ledger import Ledger
+from serve_deployments.http.application import (
     Application,
     Endpoint,
     Parameter,
@@ -24,9 +23,9 @@ from serve_deployments.http import (
     read_body,
     traceparent_of,
 )
-from serve_deployments.lanes import LaneSet
+from serve_deployments.serving.gate import Gate, refusal
+from serve_deployments.serving.lane_set import LaneSet
 from tocsin.clock import Clock, SystemClock
-from tocsin.decoding import RecordDecoder
 from tocsin.errors import (
     InvalidRecordError,
     NotFoundError,
@@ -35,17 +34,12 @@ from tocsin.errors import (
     TocsinError,
 )
 from tocsin.keys import digest
-from tocsin.lanes import Position
-from tocsin.schemas import (
-    NOTIFICATION_LANES,
-    LaneName,
-    NotificationRequest,
-    NotificationsAccepted,
-    NotificationStatus,
-    Receipt,
-    RecordError,
-)
 from tocsin.settings import Settings
+from tocsin.streams.lanes import Position
+from tocsin.wire.decoding import RecordDecoder
+from tocsin.wire.lanes import NOTIFICATION_LANES, LaneName
+from tocsin.wire.notifications import NotificationRequest, NotificationsAccepted, NotificationStatus, Receipt
+from tocsin.wire.problems import RecordError
 
 MAX_IDEMPOTENCY_KEY = 128
 SMALL_BYTES = 16_384  # a body up to this size is worked on at once

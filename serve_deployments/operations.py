@@ -15,21 +15,21 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 
-from features.landing import Backlog, read_backlog
-from features.store import FeatureStore
-from models.registry import Registry
-from serve_deployments.http import Application, Endpoint, json_response
-from serve_deployments.lanes import LaneSet
+from features.online.store import FeatureStore
+from features.shard.archiver import Backlog, read_backlog
+from models.registry.registry import Registry
+from serve_deployments.http.application import Application, Endpoint, json_response
 from serve_deployments.metrics import scrape
+from serve_deployments.serving.lane_set import LaneSet
 from tocsin.clock import SystemClock
 from tocsin.errors import TocsinError
 from tocsin.resilience.breakers import read_breakers
 from tocsin.resilience.shared_breaker import BreakerView
-from tocsin.schemas import LaneName
 from tocsin.settings import Settings
 from tocsin.storage.connect import SERVE_TIMEOUT_S, translate
 from tocsin.storage.servers import MAIN, Server
 from tocsin.telemetry.latency import quantile_ms
+from tocsin.wire.lanes import LaneName
 
 REGISTRY_TIMEOUT_S = 2.0  # an object store that is away would hold up the rest
 COUNTED = (

@@ -8,7 +8,7 @@ from typing import ClassVar
 from starlette.requests import Request
 
 from routing.recipients import RecipientStore, check_recipient, kept, masked
-from serve_deployments.http import (
+from serve_deployments.http.application import (
     Application,
     Endpoint,
     Parameter,
@@ -19,11 +19,11 @@ from serve_deployments.http import (
     read_body,
 )
 from tocsin.clock import Clock, SystemClock
-from tocsin.decoding import RecordDecoder
 from tocsin.errors import InvalidRecordError, NotFoundError
-from tocsin.recipients import MAX_ID, Recipient, RecipientPage, RecipientRemoved, RecipientRequest
 from tocsin.settings import Settings
 from tocsin.storage.connect import WRITE_TIMEOUT_S, connect, resolve_url
+from tocsin.wire.decoding import RecordDecoder
+from tocsin.wire.recipients import MAX_ID, Recipient, RecipientPage, RecipientRemoved, RecipientRequest
 
 MAX_PAGE = 500
 

@@ -17,8 +17,9 @@ from routing.channels import Deliverable, Failure, FailureReason, LocalChannel, 
 from tocsin.clock import Clock
 from tocsin.errors import ConflictError
 from tocsin.keys import DEDUP_TTL_S, LaneKeys
-from tocsin.lanes import Entry, LaneDepth, Placement, Record, Stage, pack_block
-from tocsin.schemas import WIRE_VERSION, Attempt, Notification
+from tocsin.streams.lanes import Entry, LaneDepth, Placement, Record, Stage, pack_block
+from tocsin.wire.lanes import WIRE_VERSION
+from tocsin.wire.notifications import Attempt, Notification
 
 START = 1_732_430_000.0
 
@@ -109,7 +110,7 @@ class Remembered:
 
 
 class MemoryLane:
-    """The lane in memory: same contract as `tocsin.lanes.Lane`, no server.
+    """The lane in memory: same contract as `tocsin.streams.lanes.Lane`, no server.
 
     `faults` holds, by method name, errors to raise before the next calls do anything.
     """

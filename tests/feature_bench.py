@@ -9,15 +9,15 @@ import msgspec
 from redis import asyncio as aioredis
 
 from features.definitions import DAY_S
-from features.freshening import Freshener
-from features.moments import Moments
-from features.online import AsyncOnlineReader
-from features.reads import Answer
-from features.shard import Shard
+from features.online.as_of import Moments
+from features.online.reader import AsyncOnlineReader
+from features.online.result import Answer
+from features.shard.materializer import Freshener
+from features.shard.shard import Shard
 from features.vectors import named
 from tests.fakes import ManualClock
-from tocsin.lanes import Entry, Lane, Record, partition_of
-from tocsin.schemas import Activity
+from tocsin.streams.lanes import Entry, Lane, Record, partition_of
+from tocsin.wire.activity import Activity
 
 PARTITIONS = 2
 DAY = 20_000

@@ -8,12 +8,13 @@ import msgspec
 from redis import asyncio as aioredis
 from redis.asyncio.client import Pipeline
 
-from routing.admission import AdmissionPolicy, AdmissionReason, LaneFacts
-from serve_deployments.gate import Gate
+from routing.intake.admission import AdmissionPolicy, AdmissionReason, LaneFacts
+from serve_deployments.serving.gate import Gate
 from tests.fakes import ManualClock
-from tocsin.lanes import Lane, Record, Stage
-from tocsin.schemas import Envelope, LaneName, Notification
 from tocsin.settings import Settings
+from tocsin.streams.lanes import Lane, Record, Stage
+from tocsin.wire.lanes import LaneName
+from tocsin.wire.notifications import Envelope, Notification
 
 PARTITIONS = 2
 NOW = 1_732_430_000.0

@@ -14,8 +14,8 @@ from tocsin import Client
 from tocsin.settings import Settings
 
 if TYPE_CHECKING:  # the unit tests load this file too, and need none of it
+    from launch.platform import Platform
     from tests.support import Webhook
-    from tocsin.cli.platform import Platform
 
 SIMULATION_END = 1_760_000_000.0 // 86_400 * 86_400
 
@@ -30,8 +30,8 @@ def webhook() -> Iterator[Webhook]:
 
 @pytest.fixture(scope="session")
 def platform(tmp_path_factory: pytest.TempPathFactory, webhook: Webhook) -> Iterator[Platform]:
+    from launch.platform import Platform
     from tests.support import free_settings
-    from tocsin.cli.platform import Platform
 
     before = dict(os.environ)
     accounts = webhook.url.replace("http:", "json:")  # as Apprise calls a server that takes JSON
@@ -67,10 +67,10 @@ def client(settings: Settings) -> Iterator[Client]:
 @pytest.fixture(scope="session")
 def trained(settings: Settings, client: Client) -> list[str]:
     """Advertisers with history and a champion that serves them; returns their ids."""
+    from cli.importing import await_lane, request_of
+    from cli.training import train
     from features.simulator import simulate
     from tests.support import eventually
-    from tocsin.cli.importing import await_lane, request_of
-    from tocsin.cli.training import train
 
     simulation = simulate(advertisers=150, weeks=50, seed=11, end=SIMULATION_END)
     answer = client.send_activity([request_of(activity) for activity in simulation.activities])

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
-from routing.pipeline import Delivery
+from routing.deliveries import Delivery
 from routing.recipients import WINDOW_S, Wish
 from tests.fakes import START
 from tocsin.clock import to_datetime
-from tocsin.recipients import Recipient, RecipientRequest
-from tocsin.schemas import Attempt, Envelope, Notification
+from tocsin.wire.notifications import Attempt, Envelope, Notification
+from tocsin.wire.recipients import Recipient, RecipientRequest
 
 
 class MemoryProfiles:

@@ -14,28 +14,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from tocsin.errors import TocsinError
-from tocsin.recipients import ChannelChoice, QuietSpan, Recipient, RecipientRequest
-from tocsin.schemas import (
-    ActivityAccepted,
-    ActivityRequest,
-    AtRiskAnswer,
-    ChurnAnswer,
-    ChurnBatchAnswer,
-    DeadLetterPage,
-    DeadLetterView,
-    Durability,
-    FeatureRow,
-    FeaturesAnswer,
-    InsightAnswer,
-    LaneName,
+from tocsin.wire.activity import ActivityAccepted, ActivityRequest
+from tocsin.wire.churn import AtRiskAnswer, ChurnAnswer, ChurnBatchAnswer
+from tocsin.wire.dead_letters import DeadLetterPage, DeadLetterView, Replayed
+from tocsin.wire.features import FeatureRow, FeaturesAnswer
+from tocsin.wire.insights import InsightAnswer
+from tocsin.wire.lanes import Durability, LaneName
+from tocsin.wire.notifications import (
     NotificationRequest,
     NotificationsAccepted,
     NotificationState,
     NotificationStatus,
     Receipt,
-    RecordError,
-    Replayed,
 )
+from tocsin.wire.problems import RecordError
+from tocsin.wire.recipients import ChannelChoice, QuietSpan, Recipient, RecipientRequest
 
 if TYPE_CHECKING:
     from tocsin.client import AsyncClient, Client

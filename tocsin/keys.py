@@ -56,7 +56,7 @@ from __future__ import annotations
 from hashlib import blake2b
 
 DEDUP_TTL_S = 86_400
-SPAN_MS = 5_000  # blocks of a partition whose outcomes share a hash: see `routing.outcomes`
+SPAN_MS = 5_000  # blocks of a partition whose outcomes share a hash: see `routing.ledger.outcomes`
 GROUP = "tocsin"  # the one consumer group of every stream
 
 

@@ -11,7 +11,8 @@ from datetime import UTC, datetime, timedelta
 
 import msgspec
 
-from tocsin.schemas import LaneName, NotificationRequest
+from tocsin.wire.lanes import LaneName
+from tocsin.wire.notifications import NotificationRequest
 from verification.facts import LOG, WEBHOOK, FaultKind
 
 RECORDS_A_RECIPIENT = 25  # of a lane: enough for an order to be seen

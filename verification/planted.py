@@ -25,13 +25,13 @@ import numpy as np
 import uvloop
 from starlette.types import Receive, Scope, Send
 
-from models.card import TrainedModel
-from models.churn import ChurnModel
-from models.inputs import INPUTS
-from models.matrix import Floats
-from models.registry import Registry
+from models.dataset.inputs import INPUTS
+from models.dataset.matrix import Floats
+from models.prediction.churn import ChurnModel
+from models.registry.registry import Registry
+from models.training.card import TrainedModel
 from serve_deployments.churn import Churn
-from serve_deployments.vectors import Rows, VectorReader
+from serve_deployments.serving.vector_reader import Rows, VectorReader
 from tocsin.settings import Settings
 from verification.servers import Prefixes, serve_until_closed
 

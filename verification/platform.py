@@ -21,11 +21,11 @@ import redis
 
 from benchmarks.harness import Worker, say
 from benchmarks.workers import member
-from serve_deployments.lanes import LaneSet
-from tocsin.schemas import NOTIFICATION_LANES
+from serve_deployments.serving.lane_set import LaneSet
 from tocsin.settings import Settings
 from tocsin.storage.connect import resolve_url
 from tocsin.storage.embedded import EmbeddedServer, Endpoint, process_of, read_endpoint
+from tocsin.wire.lanes import NOTIFICATION_LANES
 from verification.servers import accept, provider
 
 START_S = 60.0

@@ -32,24 +32,25 @@ import numpy as np
 from actors.alerts import OwnerAlert
 from benchmarks.harness import Worker, machine, obeying_sigterm, reserved_stdout, say, workspace
 from benchmarks.workers import member
-from features.offline import event_frame
+from features.offline.point_in_time import event_frame
 from features.simulator import simulate
-from models.beside import Beside, Offer, Trial
-from models.card import TrainedModel
-from models.guardian import ACTOR, Guardian
-from models.observed import Observed
-from models.registry import Registry
-from models.rollout import RolloutPolicy, Stage
-from models.training import train
-from serve_deployments.reading import FeatureReader
-from serve_deployments.vectors import RECENCY, Rows, VectorReader
-from tocsin.cli.storage import prepare
+from launch.storage import prepare
+from models.registry.lineup import RolloutPolicy, Stage
+from models.registry.registry import Registry
+from models.rollout.guard_loop import ACTOR, Guardian
+from models.rollout.observation_store import Observed
+from models.rollout.shadow import Beside, Offer, Trial
+from models.training.card import TrainedModel
+from models.training.training import train
+from serve_deployments.serving.feature_reader import FeatureReader
+from serve_deployments.serving.vector_reader import RECENCY, Rows, VectorReader
 from tocsin.clock import Clock, SystemClock, to_datetime
-from tocsin.lanes import Lane, Record, partition_of
-from tocsin.schemas import Activity, LaneName
 from tocsin.settings import Settings
 from tocsin.storage.embedded import EmbeddedServer
 from tocsin.storage.servers import Servers
+from tocsin.streams.lanes import Lane, Record, partition_of
+from tocsin.wire.activity import Activity
+from tocsin.wire.lanes import LaneName
 from verification.planted import IN_CANARY, Fault, churn_server, spoiled
 from verification.traffic import Traffic
 

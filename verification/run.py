@@ -23,7 +23,7 @@ import msgspec
 from benchmarks.harness import Worker, machine, obeying_sigterm, reserved_stdout, say
 from tocsin.ports import free_port
 from tocsin.settings import Settings
-from verification import asking
+from verification import queries as asking
 from verification.checker import check
 from verification.facts import EXPLAINING, Evidence, Promise, Verdict, Window
 from verification.faults import Injector

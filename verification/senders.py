@@ -16,7 +16,7 @@ import msgspec
 from benchmarks.harness import tell
 from tocsin import Client
 from tocsin.errors import TocsinError
-from tocsin.schemas import NotificationRequest, Receipt
+from tocsin.wire.notifications import NotificationRequest, Receipt
 from verification.facts import Promise
 from verification.files import Receipts, read_receipts
 from verification.plan import Order, Request, requests

@@ -13,8 +13,8 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
-from tocsin.schemas import Attempt, Notification
 from tocsin.settings import ACCOUNT_CHANNELS
+from tocsin.wire.notifications import Attempt, Notification
 
 
 class FailureReason(StrEnum):
@@ -73,7 +73,7 @@ class Failure(msgspec.Struct, frozen=True):
 
 
 class Deliverable(Protocol):
-    """What a channel is handed: `routing.pipeline.Delivery`."""
+    """What a channel is handed: `routing.delivery.pipeline.Delivery`."""
 
     @property
     def id(self) -> str:

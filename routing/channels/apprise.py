@@ -24,7 +24,7 @@ import apprise
 from routing.channels import Deliverable, Failure, FailureReason
 from routing.channels.addresses import is_one_address
 from tocsin.errors import ConfigurationError
-from tocsin.schemas import Notification
+from tocsin.wire.notifications import Notification
 
 TARGET = "{target}"
 MAX_THREADS = 8

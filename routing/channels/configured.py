@@ -10,8 +10,8 @@ from routing.channels.sink import SinkChannel
 from routing.channels.webhook import WebhookPolicy, WebhookProvider
 from tocsin.clock import Clock
 from tocsin.resilience.breakers import BreakerGuard
-from tocsin.schemas import LaneName
 from tocsin.settings import ACCOUNT_CHANNELS, Settings
+from tocsin.wire.lanes import LaneName
 
 # What found every slot of a provider taken comes back after so long; each comes back by itself, and costs as much.
 BUSY_AGAIN_S = {LaneName.P0: 0.5, LaneName.P1: 2.0, LaneName.P2: 5.0}

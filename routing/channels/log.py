@@ -9,7 +9,7 @@ import msgspec
 
 from routing.channels import Deliverable, Failure, FailureReason, LocalChannel, Tries
 from tocsin.clock import Clock, to_datetime
-from tocsin.schemas import Attempt
+from tocsin.wire.notifications import Attempt
 
 MAX_BYTES = 64 * 1024 * 1024
 KEEP = 3

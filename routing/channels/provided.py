@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from routing.channels import Deliverable, Failure, FailureReason, Provider, Tries
 from tocsin.clock import Clock
 from tocsin.resilience.breakers import BreakerGuard
-from tocsin.schemas import Attempt
+from tocsin.wire.notifications import Attempt
 
 log = logging.getLogger(__name__)
 

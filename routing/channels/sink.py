@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from routing.channels import Deliverable, LocalChannel, Tries
 from tocsin.clock import Clock
-from tocsin.schemas import Attempt
+from tocsin.wire.notifications import Attempt
 
 
 class SinkChannel(LocalChannel):

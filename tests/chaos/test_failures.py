@@ -12,12 +12,12 @@ import httpx2
 import psutil
 import pytest
 
+from cli.status import fetch
 from tests.support import eventually, member_stats
 from tocsin import Client
-from tocsin.cli.status import fetch
-from tocsin.schemas import NotificationRequest, NotificationState
 from tocsin.settings import Settings
 from tocsin.storage.embedded import process_of, read_endpoint
+from tocsin.wire.notifications import NotificationRequest, NotificationState
 
 pytestmark = [pytest.mark.integration, pytest.mark.chaos]
 

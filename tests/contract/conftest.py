@@ -13,9 +13,9 @@ import pytest
 from redis import asyncio as aioredis
 
 from tocsin import keys as key_table
-from tocsin.lanes import Lane
 from tocsin.storage.connect import connect
 from tocsin.storage.embedded import EmbeddedServer, Endpoint, process_of, read_endpoint
+from tocsin.streams.lanes import Lane
 
 TIMEOUT_S = 2.0
 ROW = re.compile(r"^\| `(?P<pattern>[^`]+)`\s*\| (?P<type>\w+)\s*\| (?P<ttl>[^|]+?)\s*\|", re.MULTILINE)

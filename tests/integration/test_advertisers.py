@@ -7,9 +7,9 @@ import httpx2
 import pytest
 from rich.console import Console
 
+from cli.importing import await_lane, send_activity
 from tests.platform_fixtures import SIMULATION_END
 from tocsin import Client
-from tocsin.cli.importing import await_lane, send_activity
 from tocsin.errors import NotFoundError
 from tocsin.settings import Settings
 

@@ -11,8 +11,8 @@ import pytest
 from tests.support import Webhook, eventually
 from tocsin import Client
 from tocsin.errors import NotFoundError
-from tocsin.schemas import NotificationState
 from tocsin.settings import Settings
+from tocsin.wire.notifications import NotificationState
 
 pytestmark = pytest.mark.integration
 

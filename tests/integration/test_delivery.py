@@ -11,8 +11,8 @@ import pytest
 
 from tests.support import Webhook, eventually
 from tocsin import Client
-from tocsin.schemas import NotificationState
 from tocsin.settings import Settings
+from tocsin.wire.notifications import NotificationState
 
 pytestmark = pytest.mark.integration
 
@@ -121,7 +121,7 @@ def test_a_p0_by_account_alone_is_also_told_to_the_operators_webhook(
 
 def test_the_breakers_show_in_the_status(client: Client, settings: Settings) -> None:
     """After the tests above: the first sms account fails whoever is texted."""
-    from tocsin.cli.status import fetch
+    from cli.status import fetch
 
     for number in range(4):
         receipt = client.send(

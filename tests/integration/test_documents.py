@@ -13,8 +13,8 @@ import httpx2
 import msgspec
 import pytest
 
+from launch.platform import Platform
 from tests.support import eventually
-from tocsin.cli.platform import Platform
 from tocsin.settings import Settings
 
 pytestmark = pytest.mark.integration

@@ -19,9 +19,10 @@ from tocsin import Client
 from tocsin.errors import OverloadedError
 from tocsin.keys import BreakerKeys
 from tocsin.ports import free_port
-from tocsin.schemas import LaneName, NotificationState
 from tocsin.settings import Settings
 from tocsin.storage.connect import connect, resolve_url
+from tocsin.wire.lanes import LaneName
+from tocsin.wire.notifications import NotificationState
 
 pytestmark = pytest.mark.integration
 

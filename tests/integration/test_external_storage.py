@@ -14,15 +14,15 @@ import redis
 import trustme
 
 from actors.members import PoolMember
+from launch.platform import Platform
+from launch.storage import prepare
 from serve_deployments.notifications import Notifications
 from tests.support import eventually, foreign_server, free_settings
-from tocsin.cli.platform import Platform
-from tocsin.cli.storage import prepare
 from tocsin.errors import ConfigurationError, StorageUnavailableError
 from tocsin.ports import free_port
-from tocsin.schemas import LaneName
 from tocsin.settings import Settings
 from tocsin.storage.connect import connect, inspect
+from tocsin.wire.lanes import LaneName
 
 pytestmark = pytest.mark.integration
 

@@ -14,16 +14,16 @@ import redis
 from msgspec import structs
 from typer.testing import CliRunner
 
-from features.archive import Archive
-from features.event_table import event_table
-from features.landing import Lander
+from cli.app import app
+from cli.importing import await_lane, request_of
+from features.offline.archive import Archive
+from features.offline.event_table import event_table
+from features.shard.archiver import Lander
 from features.simulator import simulate
 from tests.fakes import ManualClock
 from tests.platform_fixtures import SIMULATION_END
 from tests.support import eventually
 from tocsin import Client
-from tocsin.cli.app import app
-from tocsin.cli.importing import await_lane, request_of
 from tocsin.keys import FeatureKeys
 from tocsin.settings import Settings
 from tocsin.storage.connect import CONSUME_TIMEOUT_S, connect, resolve_url
@@ -80,7 +80,7 @@ def test_what_was_lost_comes_back_from_the_archive(
     settings: Settings, advertisers: list[str], parallel: int
 ) -> None:
     from actors.backfilling import backfill, backfill_on_ray
-    from features.backfill import plan
+    from features.jobs.backfill import plan
 
     before = state(settings, advertisers)
     assert all(body for _, body in before.values())

@@ -6,12 +6,13 @@ import httpx2
 import msgspec
 import pytest
 
+from cli.importing import await_lane, lane_counts
 from tests.support import Webhook, eventually
 from tocsin import Client
-from tocsin.cli.importing import await_lane, lane_counts
 from tocsin.errors import InvalidRecordError, NotFoundError
-from tocsin.schemas import LaneName, NotificationRequest, NotificationState
 from tocsin.settings import Settings
+from tocsin.wire.lanes import LaneName
+from tocsin.wire.notifications import NotificationRequest, NotificationState
 
 pytestmark = pytest.mark.integration
 

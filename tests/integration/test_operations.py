@@ -10,15 +10,15 @@ from openapi_spec_validator import validate
 from prometheus_client import parser
 
 from actors.pools import member_names, running_members
+from launch.platform import AlreadyRunningError, Platform
 from serve_deployments.applications import SPECS
 from tests.support import free_settings, member_stats
 from tocsin import Client
-from tocsin.cli.platform import AlreadyRunningError, Platform
 from tocsin.errors import ConfigurationError
-from tocsin.schemas import LaneName
 from tocsin.settings import Settings
 from tocsin.telemetry.metrics import METRICS
 from tocsin.telemetry.reports import Fault
+from tocsin.wire.lanes import LaneName
 
 pytestmark = pytest.mark.integration
 

@@ -16,8 +16,8 @@ import pytest
 from tests.support import Webhook
 from tocsin import Client
 from tocsin.errors import InvalidRecordError, NotFoundError
-from tocsin.schemas import NotificationState, NotificationStatus
 from tocsin.settings import Settings
+from tocsin.wire.notifications import NotificationState, NotificationStatus
 
 pytestmark = pytest.mark.integration
 

@@ -16,19 +16,19 @@ import redis
 
 from actors.members import PoolMember
 from actors.supervisor import Supervisor
+from launch.platform import Platform
+from launch.storage import prepare
 from serve_deployments.dead_letters import DeadLetters
 from serve_deployments.emergency_calls import EmergencyCallIntake
-from serve_deployments.http import Application
+from serve_deployments.http.application import Application
 from serve_deployments.notifications import Notifications
 from serve_deployments.operations import Operations
 from tests.support import Foreign, eventually, foreign_server, free_settings
-from tocsin.cli.platform import Platform
-from tocsin.cli.storage import prepare
 from tocsin.errors import ConfigurationError, StorageUnavailableError
 from tocsin.ports import free_port
-from tocsin.schemas import LaneName
 from tocsin.settings import Settings
 from tocsin.storage.embedded import _binary
+from tocsin.wire.lanes import LaneName
 
 pytestmark = pytest.mark.integration
 

@@ -10,8 +10,8 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from models.registry import Registry
-from models.stored import Metadata
+from models.registry.model_files import Metadata
+from models.registry.registry import Registry
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
+from cli.app import app
 from features.simulator import simulate
-from tocsin.cli.app import app
 from tocsin.errors import TocsinError
 
 END = pd.Timestamp("2026-11-22", tz="UTC").timestamp()

@@ -9,16 +9,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from features.importing import read_activity
-from features.offline import event_frame
-from models.candidates import choose, week_balanced
-from models.card import ModelCard, TrainedModel
-from models.inputs import INPUTS
-from models.labels import DAY_S, LabelPolicy, weekly_cutoffs
-from models.leakage import blocking
-from models.matrix import logit
-from models.split import TooLittleDataError, account_positions, temporal_split
-from models.training import CANDIDATES, TrainingPolicy, _sides, labelled_set, train
+from features.importing.importer import read_activity
+from features.offline.point_in_time import event_frame
+from models.dataset.inputs import INPUTS
+from models.dataset.labels import DAY_S, LabelPolicy, weekly_cutoffs
+from models.dataset.matrix import logit
+from models.dataset.split import TooLittleDataError, account_positions, temporal_split
+from models.evaluation.leakage import blocking
+from models.training.candidates import choose, week_balanced
+from models.training.card import ModelCard, TrainedModel
+from models.training.training import CANDIDATES, TrainingPolicy, _sides, labelled_set, train
 
 POLICY = TrainingPolicy()
 REAL = Path(__file__).parents[3] / "shared/data/google_ads_spend/advertiser_weekly_spend.parquet"

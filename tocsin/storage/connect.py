@@ -18,9 +18,9 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from tocsin.errors import ConfigurationError, OverloadedError, StorageUnavailableError, TocsinError
-from tocsin.schemas import Durability, LaneName
 from tocsin.settings import Settings
 from tocsin.storage.embedded import read_endpoint
+from tocsin.wire.lanes import Durability, LaneName
 
 MIN_VERSION = 7
 SERVE_TIMEOUT_S = 1.0  # a question must degrade within a second

@@ -11,9 +11,9 @@ from __future__ import annotations
 import msgspec
 from redis import asyncio as aioredis
 
-from tocsin.schemas import LaneName
 from tocsin.settings import Settings
 from tocsin.storage.connect import connect, redact, resolve_url
+from tocsin.wire.lanes import LaneName
 
 MAIN = "main"
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from fractions import Fraction
 
 from features.definitions import FEATURES, Aggregation, Feature
-from tocsin.schemas import Activity
+from tocsin.wire.activity import Activity
 
 DAY = 86_400
 HOUR = 3_600

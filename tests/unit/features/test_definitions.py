@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from features.definitions import DAY_S, FEATURE_NAMES, FEATURES, LOOKBACK_DAYS, ON_DEMAND, VIEW_OF, VIEWS
-from models.inputs import INPUTS
+from models.dataset.inputs import INPUTS
 
 ROOT = Path(__file__).parents[3]
 
@@ -45,8 +45,8 @@ def test_the_longest_window_is_the_trend_of_84_days_against_84() -> None:
 
 def test_the_online_modules_load_no_numerics() -> None:
     code = (
-        "import sys, features.definitions, features.identity, features.packing, features.records, features.tiles\n"
-        "import features.vectors\n"
+        "import sys, features.definitions, features.importing.event_id, features.importing.records\n"
+        "import features.online.packing, features.tiles, features.vectors\n"
         "print(sorted({'pandas', 'pyarrow', 'numpy', 'ray'} & set(sys.modules)))"
     )
     loaded = subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True, timeout=60)

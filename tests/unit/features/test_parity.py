@@ -13,7 +13,7 @@ from features.definitions import DAY_S, HOUR_S
 from features.tiles import History, current, decode, encode, fold, merge
 from features.vectors import at, compute, covers
 from tests.unit.features.oracle import expected, surviving
-from tocsin.schemas import Activity
+from tocsin.wire.activity import Activity
 
 FIRST = 17_000  # a Monday in 2016, as a day from the epoch
 thorough = settings(max_examples=200, deadline=None)

@@ -6,7 +6,7 @@ from statistics import mean, median, quantiles
 import pandas as pd
 
 from features.definitions import DAY_S
-from features.offline import event_frame, point_in_time
+from features.offline.point_in_time import event_frame, point_in_time
 from features.simulator import WEEK_S, simulate
 
 END = 17_500 * DAY_S

@@ -29,7 +29,7 @@ from features.tiles import (
     week_start,
 )
 from tocsin.errors import InvalidRecordError
-from tocsin.schemas import Activity
+from tocsin.wire.activity import Activity
 
 quick = settings(max_examples=80, deadline=None)
 

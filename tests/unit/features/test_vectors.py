@@ -9,7 +9,7 @@ from features.definitions import DAY_S, FEATURE_NAMES, FEATURES, HOUR_S
 from features.tiles import HORIZON_DAYS, History, fold, week_of, week_start
 from features.vectors import at, compute, covers, step_of, values
 from tocsin.errors import NotFoundError
-from tocsin.schemas import Activity
+from tocsin.wire.activity import Activity
 
 DAY = 17_000  # 2016-07-18, a Monday
 

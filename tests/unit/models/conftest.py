@@ -6,12 +6,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from features.offline import event_frame
+from features.offline.point_in_time import event_frame
 from features.simulator import simulate
-from models.card import TrainedModel
-from models.churn import ChurnModel
-from models.registry import Registry
-from models.training import train
+from models.prediction.churn import ChurnModel
+from models.registry.registry import Registry
+from models.training.card import TrainedModel
+from models.training.training import train
 
 NOW = datetime(2026, 11, 24, 7, 5, 1, tzinfo=UTC)
 END = datetime(2026, 11, 22, tzinfo=UTC).timestamp()

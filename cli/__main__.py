@@ -1,0 +1,5 @@
+"""`python -m cli`: the same as the `tocsin` command."""
+
+from cli.app import run
+
+run()

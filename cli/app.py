@@ -1,0 +1,325 @@
+"""The commands. Each does its work in a module of its own and turns errors into a line and an exit code."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, cast
+
+import msgspec
+import typer
+from rich import box
+from rich.table import Table
+
+from cli import evaluating, features, reading, recipients
+from cli.dlq import dlq
+from cli.models import models
+from cli.output import JsonFlag, console, emit
+from tocsin.errors import TocsinError
+from tocsin.settings import Settings, describe
+
+EXIT_FAILURE = 1
+
+app = typer.Typer(
+    name="tocsin",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help=(
+        "Priority notifications and advertiser intelligence on Ray and Redis streams.\n\n"
+        "Start with [bold]tocsin demo[/bold] (everything once, then gone) or [bold]tocsin up[/bold] (stay up). "
+        "Settings come from TOCSIN_… variables: [bold]tocsin config[/bold] lists them."
+    ),
+)
+imports = typer.Typer(no_args_is_help=True, help="Bring files in: advertiser activity or public alerts.")
+app.add_typer(imports, name="import")
+app.add_typer(dlq, name="dlq")
+app.add_typer(models, name="models")
+app.add_typer(recipients.app, name="recipient")
+app.add_typer(features.app, name="features")
+
+
+@app.command()
+def up(
+    *,
+    address: Annotated[str, typer.Option(help="Join this Ray cluster instead of starting one.")] = "",
+    as_of: Annotated[
+        str,
+        typer.Option(help="The 'now' of features: now, latest (for historical data) or an RFC 3339 time."),
+    ] = "",
+    detach: Annotated[
+        bool, typer.Option("--detach", "-d", help="Return when ready; stop with `tocsin down`.")
+    ] = False,
+) -> None:
+    """Start everything and stay up: storage, Ray, pools, HTTP. Ctrl-C stops it in order.
+
+    With no TOCSIN_REDIS_URL an embedded Valkey keeps the data in the data folder, over restarts.
+    """
+    from cli import up as command
+
+    settings = Settings.from_env()
+    if as_of:
+        settings = msgspec.structs.replace(settings, as_of=as_of)
+        settings = Settings.from_env(settings.to_env())
+    command.up(settings, console(), address=address, detach=detach)
+
+
+@app.command()
+def down() -> None:
+    """Stop the platform of this data folder. Its data stays."""
+    from cli import up as command
+
+    command.down(Settings.from_env(), console())
+
+
+@app.command()
+def status(*, json: JsonFlag = False) -> None:
+    """Lanes, latencies, consumers, features and model at a glance. Exit code 1 when it is not up."""
+    from cli import status as command
+
+    command.show(Settings.from_env(), console(), json=json, emit=emit)
+
+
+@app.command()
+def train(
+    *,
+    promote: Annotated[
+        bool,
+        typer.Option(
+            help="If it beats the recency baseline, try it beside the champion; where none serves, it does at once."
+        ),
+    ] = True,
+    json: JsonFlag = False,
+) -> None:
+    """Train the churn model on the stored activity and compare it with the recency baseline.
+
+    The split is temporal: trained on earlier weeks, measured on later ones. The churn deployment follows within two
+    seconds.
+    """
+    from cli import training as command
+
+    command.train_command(Settings.from_env(), console(to_stderr=json), promote=promote, json=json, emit=emit)
+
+
+@app.command("at-risk")
+def at_risk(
+    *,
+    limit: Annotated[int, typer.Option(min=1, max=1_000, help="How many.")] = 20,
+    json: JsonFlag = False,
+) -> None:
+    """The active advertisers most likely to leave, and what drives it."""
+    from cli import at_risk as command
+
+    command.show(Settings.from_env(), console(), limit, json=json, emit=emit)
+
+
+@app.command(help=evaluating.HELP)
+def evaluate(
+    *,
+    activity: Annotated[
+        Path | None,
+        typer.Option(
+            help="Parquet or CSV of what advertisers did, a row each time.",
+            exists=True,
+            dir_okay=False,
+            rich_help_panel=evaluating.OF_A_LOG,
+        ),
+    ] = None,
+    file_format: Annotated[
+        reading.ActivityFormat | None,
+        typer.Option(
+            "--format",
+            help="google-ads, or csv (or Parquet) with --map. Default: found out from the columns.",
+            rich_help_panel=evaluating.OF_A_LOG,
+        ),
+    ] = None,
+    mapping: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--map",
+            help="FIELD=COLUMN, as often as needed: advertiser_id and event_time; amount, campaign_id, currency, "
+            "kind, event_id, arrival where there are such columns.",
+            rich_help_panel=evaluating.OF_A_LOG,
+        ),
+    ] = None,
+    time_format: Annotated[
+        str,
+        typer.Option(
+            help="How times are written, where not as 2019-02-17 or 2019-02-17T08:30:00+01:00 or seconds since 1970: "
+            "a pattern as '%d.%m.%Y %H:%M' or '%Y%m%d', or ms.",
+            rich_help_panel=evaluating.OF_A_LOG,
+        ),
+    ] = "",
+    train_until: Annotated[
+        str,
+        typer.Option(
+            help="A day, as 2019-02-17: labels learned from end by it, all complete weeks from it on are the test. "
+            "Default: the newest quarter of the weeks is.",
+            rich_help_panel=evaluating.OF_A_LOG,
+        ),
+    ] = "",
+    active_days: Annotated[
+        int,
+        typer.Option(
+            help="Asked about: who did anything in so many days before.", rich_help_panel=evaluating.OF_A_LOG
+        ),
+    ] = 28,
+    horizon_days: Annotated[
+        int,
+        typer.Option(
+            help="Churned: who does nothing in so many days after. Longer than a usual pause of theirs.",
+            rich_help_panel=evaluating.OF_A_LOG,
+        ),
+    ] = 28,
+    embargo_days: Annotated[
+        int,
+        typer.Option(
+            help="Kept free between training labels and the test.", rich_help_panel=evaluating.OF_A_LOG
+        ),
+    ] = 0,
+    parallel: Annotated[
+        bool,
+        typer.Option(
+            "--parallel", help="Spread the fits over the cores by Ray.", rich_help_panel=evaluating.OF_A_LOG
+        ),
+    ] = False,
+    table: Annotated[
+        Path | None,
+        typer.Option(
+            help="Instead of a log: CSV or Parquet, one row an account, 70% to learn from and 30% to test on.",
+            exists=True,
+            dir_okay=False,
+            rich_help_panel=evaluating.OF_A_TABLE,
+        ),
+    ] = None,
+    label: Annotated[
+        str,
+        typer.Option(
+            help="Its column that says who left: yes or no, 1 or 0.", rich_help_panel=evaluating.OF_A_TABLE
+        ),
+    ] = "Churn",
+    html: Annotated[Path | None, typer.Option(help="Also write a page with pictures here.")] = None,
+    seed: Annotated[int, typer.Option(help="Of everything random.")] = 7,
+    json: JsonFlag = False,
+) -> None:
+    """Judge a churn model of a file."""
+    if (activity is None) == (table is None):
+        raise typer.BadParameter("give --activity FILE or --table FILE")
+    quiet = console(to_stderr=json)
+    if table is not None:
+        evaluating.evaluate_labelled_table(quiet, table, label, seed=seed, html=html, json=json, emit=emit)
+        return
+    evaluating.evaluate_activity(
+        quiet,
+        cast("Path", activity),
+        file_format=file_format,
+        pairs=mapping or [],
+        time_format=time_format,
+        train_until=train_until,
+        active_days=active_days,
+        horizon_days=horizon_days,
+        embargo_days=embargo_days,
+        seed=seed,
+        parallel=parallel,
+        html=html,
+        json=json,
+        emit=emit,
+    )
+
+
+@app.command()
+def demo(
+    *,
+    activity: Annotated[
+        Path | None,
+        typer.Option(help="Parquet or CSV with advertiser activity. Default: a seeded simulator."),
+    ] = None,
+    alerts: Annotated[
+        Path | None, typer.Option(help="Atom/CAP alert feed. Default: a few alerts made up here.")
+    ] = None,
+    burst: Annotated[
+        int, typer.Option(min=1, max=1_000_000, help="P2 notifications to send on top.")
+    ] = 20_000,
+    json: JsonFlag = False,
+) -> None:
+    """Do the whole job once, in front of you: up, import, train, serve, notify, deliver, predict, explain, down.
+
+    It runs in a folder of its own and leaves nothing behind.
+    """
+    from cli import demo as command
+
+    command.run_demo(
+        console(to_stderr=json), activity=activity, alerts=alerts, burst=burst, json=json, emit=emit
+    )
+
+
+@app.command()
+def config(*, json: JsonFlag = False) -> None:
+    """Every setting with its default, its meaning and the value in force."""
+    settings = Settings.from_env()
+    rows = describe()
+    shown = {name: str(settings.shown(name.removeprefix("TOCSIN_").lower())) for name, _, _ in rows}
+    if json:
+        emit(shown)
+        return
+    table = Table(title="Settings", title_justify="left", box=box.SIMPLE, pad_edge=False)
+    table.add_column("variable", no_wrap=True)  # to be copied
+    for heading in ("in force", "default", "meaning"):
+        table.add_column(heading, overflow="fold")
+    for name, default, meaning in rows:
+        table.add_row(name, shown[name], default, meaning)
+    console().print(table)
+
+
+@imports.command("activity")
+def import_activity(
+    file: Annotated[Path, typer.Argument(help="Parquet or CSV.", show_default=False)],
+    *,
+    mapping: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--map",
+            help="FIELD=COLUMN for advertiser_id, event_time, amount, kind, event_id, campaign_id, currency, arrival. "
+            "Google's weekly-spend format needs none.",
+        ),
+    ] = None,
+    rejects: Annotated[
+        Path | None, typer.Option(help="Where bad rows go. Default: FILE.rejects.jsonl beside the file.")
+    ] = None,
+    json: JsonFlag = False,
+) -> None:
+    """Send a table of advertiser activity to the platform. Importing it again changes nothing."""
+    from cli import importing as command
+
+    command.import_activity(
+        Settings.from_env(), console(to_stderr=json), file, mapping or [], rejects, json=json, emit=emit
+    )
+
+
+@imports.command("alerts")
+def import_alerts(
+    file: Annotated[
+        Path, typer.Argument(help="An Atom feed of CAP alerts, or one CAP alert.", show_default=False)
+    ],
+    *,
+    json: JsonFlag = False,
+) -> None:
+    """Send public alerts (Common Alerting Protocol) as notifications; a repeat of an alert is not sent twice.
+
+    Severity Extreme or Severe rides p0, Moderate p1, the rest p2.
+    """
+    from cli import importing as command
+
+    command.import_alerts(Settings.from_env(), console(to_stderr=json), file, json=json, emit=emit)
+
+
+def run() -> None:
+    """Run a command; a known error is one line with the next step, exit code 1."""
+    try:
+        app(standalone_mode=True)
+    except TocsinError as error:
+        sys.stderr.write(f"tocsin: {error.message}\n")
+        if error.hint:
+            sys.stderr.write(f"  next: {error.hint}\n")
+        sys.exit(EXIT_FAILURE)

@@ -1,0 +1,139 @@
+"""An activity file as `tocsin evaluate` reads it: events as columns, and every row that was refused, by reason."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tocsin.errors import ConfigurationError, UnreadableFileError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from features.importing.importer import Reject
+
+# Judging stores nothing, so a log may be of any time; what lies outside is a mistake, as milliseconds read as seconds.
+EARLIEST = datetime(1980, 1, 1, tzinfo=UTC).timestamp()
+LATEST = datetime(2100, 1, 1, tzinfo=UTC).timestamp()
+MOST_REFUSED = 0.5  # of the rows: beyond that, what is left says nothing about who stayed
+_TOLD_EVERY = 20  # batches of 2,000 rows
+_REASONS_TOLD = 3
+
+_NEXT = {
+    "event_time": "--time-format says how times are written: '%d.%m.%Y %H:%M', '%Y%m%d', ms for milliseconds",
+    "amount": "amounts are numbers from 0 on with a decimal point; without amount in --map such rows count as activity",
+    "currency": "currencies are codes such as USD; leave currency out of --map to do without",
+    "kind": "leave kind out of --map to do without",
+}
+
+
+class ActivityFormat(StrEnum):
+    """How an activity file is to be read."""
+
+    GOOGLE_ADS = "google-ads"  # Google's weekly spend: Advertiser_ID, Week_Start_Date, Spend_USD
+    CSV = "csv"  # any transaction log, CSV or Parquet, with --map
+
+
+@dataclass(slots=True)
+class Refused:
+    """Rows that could not be used: how many of how many, by what is wrong, with the first of each kind."""
+
+    rows: int = 0  # of the file
+    refused: int = 0
+    counts: dict[tuple[str, str], int] = field(default_factory=dict)  # by field and limit
+    first: dict[tuple[str, str], str] = field(default_factory=dict)
+
+    def add(self, rejects: list[Reject]) -> None:
+        """Count some more."""
+        for reject in rejects:
+            kind = reject.reason.partition(" ")[0], reject.reason.rpartition(": ")[2]
+            self.counts[kind] = self.counts.get(kind, 0) + 1
+            self.first.setdefault(kind, f"line {reject.line}, {reject.reason}")
+        self.refused += len(rejects)
+
+    @property
+    def reasons(self) -> dict[str, int]:
+        """How many rows for which reason, told by the first such row; the most frequent first."""
+        kinds = sorted(self.counts, key=lambda kind: -self.counts[kind])
+        return {self.first[kind]: self.counts[kind] for kind in kinds}
+
+    @property
+    def text(self) -> str:
+        """All of it in a sentence; empty where nothing was refused."""
+        if not self.refused:
+            return ""
+        told = [f"{count:,} such as {reason}" for reason, count in list(self.reasons.items())[:_REASONS_TOLD]]
+        return f"{self.refused:,} of {self.rows:,} rows were refused: " + "; ".join(told)
+
+    @property
+    def hint(self) -> str:
+        """The next step for what is wrong most often."""
+        kinds = sorted(self.counts, key=lambda kind: -self.counts[kind])
+        return next((_NEXT[name] for name, _ in kinds if name in _NEXT), "repair or remove these rows")
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """A file's events, whether its rows are Google's weeks, and what was refused."""
+
+    events: pd.DataFrame
+    weekly: bool
+    refused: Refused
+
+
+def read_log(
+    file: Path,
+    file_format: ActivityFormat | None,
+    mapping: Mapping[str, str] | None,
+    time_format: str,
+    say: Callable[[str], None],
+) -> Log:
+    """Read a whole file.
+
+    Raises:
+        UnreadableFileError: not a table, columns missing, or more than half of its rows refused; says which and why.
+        ConfigurationError: options that contradict each other.
+    """
+    import pyarrow as pa
+
+    from features.importing.importer import SourceFormat, detect, read_activity
+    from features.importing.tables import count_rows
+    from features.offline.event_table import event_table
+
+    weekly = not mapping and detect(file) is SourceFormat.GOOGLE_WEEKLY_SPEND
+    _check_format(file, file_format, mapping, weekly=weekly)
+    if file_format is ActivityFormat.CSV and weekly:
+        mapping, weekly = {"advertiser_id": "advertiser_id"}, False  # asked for: the columns by our own names
+    total = count_rows(file)
+    refused, parts = Refused(), []
+    batches = read_activity(file, mapping, LATEST, earliest=EARLIEST, time_format=time_format)
+    for number, batch in enumerate(batches):
+        refused.rows += batch.rows
+        refused.add(batch.rejects)
+        parts.append(event_table(batch.activities))
+        if number % _TOLD_EVERY == 0:
+            say(f"reading {file.name}: {refused.rows:,} rows" + (f" of {total:,}" if total else ""))
+    if refused.refused > MOST_REFUSED * refused.rows:
+        raise UnreadableFileError(
+            f"{file} cannot be judged by what is left: {refused.text}", hint=refused.hint
+        )
+    return Log(pa.concat_tables(parts).to_pandas(), weekly, refused)
+
+
+def _check_format(
+    file: Path, file_format: ActivityFormat | None, mapping: Mapping[str, str] | None, *, weekly: bool
+) -> None:
+    from features.importing.importer import GOOGLE_COLUMNS
+
+    if file_format is not ActivityFormat.GOOGLE_ADS or weekly:
+        return
+    if mapping:
+        raise ConfigurationError("--format google-ads needs no --map", hint="leave one of them out")
+    raise UnreadableFileError(
+        f"{file} is not Google's weekly spend: it needs {', '.join(GOOGLE_COLUMNS)}",
+        hint="--format csv --map advertiser_id=… --map event_time=… reads any transaction log",
+    )

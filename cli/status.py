@@ -1,0 +1,164 @@
+"""`tocsin status`: what the person on call looks at first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx2
+import msgspec
+from rich import box
+from rich.console import Console, Group
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from launch.platform import RunRecord, read_run
+from tocsin.errors import RequestFailedError, UnreachableError
+from tocsin.settings import Settings
+
+TIMEOUT_S = 5.0
+
+
+def fetch(settings: Settings, path: str = "/v1/status") -> dict[str, Any]:
+    """One of the platform's own answers as a dictionary.
+
+    Raises:
+        UnreachableError: it is not up.
+        RequestFailedError: it answered with an error.
+    """
+    headers = {"authorization": f"Bearer {settings.api_key}"} if settings.api_key else {}
+    try:
+        answer = httpx2.get(settings.base_url + path, headers=headers, timeout=TIMEOUT_S, trust_env=False)
+    except httpx2.HTTPError as error:
+        raise UnreachableError(
+            f"nothing answers at {settings.base_url}: {error}", hint="start it with `tocsin up`"
+        ) from None
+    try:
+        body: dict[str, Any] = msgspec.json.decode(answer.content)
+    except msgspec.MsgspecError:
+        body = {}
+    if answer.status_code != 200 and "checks" not in body:
+        raise RequestFailedError(
+            f"{path} answered {answer.status_code}: {body.get('detail', 'no detail')}",
+            status=answer.status_code,
+        )
+    return body
+
+
+def show(settings: Settings, console: Console, *, json: bool, emit: Callable[[object], None]) -> None:
+    """Print it, for people or machines.
+
+    Raises:
+        UnreachableError: it is not up.
+    """
+    record = read_run(settings)
+    readiness = fetch(settings, "/readyz")
+    answering = all(c["ok"] for c in readiness["checks"] if c["name"].startswith("storage"))
+    status = fetch(settings) if answering else {}
+    if json:
+        emit({"run": record, "readiness": readiness, "status": status})
+        return
+    console.print(_header(settings, record, readiness))
+    if status:
+        console.print(lanes_table(status))
+
+
+def _header(settings: Settings, record: RunRecord | None, readiness: dict[str, Any]) -> Group:
+    lines = ["[bold green]ready[/bold green]" if readiness["ready"] else "[bold red]not ready[/bold red]"]
+    lines += [f"  [red]{c['name']}: {c['detail']}[/red]" for c in readiness["checks"] if not c["ok"]]
+    lines.append(f"HTTP       {settings.base_url}  (documentation: {settings.base_url}/docs)")
+    if record is not None:
+        lines.append(f"storage    {record.storage}")
+        lines.append(f"dashboard  {record.dashboard_url}  (asks for a token: cat {record.token_path})")
+        lines.append(f"logs       {record.scratch}/ray/session_latest/logs")
+    return Group(*lines)
+
+
+def lanes_table(status: dict[str, Any]) -> Group:
+    """The lanes as a table, and a line about features and model."""
+    table = Table(
+        "lane",
+        "accepted",
+        "delivered",
+        "waiting",
+        "retry",
+        "dead",
+        "p50",
+        "p99",
+        "pool",
+        box=box.SIMPLE,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
+    notes: list[str] = []
+    for lane in status["lanes"]:
+        counts = lane["counts"]
+        table.add_row(
+            lane["lane"],
+            f"{counts.get('accepted', 0):,}",
+            f"{counts.get('delivered', counts.get('applied', 0)):,}",
+            f"{lane['blocks_waiting'] + lane['blocks_pending']:,}",
+            f"{lane['retrying']:,}",
+            f"{counts.get('dead', 0):,}",
+            _ms(lane["latency_p50_ms"]),
+            _ms(lane["latency_p99_ms"]),
+            str(len(lane["consumers"])) if lane["consumers"] else "[red]none[/red]",
+        )
+        notes += [
+            f"{counts[name]:,} {name} on {lane['lane']}"
+            for name in ("expired", "suppressed", "repeated", "quarantined")
+            if counts.get(name)
+        ]
+    newest = status["newest_event"]
+    since = f", newest event {datetime.fromtimestamp(newest, tz=UTC):%Y-%m-%d %H:%M} UTC" if newest else ""
+    problem = status.get("registry_problem")
+    model = f"[red]{escape(problem)}[/red]" if problem else status["champion"] or "none yet (tocsin train)"
+    also = [f"also       {', '.join(notes)}"] if notes else []
+    return Group(
+        table,
+        *also,
+        f"features   {status['advertisers']:,} advertisers{since}",
+        *archive_lines(status.get("archive")),
+        f"model      {model}",
+        *breaker_lines(status.get("breakers", [])),
+    )
+
+
+def archive_lines(backlog: dict[str, Any] | None) -> list[str]:
+    """One line on landing in the archive; none where nothing was ever logged."""
+    if not backlog or not (backlog["landed"] or any(backlog["blocks"].values())):
+        return []
+    line = f"archive    {backlog['landed']:,} events landed"
+    if any(backlog["blocks"].values()):
+        line += f", {backlog['waiting']:,} wait (the oldest {max(backlog['oldest_age_s'].values()):,.0f} s)"
+    lost = (
+        [f"           [red]{backlog['lost']:,} were lost before they landed[/red]"] if backlog["lost"] else []
+    )
+    return [line, *lost]
+
+
+def breaker_lines(breakers: Sequence[dict[str, Any]]) -> list[Text]:
+    """One line when all breakers are closed, else one for each that is not; none wider than 80 columns."""
+    if not breakers:
+        return []
+    away = [breaker for breaker in breakers if breaker["state"] != "closed"]
+    if not away:
+        return [Text(f"breakers   all {len(breakers)} closed")]
+    heads = ["breakers   ", *[" " * 11] * (len(away) - 1)]
+    return [
+        Text.assemble(head, (_breaker(breaker), "red")) for head, breaker in zip(heads, away, strict=True)
+    ]
+
+
+def _breaker(breaker: dict[str, Any]) -> str:
+    """`p0:webhook open, 4 failures, retry in 12 s: timeout` within 69 columns; names and reasons are cut last."""
+    name, state = str(breaker["name"])[:24], str(breaker["state"]).replace("_", " ")
+    retry = f"retry in {breaker['retry_in_s']:.0f} s" if breaker["retry_in_s"] else "being tried"
+    text = f"{name} {state}, {breaker['failures']} failures, {retry}: {breaker['reason']}"
+    return text if len(text) <= 69 else text[:68] + "…"
+
+
+def _ms(value: float | None) -> str:
+    return "" if value is None else f"{value:,.0f} ms" if value >= 100 else f"{value:,.1f} ms"

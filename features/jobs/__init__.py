@@ -1,0 +1,1 @@
+"""Long work between the archive and the online state."""

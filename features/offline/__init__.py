@@ -1,0 +1,1 @@
+"""The archive, and features as they were at past moments."""

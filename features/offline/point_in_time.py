@@ -1,0 +1,182 @@
+"""Offline features: what the store would have answered at past moments, for training.
+
+    entities (advertiser, as of) ──┐
+    events, in batches of advertisers ─► versions ─► timelines ─► features, one row for each row that was asked
+
+Bitemporal: a row sees, of each event id, the last version that had arrived by `as_of`, and of those the events
+before it; so neither the future nor a history restated later can leak. (`backdated` imports of the past count as
+known at their own event time, until they are restated.) The numbers are those of `features.vectors` to the last bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from features import vectors
+from features.definitions import FEATURE_NAMES, FEATURES, Feature
+from features.offline import columnar
+from features.offline.archive import BATCH_ROWS, Archive
+from features.offline.event_table import SchemaMismatchError, as_events, event_frame, event_table
+from features.offline.timelines import Floats, Ints, Questions, Timelines, portions
+from features.offline.versions import versions_of
+from features.tiles import fold
+from tocsin.errors import NotFoundError
+from tocsin.wire.activity import Activity
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+__all__ = ["event_frame", "event_table", "point_in_time"]
+
+Rows = TypeVar("Rows", pa.Table, "pd.DataFrame")
+
+
+def point_in_time(
+    events: Archive | pa.Table | pd.DataFrame,
+    entities: Rows,
+    *,
+    features: Sequence[str] = FEATURE_NAMES,
+    batch_rows: int = BATCH_ROWS,
+) -> Rows:
+    """The features of each row of `entities` as they were known at its moment.
+
+    Args:
+        events: the archive, or a table or frame with the columns of `features.offline.event_table.SCHEMA`.
+        entities: columns `advertiser_id` and `as_of` (epoch seconds, or a timestamp; without a zone it is UTC), and
+            `known_at` where what was known at another moment than `as_of` is asked for; further columns are kept.
+            Repeats and any order are fine.
+        features: which, by name.
+        batch_rows: events held at once: this bounds memory, about 300 bytes each. One advertiser is never split.
+
+    Returns:
+        What `entities` is, a table or a frame: its rows in their order, with the features as float64 after its
+        columns; NaN where not defined, and in the whole row of an advertiser without activity by then.
+
+    Raises:
+        SchemaMismatchError: a column is missing or of another type.
+        NotFoundError: there is no feature of a name.
+    """
+    wanted = [_feature(name) for name in features]
+    given: Any = entities
+    is_table = isinstance(given, pa.Table)
+    table: Any = given if is_table else pa.Table.from_pandas(given, preserve_index=False)
+    asked = _Asked(table)
+    found = np.full((len(table), len(wanted)), np.nan)
+    for batch in _batches(events, asked, batch_rows):
+        versions, names = versions_of(batch)
+        for lines in versions.timelines(asked.of(names, np.unique(versions.advertiser))):
+            found[lines.row] = _answers(lines, wanted)
+    if is_table:
+        columns = [table[name] for name in table.column_names]
+        answer: Any = pa.table(columns + list(found.T.copy()), names=[*table.column_names, *features])
+    else:
+        import pandas as pd  # noqa: PLC0415 - heavy: only those who use frames pay for it
+
+        answer = pd.concat([given, pd.DataFrame(found, columns=list(features), index=given.index)], axis=1)
+    return cast("Rows", answer)
+
+
+def _feature(name: str) -> Feature:
+    if name not in FEATURE_NAMES:
+        raise NotFoundError(f"there is no feature {name!r}", hint="`tocsin features list` names them all")
+    return FEATURES[FEATURE_NAMES.index(name)]
+
+
+class _Asked:
+    """The rows that are asked for, by advertiser."""
+
+    def __init__(self, entities: pa.Table) -> None:
+        for name in ("advertiser_id", "as_of"):
+            if name not in entities.column_names:
+                raise SchemaMismatchError(
+                    f"entities lack the column {name}; they have {', '.join(entities.column_names)}"
+                )
+        encoded = entities["advertiser_id"].combine_chunks()
+        if isinstance(encoded, pa.ChunkedArray):
+            encoded = pa.concat_arrays(encoded.chunks) if encoded.num_chunks else pa.array([], pa.string())
+        encoded = encoded if pa.types.is_dictionary(encoded.type) else encoded.dictionary_encode()
+        self.names = encoded.dictionary.cast(pa.string())
+        self._number = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+        self._as_of = _seconds(entities, "as_of")
+        known = "known_at" in entities.column_names
+        self._known_at = _seconds(entities, "known_at") if known else self._as_of
+
+    def of(self, names: pa.Array, there: Ints) -> Questions:
+        """The rows of a batch's advertisers, given all names it may use and the numbers of those it has events of."""
+        present = np.zeros(len(names) + 1, dtype=np.bool_)
+        present[there] = True
+        numbers = pc.fill_null(pc.index_in(self.names, value_set=names.cast(pa.string())), -1)
+        advertiser = numbers.to_numpy(zero_copy_only=False).astype(np.int64)[self._number]
+        row = np.flatnonzero(present[advertiser])  # -1, unknown, is the last and never present
+        return Questions(advertiser[row], self._as_of[row], self._known_at[row], row)
+
+
+def _seconds(entities: pa.Table, name: str) -> Floats:
+    column = entities[name]
+    if pa.types.is_timestamp(column.type):
+        column = pc.divide(
+            column.cast(pa.timestamp("us", column.type.tz)).cast(pa.int64()).cast(pa.float64()), 1e6
+        )
+    try:
+        moments: Floats = column.cast(pa.float64()).to_numpy()
+    except pa.ArrowException as error:
+        raise SchemaMismatchError(
+            f"{name} is {column.type}, expected epoch seconds or a timestamp"
+        ) from error
+    if not np.isfinite(moments).all():
+        raise SchemaMismatchError(f"{name} has nulls or infinite values; every row needs a moment")
+    return moments
+
+
+def _batches(events: Archive | pa.Table | pd.DataFrame, asked: _Asked, batch_rows: int) -> Iterator[pa.Table]:
+    """Tables of whole advertisers, about `batch_rows` each."""
+    if isinstance(events, Archive):
+        # Of all times: an event may have been moved from before a moment to after it.
+        yield from events.read(advertisers=asked.names.to_pylist(), batch_rows=batch_rows)
+        return
+    table = as_events(events)
+    if len(table) <= batch_rows:
+        yield table
+        return
+    number = table["advertiser_id"].combine_chunks().dictionary_encode().indices.to_numpy()
+    order = np.argsort(number, kind="stable")
+    sizes = np.bincount(number)
+    for first, after in portions(sizes, batch_rows):
+        start, stop = int(sizes[:first].sum()), int(sizes[:after].sum())
+        yield table.take(order[start:stop])
+
+
+def _answers(lines: Timelines, features: Sequence[Feature]) -> Floats:
+    """The features of every question of some timelines: over columns, or one by one where sums grow too large."""
+    fits = columnar.fits(lines)
+    if fits.all():
+        return columnar.values(lines, features)
+    found = np.empty((len(lines.row), len(features)))
+    found[fits] = columnar.values(lines[fits], features)
+    columns = [FEATURE_NAMES.index(feature.name) for feature in features]
+    for at in np.flatnonzero(~fits).tolist():
+        found[at] = np.array(_one_by_one(lines, int(lines.asked[at]), float(lines.as_of[at])))[columns]
+    return found
+
+
+def _one_by_one(lines: Timelines, timeline: int, as_of: float) -> tuple[float, ...]:
+    first, after = np.searchsorted(lines.timeline, [timeline, timeline + 1])
+    seen = range(int(first), int(first + np.searchsorted(lines.time[first:after], as_of)))
+    activities = [
+        Activity(
+            advertiser_id="",
+            event_time=float(lines.time[at]),
+            amount=float(lines.amount[at]),
+            kind="spend",
+            event_id="",
+            campaign_id=lines.campaigns.names[lines.campaign[at]] if lines.campaign[at] >= 0 else "",
+        )
+        for at in seen
+    ]
+    return vectors.values(fold("", activities), as_of)

@@ -1,0 +1,1 @@
+"""Reading features while a caller waits."""

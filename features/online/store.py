@@ -1,0 +1,161 @@
+"""The feature store's state on Redis, as its readers see it.
+
+    block ──► Shard (features.shard.shard): events, tiles and packed vectors, in one step with the acknowledgement
+                         │
+    question ── MGET vectors and watermarks (features.online.reader) ──► the rest is computed from tiles and events
+
+An advertiser belongs to one partition of the activity lane, so its state has one writer at a time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator, Sequence
+from datetime import datetime
+from typing import Any, Final
+
+import msgspec
+from redis import asyncio as aioredis
+from redis import exceptions as redis_errors
+
+from features.definitions import DAY_S
+from features.tiles import History, decode, fold
+from tocsin.clock import to_epoch
+from tocsin.errors import InvalidRecordError
+from tocsin.keys import FeatureKeys
+from tocsin.storage.connect import translate
+from tocsin.wire.activity import Activity
+
+SCAN_PAGE = 200
+
+decode_activity: Final = msgspec.msgpack.Decoder(Activity).decode
+
+
+def fixed_moment(as_of: str) -> float | None:
+    """The moment a setting names, in epoch seconds; None for `now` and `latest`, which move."""
+    return None if as_of in {"now", "latest"} else to_epoch(msgspec.convert(as_of, datetime))
+
+
+def moment_after(newest: float, now: float = math.inf) -> float:
+    """What `latest` stands for: the midnight UTC after the newest event, or now while that midnight is still ahead."""
+    return min((newest // DAY_S + 1) * DAY_S, now)
+
+
+def read_history(body: bytes | None) -> tuple[History | None, bool]:
+    """A history from its bytes, and whether it has to be folded anew: another version of the platform wrote it."""
+    if not body:
+        return None, False
+    try:
+        return decode(body), False
+    except InvalidRecordError:
+        return None, True
+
+
+class FeatureStore:
+    """Reads histories and the event log.
+
+    Args:
+        client: An asyncio client.
+        namespace: The prefix of all keys.
+    """
+
+    def __init__(self, client: aioredis.Redis, *, namespace: str) -> None:
+        self.keys = FeatureKeys(namespace)
+        self._client = client
+
+    async def histories(self, advertiser_ids: Sequence[str]) -> list[History | None]:
+        """The history of each advertiser, None for one that is not known; usually one round trip.
+
+        Raises:
+            StorageUnavailableError: the server does not answer.
+        """
+        if not advertiser_ids:
+            return []
+        try:
+            bodies: Any = await self._client.mget([self.keys.history(name) for name in advertiser_ids])
+        except (redis_errors.RedisError, OSError) as error:
+            raise translate(error) from error
+        found = [read_history(body) for body in bodies]
+        old = [name for name, (_, refold) in zip(advertiser_ids, found, strict=True) if refold]
+        logs = dict(zip(old, await self.events_of(old), strict=True))
+        return [
+            fold(name, logs[name]) if refold else history
+            for name, (history, refold) in zip(advertiser_ids, found, strict=True)
+        ]
+
+    async def events_of(self, advertiser_ids: Sequence[str]) -> list[list[Activity]]:
+        """All events of each advertiser, each once, in no order; one round trip.
+
+        Raises:
+            StorageUnavailableError: the server does not answer.
+        """
+        if not advertiser_ids:
+            return []
+        try:
+            async with self._client.pipeline(transaction=False) as pipe:
+                for name in advertiser_ids:
+                    pipe.hvals(self.keys.events(name))
+                pages: list[list[bytes]] = await pipe.execute()
+        except (redis_errors.RedisError, OSError) as error:
+            raise translate(error) from error
+        return [[decode_activity(body) for body in page] for page in pages]
+
+    async def latest(self) -> float | None:
+        """The time of the newest event (epoch seconds), None for an empty store.
+
+        Raises:
+            StorageUnavailableError: the server does not answer.
+        """
+        try:
+            newest: Any = await self._client.zrange(self.keys.advertisers, 0, 0, desc=True, withscores=True)
+        except (redis_errors.RedisError, OSError) as error:
+            raise translate(error) from error
+        return float(newest[0][1]) if newest else None
+
+    async def active(self, since: float, *, limit: int) -> list[str]:
+        """Up to `limit` advertisers with an event at or after a moment (epoch seconds), the latest first.
+
+        Raises:
+            StorageUnavailableError: the server does not answer.
+        """
+        try:
+            found: Any = await self._client.zrange(
+                self.keys.advertisers, "+inf", since, desc=True, byscore=True, offset=0, num=limit
+            )
+        except (redis_errors.RedisError, OSError) as error:
+            raise translate(error) from error
+        return [name.decode() for name in found]
+
+    async def advertisers(self, *, limit: int) -> list[str]:
+        """Up to `limit` advertisers, the most recently active first.
+
+        Raises:
+            StorageUnavailableError: the server does not answer.
+        """
+        try:
+            ids: Any = await self._client.zrange(self.keys.advertisers, 0, limit - 1, desc=True)
+        except (redis_errors.RedisError, OSError) as error:
+            raise translate(error) from error
+        return [str(item, "utf-8") for item in ids]
+
+    async def count(self) -> int:
+        """How many advertisers are known.
+
+        Raises:
+            StorageUnavailableError: the server does not answer.
+        """
+        try:
+            return int(await self._client.zcard(self.keys.advertisers))
+        except (redis_errors.RedisError, OSError) as error:
+            raise translate(error) from error
+
+    async def events(self) -> AsyncIterator[list[Activity]]:
+        """The whole event log, some advertisers at a time; for training.
+
+        Raises:
+            StorageUnavailableError: the server does not answer.
+        """
+        ids = await self.advertisers(limit=2**31)
+        for start in range(0, len(ids), SCAN_PAGE):
+            for page in await self.events_of(ids[start : start + SCAN_PAGE]):
+                yield page

@@ -1,0 +1,1 @@
+"""The shards: they consume the activity lane and keep the features."""

@@ -1,0 +1,181 @@
+"""What a shard does beside its blocks: say how far it is, and keep vectors ready that nobody's activity renews.
+
+    every 0.5 s   watermarks of its partitions
+    every 1 s     vectors that readers wanted and did not find (`wanted`)
+    every hour    vectors of the advertisers most asked for: their step has ended
+
+A vector is written only while the token of its partition stands, so that it can never cover a newer one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+from redis import asyncio as aioredis
+from redis import exceptions as redis_errors
+
+from features.definitions import HOUR_S
+from features.online.as_of import Moments
+from features.online.packing import pack_views
+from features.online.store import FeatureStore
+from features.tiles import History, fold
+from features.vectors import step_of
+from tocsin.clock import Clock
+from tocsin.errors import StorageUnavailableError, TocsinError
+from tocsin.keys import LaneKeys
+from tocsin.storage.connect import translate
+from tocsin.storage.scripts import WATERMARK, Script
+from tocsin.streams.lanes import partition_of
+from tocsin.telemetry.reports import Fault
+
+log = logging.getLogger(__name__)
+
+MARK_EVERY_S: Final = 0.5
+RENEW_EVERY_S: Final = 1.0
+RENEWED_AT_ONCE: Final = 200  # advertisers of a partition
+POPULAR: Final = 2_000  # renewed when their step ends
+
+
+class Freshener:
+    """Keeps watermarks and vectors of the partitions a shard holds.
+
+    Args:
+        store: The feature store.
+        client: Its server.
+        lane_keys: Of the activity lane.
+        held: The partitions that are ours now.
+        partitions: How many the lane has.
+        moments: The "now" of features.
+        clock: Time.
+    """
+
+    def __init__(
+        self,
+        store: FeatureStore,
+        client: aioredis.Redis,
+        lane_keys: LaneKeys,
+        *,
+        held: Callable[[], Sequence[int]],
+        partitions: int,
+        moments: Moments,
+        clock: Clock,
+    ) -> None:
+        self.renewed = 0  # advertisers
+        self.marks: dict[int, float] = {}  # the last watermark of each partition
+        self.failures = 0
+        self._store = store
+        self._keys = store.keys
+        self._client = client
+        self._lane_keys = lane_keys
+        self._held = held
+        self._partitions = partitions
+        self._moments = moments
+        self._clock = clock
+        self._script = Script(WATERMARK)
+        self._hour: int | None = None
+        self._due: list[str] = []  # popular advertisers whose step has ended
+
+    def faults(self) -> Mapping[Fault, int]:
+        """How often watermarks or vectors were not written, and tried again."""
+        return {Fault.FRESHENING: self.failures}
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        await asyncio.gather(self._every(MARK_EVERY_S, self.mark), self._every(RENEW_EVERY_S, self.renew))
+
+    async def mark(self) -> None:
+        """Write the watermarks of the partitions held.
+
+        Raises:
+            StorageUnavailableError: the server does not answer.
+        """
+        held = list(self._held())
+        if not held:
+            return
+        keys = [key for p in held for key in (self._keys.watermark(p), self._lane_keys.stream(p))]
+        try:
+            marks: list[bytes] = await self._script.run(self._client, keys, [])
+        except (redis_errors.RedisError, OSError) as error:
+            raise translate(error) from error
+        self.marks = {partition: float(mark) for partition, mark in zip(held, marks, strict=True)}
+
+    async def renew(self) -> None:
+        """Compute vectors again: those wanted, and after an hour has ended the popular ones.
+
+        Raises:
+            StorageUnavailableError: the server does not answer.
+        """
+        held = set(self._held())
+        hour = step_of(await self._moments.now(), HOUR_S)
+        if self._hour is not None and hour != self._hour:
+            self._due = await self._popular()
+        self._hour = hour
+        due, self._due = self._due[:RENEWED_AT_ONCE], self._due[RENEWED_AT_ONCE:]
+        for partition in sorted(held):
+            ours = [name for name in due if partition_of(name, self._partitions) == partition]
+            try:
+                found: Any = await self._client.spop(self._keys.wanted(partition), RENEWED_AT_ONCE)
+            except (redis_errors.RedisError, OSError) as error:
+                raise translate(error) from error
+            names = list(dict.fromkeys([*ours, *(str(name, "utf-8") for name in found or ())]))
+            if names:
+                await self._renew(partition, names)
+
+    async def _renew(self, partition: int, names: Sequence[str]) -> None:
+        as_of = await self._moments.now()
+        try:
+            async with self._client.pipeline(transaction=True) as typed:
+                pipe: Any = typed  # half of it is untyped upstream
+                await pipe.watch(self._keys.applied(partition))
+                pairs = await self._vectors(names, as_of)
+                if pairs:
+                    pipe.multi()
+                    pipe.mset(pairs)
+                    await pipe.execute()
+                    self.renewed += len(names)
+        except redis_errors.WatchError:
+            log.debug("partition %d moved on; its vectors are renewed when asked for again", partition)
+        except (redis_errors.RedisError, OSError) as error:
+            raise translate(error) from error
+
+    async def _vectors(self, names: Sequence[str], as_of: float) -> dict[Any, Any]:
+        """Packed vectors as of a moment; where events are dated after it, of those before, until the first of them."""
+        histories = dict(zip(names, await self._store.histories(names), strict=True))
+        ahead = [n for n, found in histories.items() if found and found.newest_event_time >= as_of]
+        logs = dict(zip(ahead, await self._store.events_of(ahead), strict=True))
+        pairs: dict[Any, Any] = {}
+        for name, history in histories.items():
+            until = min(
+                (e.event_time for e in logs.get(name, ()) if e.event_time >= as_of), default=float("inf")
+            )
+            counted: History | None = history
+            if name in logs:
+                counted = fold(name, [e for e in logs[name] if e.event_time < as_of])
+            if counted is not None:
+                pairs[self._keys.vectors(name)] = pack_views(counted, as_of, until)
+        return pairs
+
+    async def _popular(self) -> list[str]:
+        """Those most asked for in the hour before."""
+        hour = int(self._clock.now() // HOUR_S) - 1
+        try:
+            found: Any = await self._client.zrange(self._keys.popular(hour), 0, POPULAR - 1, desc=True)
+        except (redis_errors.RedisError, OSError) as error:
+            raise translate(error) from error
+        return [str(name, "utf-8") for name in found]
+
+    async def _every(self, seconds: float, step: Callable[[], Any]) -> None:
+        while True:
+            try:
+                await step()
+            except StorageUnavailableError as error:
+                self.failures += 1
+                log.debug("features are not freshened: %s", error)
+            except Exception as error:
+                self.failures += 1
+                if not isinstance(error, TocsinError):
+                    log.exception("freshening features failed")
+            await asyncio.sleep(seconds)

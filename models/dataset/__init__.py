@@ -1,0 +1,1 @@
+"""Who churned, what the model sees, and how rows are split."""

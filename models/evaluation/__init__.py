@@ -1,0 +1,1 @@
+"""How good a model is, and what may be promised of it."""

@@ -1,0 +1,1 @@
+"""What one should know about an advertiser, and do."""

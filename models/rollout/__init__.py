@@ -1,0 +1,1 @@
+"""A model on trial, and the guard that watches it."""

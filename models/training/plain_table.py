@@ -1,0 +1,282 @@
+"""A plain churn table without time, through the same evaluation: one row an account, a label column.
+
+There is no calendar in such a table, so nothing is learned about the future and a random split has to do; recency is
+not known, so only the logistic baseline stands beside the model. Fitting, calibration and certification are those of
+the churn model, on accounts kept apart in the same way.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.compose import ColumnTransformer
+from sklearn.ensemble import VotingClassifier
+from sklearn.impute import SimpleImputer
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold, train_test_split
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
+
+from features.importing.tables import CSV_SUFFIXES, PARQUET_SUFFIXES, open_table
+from models.dataset.labels import LabelCounts, count_labels
+from models.dataset.matrix import Floats, calibrate
+from models.dataset.split import TooLittleDataError
+from models.evaluation.certification import (
+    Certificate,
+    CertificationPolicy,
+    Sample,
+    certify,
+    on_probabilities,
+)
+from models.evaluation.evaluation import Evaluation, EvaluationPolicy, Judged, Segmentation, confirm, evaluate
+from models.evaluation.leakage import CEILING, Finding, ceiling
+from models.evaluation.measures import auc
+from models.training.calibration import calibrate_weeks
+from models.training.candidates import choose, regression, trees
+from tocsin.errors import UnreadableFileError
+
+TRUE = frozenset({"yes", "1", "1.0", "true", "churn", "churned"})
+FALSE = frozenset({"no", "0", "0.0", "false", "stay", "stayed", "retained"})
+MIN_ROWS = 200
+MAX_CATEGORIES = 30
+_NUMERIC_SHARE = 0.95  # of a column's filled cells, from which on it is a number with gaps
+_IDENTIFIER_SHARE = (
+    0.5  # of rows with a text of their own, from which on a column names rather than describes
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TablePolicy:
+    """How a table is split. Shares are of rows; `random_state` is that of the split into train and test."""
+
+    test_share: float = 0.3
+    random_state: int = 42
+    calibration_share: float = 0.25  # of the training rows
+    folds: int = 5
+    seed: int = 7
+    certification: CertificationPolicy = field(default_factory=CertificationPolicy)
+    evaluation: EvaluationPolicy = field(default_factory=EvaluationPolicy)
+
+
+@dataclass(frozen=True, slots=True)
+class TableResult:
+    """What became of a table."""
+
+    evaluation: Evaluation
+    certificates: list[Certificate]
+    judged: Judged
+    algorithm: str
+    selection: dict[str, float]  # mean AUC over the folds
+    labels: dict[str, LabelCounts]
+    dropped: list[str]  # columns that only name a row
+    findings: list[Finding]
+
+
+def read_table(path: str | os.PathLike[str], label: str) -> tuple[pd.DataFrame, Floats, list[str]]:
+    """The descriptive columns of a CSV or Parquet file, its label as 0 and 1, and the columns left out.
+
+    Raises:
+        UnreadableFileError: no such file or column, a label that is neither yes nor no, or nothing beside it.
+    """
+    try:
+        frame = _read(path)
+    except (OSError, ValueError) as error:
+        raise UnreadableFileError(f"{path} cannot be read as a table: {error}") from error
+    if label not in frame.columns:
+        raise UnreadableFileError(f"{path} has no column {label}; its columns are {', '.join(frame.columns)}")
+    said = frame[label].astype(str).str.strip().str.lower()
+    unknown = sorted(set(said.unique()) - TRUE - FALSE)
+    if unknown:
+        raise UnreadableFileError(
+            f"{label} holds {', '.join(repr(value) for value in unknown[:3])}",
+            hint="yes or no, 1 or 0, true or false",
+        )
+    columns: dict[str, Any] = {}
+    dropped: list[str] = []
+    for name in frame.columns.drop(label):
+        column = frame[name]
+        numbers = pd.to_numeric(column, errors="coerce")
+        filled = column.notna() & (column.astype(str).str.strip() != "")
+        if numbers[filled].notna().mean() >= _NUMERIC_SHARE:
+            columns[name] = numbers.astype(np.float64).replace([np.inf, -np.inf], np.nan)
+        elif column.nunique() > _IDENTIFIER_SHARE * len(frame):
+            dropped.append(str(name))
+        else:
+            columns[name] = column.astype(str)
+    if not columns:
+        raise UnreadableFileError(
+            f"{path} has no column beside {label} that describes its {len(frame)} rows"
+            + (f"; {', '.join(dropped)} only names them" if dropped else ""),
+            hint="add columns with what is known of each account",
+        )
+    churned: Floats = said.isin(TRUE).to_numpy().astype(np.float64)
+    return pd.DataFrame(columns), churned, dropped
+
+
+def _read(path: str | os.PathLike[str]) -> pd.DataFrame:
+    if str(path).lower().endswith(PARQUET_SUFFIXES):
+        return pd.read_parquet(path)
+    known = str(path).lower().endswith(CSV_SUFFIXES)
+    return pd.read_csv(path, sep=open_table(path).delimiter if known else ",")
+
+
+def knowing(frame: pd.DataFrame, churned: Floats, limit: float = CEILING) -> list[str]:
+    """The columns of which each alone ranks the accounts as well as `limit`, an AUC: they may know the answer."""
+    found = []
+    for name, column in frame.items():
+        values = (
+            column if column.dtype == np.float64 else column.map(pd.Series(churned).groupby(column).mean())
+        )
+        known: Floats = np.asarray(values.fillna(values.median()), dtype=np.float64)
+        if abs(auc(churned, known) - 0.5) >= limit - 0.5:
+            found.append(str(name))
+    return found
+
+
+def evaluate_table(
+    frame: pd.DataFrame, churned: Floats, dropped: list[str], policy: TablePolicy | None = None
+) -> TableResult:
+    """Split, choose, fit, calibrate, certify, and measure once on the test rows.
+
+    Args:
+        frame: One row an account; numbers and texts.
+        churned: 0 or 1, shape `(rows,)`.
+        dropped: Columns left out, for the report.
+        policy: Split and seeds.
+
+    Raises:
+        TooLittleDataError: fewer than 200 rows, or too few of one outcome for the folds.
+    """
+    policy = policy or TablePolicy()
+    few = int(min(churned.sum(), len(churned) - churned.sum()))
+    if len(churned) < MIN_ROWS or few < 2 * policy.folds:
+        raise TooLittleDataError(
+            f"{len(churned)} rows, {int(churned.sum())} churned; {MIN_ROWS} rows and {2 * policy.folds} of each "
+            f"outcome are needed"
+        )
+    train, test = train_test_split(
+        np.arange(len(churned)), test_size=policy.test_share, random_state=policy.random_state
+    )
+    fitting, calibrating = train_test_split(
+        train, test_size=policy.calibration_share, random_state=policy.seed, stratify=churned[train]
+    )
+    models = _candidates(frame, policy.seed)
+    selection, reference = _select(models, frame.iloc[fitting], churned[fitting], policy)
+    winner = choose(selection)
+    estimator = models[winner].fit(frame.iloc[fitting], churned[fitting])
+    scores = _score(estimator, frame.iloc[calibrating])
+    calibration = calibrate_weeks(scores, churned[calibrating], np.zeros(len(calibrating)))
+    sample = Sample.of_weeks(scores, churned[calibrating], calibrating, np.zeros(len(calibrating)))
+    seen = reference[winner]
+    middle = calibrate_weeks(seen.scores, seen.churned, np.zeros(len(seen.scores))).middle
+    found = certify(seen, sample, (middle, calibration.middle), policy.certification)
+    certificates = [on_probabilities(side, calibration.slope, calibration.intercept) for side in found]
+    plain = _pipeline(frame, LogisticRegression(max_iter=1_000)).fit(frame.iloc[fitting], churned[fitting])
+    judged = Judged(
+        churned=churned[test],
+        model=calibrate(_score(estimator, frame.iloc[test]), calibration.slope, calibration.intercept),
+        recency=np.full(len(test), churned[fitting].mean()),
+        logistic=_score(plain, frame.iloc[test]),
+        advertisers=np.arange(len(test)),
+        as_of=np.zeros(len(test)),
+        segments=_segments(frame.iloc[test]),
+    )
+    certificates = confirm(judged, certificates, policy.certification)
+    parts = {"fitting": fitting, "calibration": calibrating, "test": test}
+    evaluation = evaluate(judged, certificates, policy.evaluation, policy.certification)
+    return TableResult(
+        evaluation=evaluation,
+        certificates=certificates,
+        judged=judged,
+        algorithm=winner,
+        selection=selection,
+        labels={
+            name: count_labels(churned[rows], np.zeros(len(rows)), rows.astype(np.int64))
+            for name, rows in parts.items()
+        },
+        dropped=dropped,
+        findings=[_ceiling(evaluation.model.auc, frame, churned)],
+    )
+
+
+def _ceiling(found: float, frame: pd.DataFrame, churned: Floats) -> Finding:
+    names = knowing(frame, churned) if found >= CEILING else []
+    alone = f" ({', '.join(names)} alone would do)" if names else ""
+    return ceiling(
+        found, judged_on="the accounts left out", doubt=f"who leaves is not that predictable{alone}"
+    )
+
+
+def _pipeline(frame: pd.DataFrame, classifier: Any) -> Pipeline:
+    numbers = list(frame.select_dtypes("number").columns)
+    texts = [name for name in frame.columns if name not in numbers]
+    numeric = Pipeline(
+        [("impute", SimpleImputer(strategy="median", keep_empty_features=True)), ("scale", StandardScaler())]
+    )
+    named = OneHotEncoder(
+        handle_unknown="infrequent_if_exist", max_categories=MAX_CATEGORIES, sparse_output=False
+    )
+    columns = ColumnTransformer([("numbers", numeric, numbers), ("texts", named, texts)])
+    return Pipeline([("columns", columns), ("classify", classifier)])
+
+
+def _candidates(frame: pd.DataFrame, seed: int) -> dict[str, Pipeline]:
+    both = [("logistic", regression()), ("boosting", trees(seed))]
+    return {
+        "logistic": _pipeline(frame, regression()),
+        "boosting": _pipeline(frame, trees(seed)),
+        "blend": _pipeline(frame, VotingClassifier(both, voting="soft")),
+    }
+
+
+def _select(
+    models: dict[str, Pipeline], frame: pd.DataFrame, churned: Floats, policy: TablePolicy
+) -> tuple[dict[str, float], dict[str, Sample]]:
+    """Mean AUC over the folds, and each candidate's scores and outcomes on rows it had not seen."""
+    folds = StratifiedKFold(policy.folds, shuffle=True, random_state=policy.seed)
+    held_out: dict[str, list[tuple[Floats, Floats]]] = {name: [] for name in models}
+    for earlier, later in folds.split(frame, churned):
+        for name in ("logistic", "boosting"):
+            fitted = models[name].fit(frame.iloc[earlier], churned[earlier])
+            held_out[name].append((_score(fitted, frame.iloc[later]), churned[later]))
+    both = zip(held_out["logistic"], held_out["boosting"], strict=True)
+    held_out["blend"] = [((first + second) / 2.0, came) for (first, came), (second, _) in both]
+    selection = {
+        name: float(np.mean([auc(came, scores) for scores, came in parts]))
+        for name, parts in held_out.items()
+    }
+    rows = np.arange(len(churned))
+    joined = {
+        name: Sample.of_weeks(
+            np.concatenate([s for s, _ in parts]),
+            np.concatenate([c for _, c in parts]),
+            rows,
+            np.zeros(len(rows)),
+        )
+        for name, parts in held_out.items()
+    }
+    return selection, joined
+
+
+def _score(estimator: Any, frame: pd.DataFrame) -> Floats:
+    scores: Floats = estimator.predict_proba(frame)[:, 1]
+    return scores
+
+
+def _segments(frame: pd.DataFrame) -> dict[str, Segmentation]:
+    """Thirds of what tells of tenure and spend, by the column's name."""
+    found = {}
+    for name in frame.select_dtypes("number").columns:
+        if name.lower() not in {"tenure", "monthlycharges", "spend", "amount"}:
+            continue
+        values = frame[name].fillna(0.0).to_numpy(dtype=np.float64)
+        low, high = np.quantile(values, (1 / 3, 2 / 3))
+        found[str(name)] = Segmentation(
+            (f"up to {low:,.0f}", f"{low:,.0f} to {high:,.0f}", f"over {high:,.0f}"),
+            np.digitize(values, (low, high), right=True).astype(np.int64),
+        )
+    return found

@@ -1,0 +1,101 @@
+"""A notification on its way, and what is decided of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from types import MappingProxyType
+
+from routing.channels import Failure, FailureReason
+from tocsin.streams.lanes import Entry, Position
+from tocsin.wire.notifications import Attempt, Envelope, Notification, NotificationState
+from tocsin.wire.recipients import Recipient
+
+
+class OutcomeReason(StrEnum):
+    """Why a delivery is in its state: a metric label, so the list is short and closed."""
+
+    NONE = ""
+    STALE = "stale"  # expired before it was delivered
+    RETRY_SCHEDULED = "retry_scheduled"
+    ATTEMPTS_EXHAUSTED = "attempts_exhausted"
+    REFUSED = "refused"  # every open channel said no for good
+    BREAKER_OPEN = "breaker_open"  # no provider could be asked: put off, or given up after too long
+    IN_FLIGHT = "in_flight"  # its provider has not answered yet; what waits is only for the case that we die
+    FALLBACK = "fallback"  # told on another channel, or a fallback contact was
+    MUTED = "muted"  # its recipient does not want this type or source
+    QUIET_HOURS = "quiet_hours"  # put off until they end
+    THROTTLED = "throttled"  # its recipient was told often enough in the last hour
+
+
+class Delivery:
+    """One notification on its way through the stages.
+
+    Made for every record of every block, so it is kept small: the id is spelt out only where somebody asks.
+
+    Args:
+        id: Where the record has one already (a retry, a replay).
+        envelope: The record.
+        entry: The block it came in; with `index` it is the id of a first pass.
+        index: Its place in the block.
+    """
+
+    # On the class, so that a record that takes the usual way sets only what differs.
+    state: NotificationState = NotificationState.ACCEPTED  # undecided
+    reason: OutcomeReason = OutcomeReason.NONE
+    error: str = ""
+    attempts: tuple[Attempt, ...] = ()
+    decided_at: float = 0.0
+    retry_at: float = 0.0
+    deferred_s: float = 0.0  # how long it is put off on purpose, now or next
+    recipient: Recipient | None = None  # who is told, where that is known
+    unread: bool = False  # it is not known who is told: the store did not answer
+    wanted: Notification | None = None  # as the recipient wants it, where that is not as it was sent
+    parked: Mapping[str, float] = MappingProxyType(
+        {}
+    )  # channels with a provider not asked: seconds until it may be
+    parked_at: float = 0.0  # since when none could be asked
+    waits: int = 1  # channels that have not ended their tries
+
+    def __init__(self, id: str, envelope: Envelope, entry: Entry | None = None, index: int = 0) -> None:  # noqa: A002 (the field's own word)
+        self._id = id
+        self.entry = entry
+        self.index = index
+        self.envelope = envelope
+
+    @property
+    def id(self) -> str:
+        """The notification's id."""
+        if not self._id and self.entry is not None:
+            self._id = self.entry.record_id(self.index)
+        return self._id
+
+    @property
+    def notification(self) -> Notification:
+        """What is to be delivered, and where; `envelope.notification` is as it was sent."""
+        return self.wanted or self.envelope.notification
+
+    def target(self, channel: str) -> str | Failure:
+        """The recipient's address for a channel."""
+        found = self.recipient.targets.get(channel) if self.recipient else None
+        if found:
+            return found
+        if self.unread:
+            return Failure(FailureReason.UNREACHABLE, "the recipient's address could not be looked up")
+        return Failure(
+            FailureReason.NO_TARGET, f"the recipient has no address for {channel} (targets.{channel})"
+        )
+
+    def home(self) -> tuple[int, str, int]:
+        """Partition, entry and index it was accepted at: where its outcome is kept."""
+        if self.entry is not None and not self.envelope.id:
+            return self.entry.partition, self.entry.entry, self.index
+        position = Position.parse(self.id)
+        return position.partition, position.entry, position.index
+
+    def decide(self, state: NotificationState, reason: OutcomeReason, at: float) -> None:
+        """Fix what becomes of it. What was tried before stays known, where this pass tried nothing."""
+        self.attempts = self.attempts or self.envelope.attempts
+        self.state = state
+        self.reason = reason
+        self.decided_at = at

@@ -1,0 +1,169 @@
+"""The router: takes blocks from a notification lane and delivers them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+
+import msgspec
+from redis.asyncio.client import Pipeline
+
+from routing.deliveries import Delivery
+from routing.delivery.late_answers import LateDeliveries
+from routing.delivery.ordered_gate import Turns
+from routing.delivery.pipeline import DeliveryStage, run_stages
+from routing.ledger.ledger import Ledger
+from tocsin.clock import Clock
+from tocsin.errors import StorageUnavailableError
+from tocsin.keys import LaneKeys
+from tocsin.streams.consumer import Hold, Kept
+from tocsin.streams.lanes import Entry, Stage
+from tocsin.streams.quarantine import stage_quarantine
+from tocsin.telemetry.reports import Fault, faults_of
+from tocsin.wire.lanes import WIRE_VERSION
+from tocsin.wire.notifications import Envelope
+
+log = logging.getLogger(__name__)
+
+
+FRESH_S = 5.0
+"""A block that waited longer for its turn is looked at again: quiet hours may have begun, or somebody muted it."""
+
+
+class Work:
+    """Blocks, and what they hold.
+
+    Args:
+        entries: The blocks.
+    """
+
+    def __init__(self, entries: Sequence[Entry]) -> None:
+        self.entries = entries
+        self.deliveries: list[Delivery] = []
+        self.open: Sequence[Delivery] = ()  # those that no stage but the last decides
+        self.unreadable: list[Entry] = []
+
+    def only(self, entries: Sequence[Entry]) -> Work:
+        """The part of it that these blocks hold."""
+        if len(entries) == len(self.entries):
+            return self
+        part = Work(entries)
+        part.deliveries = [delivery for delivery in self.deliveries if delivery.entry in entries]
+        part.open = [delivery for delivery in self.open if delivery.entry in entries]
+        part.unreadable = [entry for entry in self.unreadable if entry in entries]
+        return part
+
+
+class Router:
+    """The handler of a notification lane.
+
+    Args:
+        stages: The pipeline, a literal; the last one delivers.
+        ledger: Where outcomes go.
+        keys: The lane's keys.
+        clock: Time.
+        late: What goes on behind its block; None: a block waits for its slowest call.
+    """
+
+    def __init__(
+        self,
+        stages: Sequence[DeliveryStage],
+        ledger: Ledger,
+        keys: LaneKeys,
+        clock: Clock,
+        *,
+        late: LateDeliveries | None = None,
+    ) -> None:
+        self._late = late
+        self._stages = tuple(stages)
+        self._ledger = ledger
+        self._keys = keys
+        self._clock = clock
+        self._turns = Turns()
+        self._decode = msgspec.msgpack.Decoder(list[Envelope]).decode
+
+    def faults(self) -> Mapping[Fault, int]:
+        """What its stages survived."""
+        return faults_of(*self._stages)
+
+    async def handle(self, entries: Sequence[Entry], hold: Hold | None = None) -> Stage:
+        """Deliver what the blocks hold; what to write is settled together with their acknowledgement.
+
+        The last stage begins in the order in which blocks came, or a recipient's would get mixed up. Blocks overlap
+        while recipients are looked up, and again while channels wait for their answers. Where the store does not
+        answer, the block keeps its turn and looks again, and those after it wait with it.
+
+        Args:
+            entries: The blocks.
+            hold: Which of them are still ours, asked again after each wait. Without one all are, and there is one try.
+
+        Raises:
+            StorageUnavailableError: the store did not answer in time; nothing was told to anybody.
+        """
+        hold = hold or Kept(entries)
+        turn = self._turns.take()
+        try:
+            work = await self._prepare(entries, hold)
+            looked_at = self._clock.monotonic()
+            await turn.comes()
+            if self._clock.monotonic() - looked_at > FRESH_S:
+                work = await self._prepare(work.entries, hold)
+            work = work.only(hold.begin())
+            last = asyncio.ensure_future(self._deliver(work.open))
+            await asyncio.sleep(0)  # each channel is asked before the next block's are
+        finally:
+            turn.passes()
+        settled: Sequence[Delivery] = work.deliveries
+        if self._late is not None and not last.done():
+            settled = await self._late.settle_by(last, work.deliveries)
+        else:
+            await last
+
+        def stage(pipe: Pipeline) -> None:
+            if settled:
+                self._ledger.stage(pipe, settled)
+            stage_quarantine(pipe, self._keys, work.unreadable)
+
+        return stage
+
+    async def _prepare(self, entries: Sequence[Entry], hold: Hold) -> Work:
+        """Every stage but the last; as often as it takes. What a try that failed had decided is forgotten."""
+        while True:
+            work = self._read(entries)
+            try:
+                work.open = await run_stages(self._stages[:-1], work.deliveries, self._clock)
+            except StorageUnavailableError as error:
+                log.warning(
+                    "%d blocks wait for the store (%s), and so does what comes after", len(entries), error
+                )
+                entries = await hold.again()
+                if not entries:
+                    raise
+            else:
+                return work
+
+    async def _deliver(self, deliveries: Sequence[Delivery]) -> None:
+        if deliveries:
+            await self._stages[-1](deliveries, self._clock.now())
+
+    def _read(self, entries: Sequence[Entry]) -> Work:
+        work = Work(entries)
+        for entry in entries:
+            envelopes = self._envelopes(entry)
+            if envelopes is None:
+                work.unreadable.append(entry)
+                continue
+            work.deliveries += [
+                Delivery(envelope.id, envelope, entry, index) for index, envelope in enumerate(envelopes)
+            ]
+        return work
+
+    def _envelopes(self, entry: Entry) -> list[Envelope] | None:
+        if entry.version == WIRE_VERSION:
+            try:
+                return self._decode(entry.block)
+            except msgspec.MsgspecError:
+                pass
+        log.error("block %s of partition %d cannot be read; set aside", entry.entry, entry.partition)
+        return None

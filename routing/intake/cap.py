@@ -1,0 +1,318 @@
+"""Common Alerting Protocol in, notifications out.
+
+Reads an Atom index with `cap:` elements (as the US National Weather Service publishes) and the plain CAP
+`<alert>` document, versions 1.1 and 1.2. Each alert becomes one `weather_alert` notification, whose lane
+follows from its severity; each that does not is in `rejects` with a reason.
+
+Source: OASIS Common Alerting Protocol 1.2, section 3.2.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from xml.etree.ElementTree import Element, ParseError  # types only; parsing is defusedxml's
+
+import msgspec
+from defusedxml.common import DefusedXmlException
+from defusedxml.ElementTree import fromstring
+
+from tocsin.errors import UnreadableFileError
+from tocsin.wire.notifications import NotificationRequest
+
+MAX_FILE_BYTES = 64 * 1024 * 1024
+
+ATOM = "http://www.w3.org/2005/Atom"
+CAP = ("urn:oasis:names:tc:emergency:cap:1.2", "urn:oasis:names:tc:emergency:cap:1.1")
+GEOCODES = ("UGC", "FIPS6", "FIPS", "SAME")  # the codes of an area, best first
+
+TITLE_CHARS = 256
+BODY_CHARS = 4096
+DATA_CHARS = 1024
+ID_CHARS = 256
+RECIPIENT_CHARS = 256
+SOURCE_CHARS = 64
+REASON_CHARS = 200
+
+_DOMAIN = re.compile(r"(?:[a-z0-9-]+\.)+[a-z][a-z0-9-]+")
+_NOT_WORD = re.compile(r"[\W_]+")
+
+
+@dataclass(frozen=True, slots=True)
+class AlertReject:
+    """An alert that became no notification."""
+
+    position: int  # in the document, from 0
+    id: str  # empty when that is what is missing
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class AlertFeed:
+    """What a document holds: every alert of it is in one of the two."""
+
+    alerts: list[NotificationRequest]
+    rejects: list[AlertReject]
+
+
+@dataclass(frozen=True, slots=True)
+class _Alert:
+    """The texts of one alert, wherever the document kept them; empty when it did not."""
+
+    id: str
+    sender: str
+    title: str
+    body: str
+    event: str
+    status: str
+    msg_type: str
+    severity: str
+    urgency: str
+    certainty: str
+    expires: str
+    area: str
+    geocodes: dict[str, str]
+
+
+class _RejectedError(Exception):
+    """Carries the reason from the check that failed to the list of rejects."""
+
+
+def read_alerts(path: str | os.PathLike[str]) -> AlertFeed:
+    """Read a CAP document or an Atom index of alerts.
+
+    Args:
+        path: an XML file of at most 64 MiB.
+
+    Raises:
+        UnreadableFileError: missing, empty, too large, not XML, not CAP, or with entities declared.
+    """
+    file = Path(path)
+    try:
+        with file.open("rb") as stream:
+            content = stream.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise UnreadableFileError(
+            f"cannot read {file}: {error.strerror or error}", hint="check the path and its permissions"
+        ) from error
+    return parse_alerts(content, name=str(file))
+
+
+def parse_alerts(content: bytes, *, name: str = "the document") -> AlertFeed:
+    """As `read_alerts`, from bytes; `name` is how errors speak of them."""
+    root = _root(content, name)
+    alerts: list[NotificationRequest] = []
+    rejects: list[AlertReject] = []
+    for position, alert in enumerate(_alerts(root, name)):
+        try:
+            alerts.append(_notification(alert))
+        except _RejectedError as error:
+            rejects.append(AlertReject(position, alert.id, clip(str(error), REASON_CHARS)))
+    return AlertFeed(alerts, rejects)
+
+
+def clip(text: str, limit: int) -> str:
+    """Text of at most `limit` characters, cut after a word, with an ellipsis where something is missing."""
+    if len(text) <= limit:
+        return text
+    cut = text[: limit - 1]
+    word = cut.rpartition(" ")[0].rstrip(" ,;:.")
+    return (word if len(word) > limit // 2 else cut) + "…"
+
+
+# --------------------------------------------------------------------------- the document
+
+
+def _root(content: bytes, name: str) -> Element:
+    hint = "give an Atom index with cap: elements, or a CAP 1.1 or 1.2 <alert> document"
+    if not content.strip():
+        raise UnreadableFileError(f"{name} is empty", hint=hint)
+    if len(content) > MAX_FILE_BYTES:
+        limit = f"{MAX_FILE_BYTES // 1024**2} MiB"
+        raise UnreadableFileError(f"{name} is larger than {limit}", hint="split it into smaller feeds")
+    try:
+        root: Element = fromstring(content)
+    except DefusedXmlException as error:
+        raise UnreadableFileError(
+            f"{name} declares XML entities, which are refused", hint="remove its <!ENTITY> declarations"
+        ) from error
+    except (ParseError, ValueError, LookupError) as error:  # the last two: an unknown or unfit encoding
+        raise UnreadableFileError(f"{name} is not well-formed XML: {error}", hint=hint) from error
+    return root
+
+
+def _alerts(root: Element, name: str) -> Iterator[_Alert]:
+    if root.tag == f"{{{ATOM}}}feed":
+        author = root.findtext(f"{{{ATOM}}}author/{{{ATOM}}}name", "")
+        return (_from_entry(entry, author) for entry in root.iterfind(f"{{{ATOM}}}entry"))
+    if root.tag in {f"{{{space}}}alert" for space in CAP}:
+        return iter((_from_document(root),))
+    raise UnreadableFileError(
+        f"{name} is neither an Atom feed nor a CAP alert: its root is <{clip(root.tag, 100)}>",
+        hint="give an Atom index with cap: elements, or a CAP 1.1 or 1.2 <alert> document",
+    )
+
+
+def _from_entry(entry: Element, feed_author: str) -> _Alert:
+    def atom(name: str) -> str:
+        return " ".join(entry.findtext("/".join(f"{{{ATOM}}}{part}" for part in name.split("/")), "").split())
+
+    return _Alert(
+        id=atom("id") or _cap(entry, "identifier"),
+        sender=_cap(entry, "sender") or atom("author/name") or feed_author,
+        title=atom("title") or _cap(entry, "headline") or _cap(entry, "event"),
+        body=atom("summary") or _cap(entry, "description"),
+        event=_cap(entry, "event"),
+        status=_cap(entry, "status"),
+        msg_type=_cap(entry, "msgType"),
+        severity=_cap(entry, "severity"),
+        urgency=_cap(entry, "urgency"),
+        certainty=_cap(entry, "certainty"),
+        expires=_cap(entry, "expires"),
+        area=_cap(entry, "areaDesc"),
+        geocodes=_geocodes(entry),
+    )
+
+
+def _from_document(root: Element) -> _Alert:
+    infos = [info for space in CAP for info in root.iterfind(f"{{{space}}}info")]
+    english = (info for info in infos if (_cap(info, "language") or "en-US").lower().startswith("en"))
+    info = next(english, infos[0] if infos else Element("info"))
+    areas = [area for space in CAP for area in info.iterfind(f"{{{space}}}area")]
+    return _Alert(
+        id=_cap(root, "identifier"),
+        sender=_cap(root, "sender"),
+        title=_cap(info, "headline") or _cap(info, "event"),
+        body=_cap(info, "description", lines=True),
+        event=_cap(info, "event"),
+        status=_cap(root, "status"),
+        msg_type=_cap(root, "msgType"),
+        severity=_cap(info, "severity"),
+        urgency=_cap(info, "urgency"),
+        certainty=_cap(info, "certainty"),
+        expires=_cap(info, "expires"),
+        area="; ".join(filter(None, (_cap(area, "areaDesc") for area in areas))),
+        geocodes=_geocodes(info),
+    )
+
+
+def _cap(parent: Element, name: str, *, lines: bool = False) -> str:
+    """The text of a CAP child of either version, on one line unless its lines matter."""
+    found = (parent.findtext(f"{{{space}}}{name}") for space in CAP)
+    text = next(filter(None, found), "")
+    return text.strip() if lines else " ".join(text.split())
+
+
+def _geocodes(parent: Element) -> dict[str, str]:
+    """The first code of each kind.
+
+    In feeds the names and values inside `cap:geocode` often lack the prefix, and several pairs share one
+    element: they are read by local name, in order.
+    """
+    codes: dict[str, str] = {}
+    for space in CAP:
+        for geocode in parent.iter(f"{{{space}}}geocode"):
+            kind = ""
+            for child in geocode:
+                text = (child.text or "").strip()
+                if child.tag.endswith("}valueName"):
+                    kind = text.upper()
+                elif child.tag.endswith("}value") and text:
+                    codes.setdefault(kind, text.split()[0])
+    return codes
+
+
+# --------------------------------------------------------------------------- the notification
+
+
+def _notification(alert: _Alert) -> NotificationRequest:
+    _check(alert)
+    data = {
+        # Not the alert_type: "Fire Weather Watch" is no fire. The issuer's severity decides the lane, not words.
+        "event": clip(alert.event, DATA_CHARS),
+        "urgency": clip(alert.urgency, DATA_CHARS),
+        "certainty": clip(alert.certainty, DATA_CHARS),
+        "msgType": clip(alert.msg_type, DATA_CHARS),
+        "areaDesc": clip(alert.area, DATA_CHARS),
+    }
+    cut = {
+        "title": len(alert.title) > TITLE_CHARS,
+        "body": len(alert.body) > BODY_CHARS,
+        "areaDesc": len(alert.area) > DATA_CHARS,
+    }
+    data["truncated"] = ",".join(name for name, is_cut in cut.items() if is_cut)
+    fields: dict[str, Any] = {
+        "type": "weather_alert",
+        "severity": alert.severity or "Unknown",
+        "title": clip(alert.title, TITLE_CHARS),
+        "body": clip(alert.body, BODY_CHARS),
+        "recipient": _recipient(alert),
+        "source": _source(alert.sender),
+        "dedup_key": _dedup_key(alert.id),
+        "expires_at": _expiry(alert.expires),
+        "data": {name: value for name, value in data.items() if value},
+    }
+    try:
+        return msgspec.convert(fields, NotificationRequest)
+    except msgspec.ValidationError as error:
+        raise _RejectedError(str(error)) from error
+
+
+def _check(alert: _Alert) -> None:
+    """Raise for what must not, or cannot, become a notification."""
+    if not alert.id:
+        raise _RejectedError("id is missing")
+    if alert.status not in {"", "Actual"}:
+        raise _RejectedError(f"status is {alert.status}")
+    if alert.msg_type not in {"", "Alert", "Update"}:
+        raise _RejectedError(f"msgType is {alert.msg_type}")
+    if not (alert.event or alert.severity):
+        raise _RejectedError("it has no CAP event and no severity")
+    if not alert.title:
+        raise _RejectedError("title is missing")
+
+
+def _expiry(text: str) -> datetime | None:
+    if not text:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        moment = None
+    if moment is None or moment.tzinfo is None:
+        raise _RejectedError(f"expires is not a date with an offset: {text!r}")
+    return moment
+
+
+def _recipient(alert: _Alert) -> str:
+    """`area:` and the area's code, or its name where there is no code."""
+    code = next((alert.geocodes[kind] for kind in GEOCODES if kind in alert.geocodes), "")
+    area = code or _NOT_WORD.sub("-", alert.area.casefold()).strip("-")
+    if not area:
+        raise _RejectedError("it names no area")
+    return f"area:{area}"[:RECIPIENT_CHARS]
+
+
+def _source(sender: str) -> str:
+    """`cap:` and the sender's domain, from an e-mail address, a URL or a bare domain."""
+    text = sender.strip().lower()
+    try:
+        domain = (urlsplit(text).hostname or "") if "://" in text else text.rpartition("@")[2]
+    except ValueError:
+        domain = ""
+    source = f"cap:{domain}"
+    return source if _DOMAIN.fullmatch(domain) and len(source) <= SOURCE_CHARS else "cap"
+
+
+def _dedup_key(identifier: str) -> str:
+    """The alert's id, or its SHA-256 where it is longer than a key may be."""
+    if len(identifier) <= ID_CHARS:
+        return identifier
+    return "sha256:" + hashlib.sha256(identifier.encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""What became of each notification, and the dead letters."""

@@ -1,0 +1,381 @@
+"""HTTP, once for all applications: endpoints as a table, problem details, the API key, bounded bodies.
+
+An application is a plain class with a tuple of `Endpoint`s, each naming a method of the class. The same table
+makes the routes and the OpenAPI document, so they cannot disagree.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import math
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
+from typing import Any, ClassVar
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from tocsin.errors import (
+    ConflictError,
+    InvalidRecordError,
+    ModelUnavailableError,
+    NotFoundError,
+    OverloadedError,
+    StorageUnavailableError,
+    TocsinError,
+    UnauthorizedError,
+)
+from tocsin.settings import Settings
+from tocsin.wire.limits import MAX_BODY_BYTES
+from tocsin.wire.problems import Problem, RecordError
+
+log = logging.getLogger(__name__)
+
+PROBLEM_TYPE = "urn:tocsin:problem:"
+RETRY_AFTER_MODEL_S = 30
+_TRACEPARENT = re.compile(r"^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$")
+_encode = msgspec.json.Encoder().encode
+
+
+class Parameter(msgspec.Struct, frozen=True, kw_only=True):
+    """A query parameter, a header or a part of the path, for the documentation."""
+
+    name: str
+    where: str  # query, header or path
+    description: str
+    schema: dict[str, Any]
+
+
+class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
+    """One operation: what it is called, takes and answers."""
+
+    method: str
+    path: str  # below the application's prefix; `{name:path}` takes slashes
+    handler: str  # the method of the application's class
+    summary: str
+    answer: Any
+    description: str = ""
+    status: int = 200
+    request: Any = None
+    many: bool = False  # the body may also be an array or NDJSON of `request`
+    parameters: tuple[Parameter, ...] = ()
+    problems: tuple[int, ...] = ()
+    public: bool = False  # needs no API key
+    media_type: str = "application/json"  # of the answer
+
+
+AS_OF = Parameter(
+    name="as_of",
+    where="query",
+    description="Answer as of this moment (RFC 3339) instead of now",
+    schema={"type": "string", "format": "date-time"},
+)
+
+
+class Application:
+    """The base of every HTTP application.
+
+    Args:
+        settings: Everything that can be set; a replica leaves it out and reads its environment.
+    """
+
+    endpoints: ClassVar[tuple[Endpoint, ...]] = ()
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        self.settings = settings or Settings.from_env()
+
+    def __serve_build_asgi_app__(self) -> Starlette:
+        """The ASGI application, built in the replica."""
+        routes = [
+            Route(endpoint.path, _run(self, endpoint), methods=[endpoint.method])
+            for endpoint in self.endpoints
+        ]
+        return Starlette(
+            routes=routes,
+            middleware=[Middleware(BarePrefix)],
+            lifespan=self._lifespan,
+            exception_handlers={HTTPException: _http_error, Exception: _unexpected},
+        )
+
+    @asynccontextmanager
+    async def _lifespan(self, _app: Starlette) -> AsyncIterator[None]:
+        background = asyncio.create_task(self.warm())
+        try:
+            yield
+        finally:
+            background.cancel()
+            with suppress(asyncio.CancelledError):
+                await background
+
+    async def warm(self) -> None:
+        """Runs beside the requests from the replica's start to its end: load what the first one would wait for."""
+
+
+class BarePrefix:
+    """Lets `/v1/activity` mean `/v1/activity/`: a redirect would lose the body of a POST."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Give an empty path below the prefix its slash."""
+        if scope["type"] == "http" and scope["path"] == scope.get("root_path"):
+            scope = {**scope, "path": scope["path"] + "/"}
+        await self._app(scope, receive, send)
+
+
+def _run(app: Application, endpoint: Endpoint) -> Callable[[Request], Awaitable[Response]]:
+    handler: Callable[[Request], Awaitable[Any]] = getattr(app, endpoint.handler)
+
+    async def run(request: Request) -> Response:
+        try:
+            if not endpoint.public:
+                authorise(request.headers, app.settings.api_key)
+            answer = await handler(request)
+        except TocsinError as error:
+            return problem_response(error, request)
+        except ClientDisconnect:
+            return Response(status_code=499)
+        except Exception:
+            log.exception("%s %s failed", request.method, request.url.path)
+            return _unexpected(request, None)
+        return answer if isinstance(answer, Response) else json_response(answer, endpoint.status)
+
+    return run
+
+
+def authorise(headers: Mapping[str, str], api_key: str) -> None:
+    """Check `Authorization: Bearer …` or `X-API-Key` where a key is set.
+
+    Raises:
+        UnauthorizedError: the key is missing or wrong.
+    """
+    if not api_key:
+        return
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    given = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+    if not hmac.compare_digest(given.encode(), api_key.encode()):
+        raise UnauthorizedError(
+            "the API key is missing or wrong",
+            hint="send it as `Authorization: Bearer KEY` or `X-API-Key: KEY`",
+        )
+
+
+async def read_body(request: Request) -> bytes:
+    """The body, read no further than the limit.
+
+    Raises:
+        InvalidRecordError: it is larger than 8 MiB (413).
+    """
+    declared = request.headers.get("content-length", "0")
+    chunks: list[bytes] = []
+    size = int(declared) if declared.isdigit() and int(declared) > MAX_BODY_BYTES else 0
+    if size == 0:
+        async for chunk in request.stream():
+            size += len(chunk)
+            if size > MAX_BODY_BYTES:
+                break
+            chunks.append(chunk)
+    if size > MAX_BODY_BYTES:
+        raise BodyTooLargeError(
+            "the body is too large",
+            field="body",
+            limit=f"<= {MAX_BODY_BYTES} bytes",
+            hint="send smaller batches",
+        )
+    return b"".join(chunks)
+
+
+def is_ndjson(request: Request) -> bool:
+    """Whether the body is one JSON object a line.
+
+    Raises:
+        UnsupportedMediaError: the content type is neither JSON nor NDJSON (415).
+    """
+    kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+    if kind in {"application/x-ndjson", "application/ndjson", "application/jsonl"}:
+        return True
+    if kind in {"application/json", "text/json", ""} or kind.endswith("+json"):
+        return False
+    raise UnsupportedMediaError(
+        f"content type {kind[:64]!r} is not supported",
+        field="content-type",
+        limit="application/json or application/x-ndjson",
+        hint="with curl: -H 'content-type: application/json'",
+    )
+
+
+class BodyTooLargeError(InvalidRecordError):
+    """More bytes than a request may have."""
+
+    code = "body-too-large"
+
+
+class UnsupportedMediaError(InvalidRecordError):
+    """Not JSON and not NDJSON."""
+
+    code = "unsupported-media-type"
+
+
+class RejectedBatchError(InvalidRecordError):
+    """No record of the request was accepted."""
+
+    code = "invalid-record"
+
+    def __init__(self, errors: list[RecordError], total: int, *, atomic: bool) -> None:
+        first = errors[0]
+        what = "the record is" if total == 1 else f"{len(errors):,} of {total:,} records are"
+        super().__init__(
+            f"{what} invalid: {first.detail}",
+            field=first.field,
+            limit=first.limit,
+            hint="nothing was accepted because the request is atomic" if atomic and total > 1 else "",
+        )
+        self.errors = errors
+
+
+def query_flag(request: Request, name: str) -> bool:
+    """A boolean query parameter; absent is false.
+
+    Raises:
+        InvalidRecordError: it is neither true nor false.
+    """
+    text = request.query_params.get(name, "false").lower()
+    if text not in {"true", "false", "1", "0"}:
+        raise InvalidRecordError(f"`{name}` is not a boolean", field=name, limit="true or false")
+    return text in {"true", "1"}
+
+
+def query_int(request: Request, name: str, default: int, *, least: int, most: int) -> int:
+    """A whole-number query parameter within bounds.
+
+    Raises:
+        InvalidRecordError: it is not a whole number, or out of bounds.
+    """
+    text = request.query_params.get(name)
+    if text is None:
+        return default
+    if not re.fullmatch(r"-?\d{1,12}", text) or not least <= int(text) <= most:
+        raise InvalidRecordError(
+            f"`{name}` is out of range", field=name, limit=f"a whole number, {least} to {most}"
+        )
+    return int(text)
+
+
+def query_time(request: Request, name: str) -> float | None:
+    """A time as a query parameter, in seconds since the epoch; None when absent.
+
+    Raises:
+        InvalidRecordError: it is not RFC 3339 with an offset, or lies outside 2000 to 2100.
+    """
+    text = request.query_params.get(name)
+    if text is None:
+        return None
+    try:
+        moment = msgspec.convert(text, datetime)
+    except msgspec.ValidationError:
+        moment = None
+    if moment is None or moment.tzinfo is None or not EARLIEST <= moment <= LATEST:
+        raise InvalidRecordError(
+            f"`{name}` is not a usable time",
+            field=name,
+            limit="RFC 3339 with an offset, e.g. 2026-01-31T00:00:00Z",
+        )
+    return moment.timestamp()
+
+
+EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
+LATEST = datetime(2100, 1, 1, tzinfo=UTC)
+
+
+def traceparent_of(request: Request) -> str:
+    """The caller's W3C trace context, if it is well formed."""
+    value = request.headers.get("traceparent", "")
+    return value if _TRACEPARENT.match(value) else ""
+
+
+def json_response(answer: Any, status: int = 200) -> Response:
+    """A JSON answer."""
+    return Response(_encode(answer), status_code=status, media_type="application/json")
+
+
+def problem_response(error: TocsinError, request: Request) -> Response:
+    """One of our errors as a problem detail (RFC 9457)."""
+    status = status_of(error)
+    extra: dict[str, Any] = {"hint": error.hint} if error.hint else {}
+    if isinstance(error, InvalidRecordError):
+        extra |= {name: value for name, value in (("field", error.field), ("limit", error.limit)) if value}
+    if isinstance(error, RejectedBatchError):
+        extra["errors"] = error.errors
+    problem = Problem(
+        type=PROBLEM_TYPE + error.code,
+        title=error.code.replace("-", " ").capitalize(),
+        status=status,
+        detail=error.message,
+        instance=request.url.path,
+        **extra,
+    )
+    headers = {"content-type": "application/problem+json"}
+    if isinstance(error, StorageUnavailableError | OverloadedError):
+        headers["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
+    elif isinstance(error, ModelUnavailableError):
+        headers["retry-after"] = str(RETRY_AFTER_MODEL_S)
+    elif isinstance(error, UnauthorizedError):
+        headers["www-authenticate"] = "Bearer"
+    return Response(_encode(problem), status_code=status, headers=headers)
+
+
+def status_of(error: TocsinError) -> int:
+    """The HTTP status for an error's class."""
+    return next((status for kind, status in STATUSES if isinstance(error, kind)), 500)
+
+
+STATUSES: tuple[tuple[type[TocsinError], int], ...] = (
+    (BodyTooLargeError, 413),
+    (UnsupportedMediaError, 415),
+    (InvalidRecordError, 422),
+    (UnauthorizedError, 401),
+    (NotFoundError, 404),
+    (ConflictError, 409),
+    (OverloadedError, 429),
+    (StorageUnavailableError, 503),
+    (ModelUnavailableError, 503),
+)
+
+
+def _http_error(request: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    titles = {404: "Not found", 405: "Method not allowed"}
+    problem = Problem(
+        type="about:blank",
+        title=titles.get(status, "Error"),
+        status=status,
+        detail=f"{request.method} {request.url.path} is not an operation of this platform",
+        instance=request.url.path,
+        hint="GET /docs lists every operation",
+    )
+    headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
+    return Response(
+        _encode(problem), status_code=status, headers={**headers, "content-type": "application/problem+json"}
+    )
+
+
+def _unexpected(request: Request, _error: Exception | None) -> Response:
+    problem = Problem(
+        type=PROBLEM_TYPE + "internal",
+        title="Internal error",
+        status=500,
+        detail="the platform failed on this request; its log says why",
+        instance=request.url.path,
+    )
+    return Response(_encode(problem), status_code=500, headers={"content-type": "application/problem+json"})

@@ -1,0 +1,1 @@
+"""Durable lanes on Redis streams, and those who consume them."""

@@ -1,0 +1,23 @@
+"""Blocks that nobody can read are set aside, so that they hold up no lane and can be looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from redis.asyncio.client import Pipeline
+
+from tocsin.keys import LaneKeys
+from tocsin.streams.lanes import Entry
+
+ENTRIES = 1000  # kept; the oldest go first
+
+
+def stage_quarantine(pipe: Pipeline, keys: LaneKeys, entries: Sequence[Entry]) -> None:
+    """Add to a transaction that these blocks are set aside and counted."""
+    for entry in entries:
+        pipe.xadd(
+            keys.quarantine,
+            {"partition": entry.partition, "entry": entry.entry, "v": entry.version, "b": entry.block},
+            maxlen=ENTRIES,
+        )
+        pipe.hincrby(keys.counts, "quarantined", 1)
