@@ -20,9 +20,9 @@ import msgspec
 import uvloop
 from redis import asyncio as aioredis
 
-from features.online.as_of import Moments
-from features.shard.archiver import Lander, open_archive
-from features.shard.materializer import Freshener
+from features.online.as_of import AsOf
+from features.shard.archiver import Archiver, open_archive
+from features.shard.materializer import Materializer
 from features.shard.shard import Shard
 from routing.channels.configured import configured_channels
 from routing.delivery.fallback import Fallback
@@ -131,8 +131,8 @@ class PoolMember:
         self._consumer: Consumer | None = None
         self._leases: Leases | None = None
         self._shard: Shard | None = None
-        self._freshener: Freshener | None = None
-        self._lander: Lander | None = None
+        self._freshener: Materializer | None = None
+        self._lander: Archiver | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._started: Future[None] = Future()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -272,16 +272,16 @@ class PoolMember:
             as_of=settings.as_of,
             clock=self._clock,
         )
-        freshener = Freshener(
+        freshener = Materializer(
             shard.store,
             client,
             lane.keys,
             held=leases.held,
             partitions=lane.partitions,
-            moments=Moments(settings.as_of, shard.store.latest, self._clock),
+            moments=AsOf(settings.as_of, shard.store.latest, self._clock),
             clock=self._clock,
         )
-        lander = Lander(
+        lander = Archiver(
             client,
             shard.store.keys,
             archive=lambda: open_archive(settings.archive),

@@ -9,14 +9,14 @@ import msgspec
 from actors.alerts import OwnerAlert
 from features.online.store import FeatureStore
 from models.registry.registry import Registry
-from models.rollout.guard_loop import ACTOR, Guardian
-from models.rollout.observation_store import Observed
+from models.rollout.guard_loop import ACTOR, GuardLoop
+from models.rollout.observation_store import ObservationStore
 from tocsin.clock import Clock, SystemClock, to_epoch
 from tocsin.settings import Settings
 from tocsin.storage.servers import Servers
 
 
-def guardian_of(settings: Settings, servers: Servers, clock: Clock | None = None) -> Guardian:
+def guardian_of(settings: Settings, servers: Servers, clock: Clock | None = None) -> GuardLoop:
     """A guard for this platform.
 
     Args:
@@ -35,9 +35,9 @@ def guardian_of(settings: Settings, servers: Servers, clock: Clock | None = None
             return await store.latest() or 0.0
         return to_epoch(msgspec.convert(settings.as_of, datetime))
 
-    return Guardian(
+    return GuardLoop(
         Registry(settings.models_location, clock=clock, actor=ACTOR),
-        Observed(servers.main, namespace=settings.namespace),
+        ObservationStore(servers.main, namespace=settings.namespace),
         OwnerAlert(settings, servers, clock),
         moment,
         clock,

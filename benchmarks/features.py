@@ -28,7 +28,7 @@ from benchmarks.features_online import (
     DRAIN_S,
     FRESH_PER_S,
     HISTORY_EVENTS,
-    MOST_PER_S,
+    MAX_PER_S,
     POLL_S,
     READ_FEATURES,
     START_S,
@@ -96,7 +96,7 @@ def _online(settings: Settings, options: Options, feast: FeastPeer, server: int)
         say(f"features: {history:,} events of history")
         before = bench.send(Send(events=history, days=float(HISTORY_EVENTS)))
         say(f"features: as many events as the shards apply, for {options.seconds:.1f} s")
-        flood = bench.send(Send(events=int(options.seconds * MOST_PER_S), days=0.05, seconds=options.seconds))
+        flood = bench.send(Send(events=int(options.seconds * MAX_PER_S), days=0.05, seconds=options.seconds))
         say(f"features: {FRESH_PER_S:,.0f} events/s for {options.seconds:.1f} s")
         paced = bench.send(Send(events=int(options.seconds * FRESH_PER_S), days=0.001, per_s=FRESH_PER_S))
         say("features: reading, ours and Feast's by turns")

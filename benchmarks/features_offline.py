@@ -27,7 +27,7 @@ LABELS_FROM_DAY = 100
 CAMPAIGNS = 20
 APPEND_ROWS = 1_000_000
 TURN_S = 1_800.0
-MOST_PAIRS = 50_000_000  # Feast joins every label with every event of its advertiser before it chooses
+MAX_PAIRS = 50_000_000  # Feast joins every label with every event of its advertiser before it chooses
 
 
 class Case(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,7 +74,7 @@ def make_case(folder: Path, events: int, labels: int, seed: int) -> Case:
     as_of = BEGIN + chance.integers(LABELS_FROM_DAY * 86_400, DAYS * 86_400, labels).astype(np.float64)
     whose = names.take(pa.array(chance.integers(0, ADVERTISERS, labels)))
     pq.write_table(pa.table({"advertiser_id": whose, "as_of": as_of}), case.labels_file)
-    few = min(labels, MOST_PAIRS * ADVERTISERS // events)
+    few = min(labels, MAX_PAIRS * ADVERTISERS // events)
     feast_labels = pa.table({"advertiser_id": whose[:few], "event_timestamp": _timestamps(as_of[:few])})
     pq.write_table(feast_labels, case.feast_labels)
     return case

@@ -38,7 +38,7 @@ from tocsin.wire.lanes import LaneName
 BATCHES = (1, 10, 100)
 READ_FEATURES = 20
 HISTORY_EVENTS = 60  # an advertiser, over as many days
-MOST_PER_S = 90_000
+MAX_PER_S = 90_000
 FRESH_PER_S = 10_000.0
 START_S = 60.0
 DRAIN_S = 180.0
@@ -186,7 +186,7 @@ def _measure(bench: Bench, options: Options) -> Figures:
     say(f"features: {history:,} events of history")
     before = bench.send(Send(events=history, days=float(HISTORY_EVENTS)))
     say(f"features: as many events as the shards apply, for {options.seconds:.1f} s")
-    flood = bench.send(Send(events=int(options.seconds * MOST_PER_S), days=0.05, seconds=options.seconds))
+    flood = bench.send(Send(events=int(options.seconds * MAX_PER_S), days=0.05, seconds=options.seconds))
     say(f"features: {FRESH_PER_S:,.0f} events/s for {options.seconds:.1f} s")
     paced = bench.send(Send(events=int(options.seconds * FRESH_PER_S), days=0.001, per_s=FRESH_PER_S))
     say("features: reading")

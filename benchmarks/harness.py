@@ -37,7 +37,7 @@ Measure = Callable[[Settings, "Options"], Figures]
 DEFAULT_S = 20.0
 QUICK_S = 3.0
 LEAST_S = 0.5
-MOST_S = 600.0
+MAX_S = 600.0
 DEFAULT_SEED = 7
 JOIN_S = 15.0
 
@@ -69,8 +69,8 @@ def parse(
 
 def _seconds(text: str) -> float:
     value = float(text)
-    if not LEAST_S <= value <= MOST_S:
-        raise argparse.ArgumentTypeError(f"{text} is not within {LEAST_S:g} to {MOST_S:g}")
+    if not LEAST_S <= value <= MAX_S:
+        raise argparse.ArgumentTypeError(f"{text} is not within {LEAST_S:g} to {MAX_S:g}")
     return value
 
 

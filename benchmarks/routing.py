@@ -27,14 +27,14 @@ from benchmarks.harness import Figures, Options, Worker, say
 from benchmarks.payloads import BLOCK_RECORDS, p0_record
 from tocsin.settings import Settings
 from tocsin.storage.connect import connect, resolve_url
-from tocsin.storage.embedded import EmbeddedServer, Endpoint
+from tocsin.storage.embedded import EmbeddedServer, ServerEndpoint
 from tocsin.streams.lanes import Lane
 from tocsin.wire.lanes import LaneName
 
 P0_PER_S = 50.0
 MAX_RECORDS = 400_000_000  # of one flood
-MOST_PART_S = 15.0  # idle, floor and scattered flood, however long the flood lasts
-MOST_HTTP_S = 60.0
+MAX_PART_S = 15.0  # idle, floor and scattered flood, however long the flood lasts
+MAX_HTTP_S = 60.0
 MAX_BACKLOG_RECORDS = 50_000
 START_S = 60.0
 WARM_UP_S = 2.0
@@ -207,7 +207,7 @@ async def measure_lanes(
     )
     try:
         bench = Bench(client, settings, load, bare, watched)
-        part_s = min(options.seconds / 4, MOST_PART_S)
+        part_s = min(options.seconds / 4, MAX_PART_S)
         warm_up = await bench.send_p0(WARM_UP_S)  # the routers share out their partitions meanwhile
         say(f"routing: P0 alone for {part_s:.1f} s")
         idle = await bench.send_p0(part_s)
@@ -334,7 +334,7 @@ def measure(settings: Settings, options: Options) -> Figures:
         return measure_on(server.start(), settings, options, measure_lanes)
 
 
-def measure_on(endpoint: Endpoint, settings: Settings, options: Options, plan: Plan) -> Figures:
+def measure_on(endpoint: ServerEndpoint, settings: Settings, options: Options, plan: Plan) -> Figures:
     """Start the processes on a server that runs, carry out a plan, stop them."""
     with ExitStack() as stack:
         routers = {
@@ -358,7 +358,7 @@ def measure_all(settings: Settings, options: Options) -> Figures:
     """The lanes first, alone on the machine; then the same over HTTP with the whole platform up."""
     figures = measure(settings, options)
     with harness.workspace() as other:
-        shorter = msgspec.structs.replace(options, seconds=min(options.seconds, MOST_HTTP_S))
+        shorter = msgspec.structs.replace(options, seconds=min(options.seconds, MAX_HTTP_S))
         over_http = routing_http.measure(other, shorter)
     return figures | over_http | {"lost": figures["lost"] + over_http["http_lost"]}
 

@@ -28,7 +28,7 @@ from tocsin.settings import Settings
 
 if TYPE_CHECKING:
     from models.evaluation.leakage import Finding
-    from models.registry.journal import Entry
+    from models.registry.journal import JournalEntry
     from models.registry.lineup import Lineup
     from models.registry.model_files import Metadata
     from models.registry.registry import Registry
@@ -308,13 +308,13 @@ def _said(settings: Settings, lineup: Lineup) -> str:
     """What the guard said in the last minute; the list is of use without it."""
     import asyncio
 
-    from models.rollout.observation_store import Observed
+    from models.rollout.observation_store import ObservationStore
     from tocsin.storage.connect import SERVE_TIMEOUT_S, connect, resolve_url
 
     async def ask() -> str:
         client = connect(resolve_url(settings), timeout_s=SERVE_TIMEOUT_S)
         try:
-            return await Observed(client, namespace=settings.namespace).said(lineup.trial)
+            return await ObservationStore(client, namespace=settings.namespace).said(lineup.trial)
         finally:
             await client.aclose()
 
@@ -364,7 +364,7 @@ def _facts(metadata: Metadata) -> dict[str, str]:
     }
 
 
-def _audit_table(entries: list[Entry]) -> Table:
+def _audit_table(entries: list[JournalEntry]) -> Table:
     table = Table("#", "at (UTC)", "who", "what", "version", "then", "why", box=box.SIMPLE)
     for entry in entries:
         table.add_row(

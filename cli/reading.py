@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 # Judging stores nothing, so a log may be of any time; what lies outside is a mistake, as milliseconds read as seconds.
 EARLIEST = datetime(1980, 1, 1, tzinfo=UTC).timestamp()
 LATEST = datetime(2100, 1, 1, tzinfo=UTC).timestamp()
-MOST_REFUSED = 0.5  # of the rows: beyond that, what is left says nothing about who stayed
+MAX_REFUSED = 0.5  # of the rows: beyond that, what is left says nothing about who stayed
 _TOLD_EVERY = 20  # batches of 2,000 rows
 _REASONS_TOLD = 3
 
@@ -117,7 +117,7 @@ def read_log(
         parts.append(event_table(batch.activities))
         if number % _TOLD_EVERY == 0:
             say(f"reading {file.name}: {refused.rows:,} rows" + (f" of {total:,}" if total else ""))
-    if refused.refused > MOST_REFUSED * refused.rows:
+    if refused.refused > MAX_REFUSED * refused.rows:
         raise UnreadableFileError(
             f"{file} cannot be judged by what is left: {refused.text}", hint=refused.hint
         )

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from models.evaluation.leakage import Finding
-    from models.registry.journal import Entry
+    from models.registry.journal import JournalEntry
     from models.registry.registry import Registry
     from models.training.card import ModelCard
 
@@ -112,7 +112,7 @@ def _put_forward(registry: Registry, version: str, reason: str, findings: list[F
     try:
         registry.load()
     except ModelUnavailableError:  # nothing to be compared with
-        put: Callable[..., Entry] = registry.promote
+        put: Callable[..., JournalEntry] = registry.promote
     else:
         put = registry.begin
     try:

@@ -12,7 +12,7 @@ from tocsin.clock import Clock, to_datetime
 from tocsin.wire.churn import AtRiskAnswer, ChurnAnswer
 
 ACTIVE_S = 28 * 86_400.0
-MOST_SCORED = 10_000  # the most recently active of them
+MAX_SCORED = 10_000  # the most recently active of them
 PAGE = 250
 RANKED = 1_000  # kept, the most that can be asked for
 RANKING_TTL_S = 60.0
@@ -66,7 +66,7 @@ class AtRisk:
     async def _make(self) -> _Ranking:
         """Page by page, so that other requests get their turn."""
         as_of = await self._predictor.reader.moment(None)
-        names = await self._predictor.vectors.active(ACTIVE_S, MOST_SCORED)
+        names = await self._predictor.vectors.active(ACTIVE_S, MAX_SCORED)
         found: list[ChurnAnswer] = []
         for start in range(0, len(names), PAGE):
             known, _ = await self._predictor.predict(names[start : start + PAGE], None, explain=False)

@@ -32,7 +32,7 @@ from serve_deployments.http.application import (
     read_body,
 )
 from serve_deployments.serving.loaded_models import LOOK_EVERY_S
-from serve_deployments.serving.micro_batcher import Batcher
+from serve_deployments.serving.micro_batcher import MicroBatcher
 from serve_deployments.serving.predictor import Predictor
 from tocsin.clock import Clock, SystemClock, to_datetime, to_epoch
 from tocsin.errors import NotFoundError, TocsinError
@@ -43,7 +43,7 @@ from tocsin.wire.limits import MAX_CHURN_IDS
 
 log = logging.getLogger(__name__)
 
-MOST_TOGETHER = 64
+MAX_TOGETHER = 64
 
 DRIVERS = Parameter(
     name="drivers",
@@ -118,8 +118,8 @@ class Churn(Application):
         self.predictor = Predictor(self.settings, clock, registry)
         self._ranking = AtRisk(self.predictor, clock)
         self._decoder = RecordDecoder(ChurnBatchRequest, lambda _request, _now: None)
-        self._together: Batcher[Question, ChurnAnswer | None] = Batcher(
-            self._answer_together, most=MOST_TOGETHER
+        self._together: MicroBatcher[Question, ChurnAnswer | None] = MicroBatcher(
+            self._answer_together, most=MAX_TOGETHER
         )
 
     async def warm(self) -> None:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, TypeVar
 import msgspec
 from starlette.requests import Request
 
-from routing.ledger.dead_letter_search import DeadLetterOffice
+from routing.ledger.dead_letter_search import DeadLetterSearch
 from routing.ledger.dead_letters import DeadLetters as LaneLetters
 from routing.ledger.dead_letters import view_dead_letter
 from serve_deployments.http.application import (
@@ -145,7 +145,7 @@ class DeadLetters(Application):
         super().__init__(settings)
         self._lanes = LaneSet(self.settings, NOTIFICATION_LANES)
         letters = {name: LaneLetters(lane, lane.client) for name, lane in self._lanes.lanes.items()}
-        self._office = DeadLetterOffice(letters, SystemClock())
+        self._office = DeadLetterSearch(letters, SystemClock())
 
     async def page(self, request: Request) -> DeadLetterPage:
         """Newest first, over one lane or all, with the filter of the query."""

@@ -16,7 +16,7 @@ from routing.channels import FailureReason
 from routing.emergency.lookups import LookupReason
 from routing.intake.admission import AdmissionReason
 from serve_deployments.activity import REASONS
-from serve_deployments.serving.gate import Sample, take_sample
+from serve_deployments.serving.gate import LaneSample, take_sample
 from serve_deployments.serving.lane_set import LaneSet
 from tocsin.clock import Clock
 from tocsin.errors import TocsinError
@@ -81,7 +81,7 @@ async def _put_lane(page: Page, lane: Lane) -> None:
         page.put_histogram("tocsin_delivery_latency_seconds", buckets, lane.name)
 
 
-def _put_waiting(page: Page, lane: str, sample: Sample, depth: LaneDepth) -> None:
+def _put_waiting(page: Page, lane: str, sample: LaneSample, depth: LaneDepth) -> None:
     page.put("tocsin_blocks", max(depth.blocks - depth.pending, 0), lane, "waiting")
     page.put("tocsin_blocks", depth.pending, lane, "pending")
     page.put("tocsin_retrying_records", depth.retrying, lane)

@@ -17,7 +17,7 @@ from routing.channels import Deliverable, Failure, FailureReason, LocalChannel, 
 from tocsin.clock import Clock
 from tocsin.errors import ConflictError
 from tocsin.keys import DEDUP_TTL_S, LaneKeys
-from tocsin.streams.lanes import Entry, LaneDepth, Placement, Record, Stage, pack_block
+from tocsin.streams.lanes import Entry, LaneDepth, Placement, Record, Writes, pack_block
 from tocsin.wire.lanes import WIRE_VERSION
 from tocsin.wire.notifications import Attempt, Notification
 
@@ -85,7 +85,7 @@ class RecordingPipeline:
         return dict(totals)
 
 
-def staged(stage: Stage) -> RecordingPipeline:
+def staged(stage: Writes) -> RecordingPipeline:
     """What a stage writes."""
     pipe = RecordingPipeline()
     stage(cast("Pipeline", pipe))
@@ -182,7 +182,7 @@ class MemoryLane:
                 claimed.append(self._entry(partition, entry))
         return claimed
 
-    async def settle(self, entries: Sequence[Entry], stage: Stage, *, again: bool = False) -> None:
+    async def settle(self, entries: Sequence[Entry], stage: Writes, *, again: bool = False) -> None:
         self._call("settle")
         if again and entries[0].entry not in self._streams[entries[0].partition]:
             return

@@ -9,10 +9,10 @@ import msgspec
 from redis import asyncio as aioredis
 
 from features.definitions import DAY_S
-from features.online.as_of import Moments
+from features.online.as_of import AsOf
 from features.online.reader import AsyncOnlineReader
 from features.online.result import Answer
-from features.shard.materializer import Freshener
+from features.shard.materializer import Materializer
 from features.shard.shard import Shard
 from features.vectors import named
 from tests.fakes import ManualClock
@@ -48,15 +48,15 @@ class Bench:
             )
         return self.shards[name]
 
-    def freshener(self, held: Sequence[int] = range(PARTITIONS)) -> Freshener:
+    def freshener(self, held: Sequence[int] = range(PARTITIONS)) -> Materializer:
         store = self.shard().store
-        return Freshener(
+        return Materializer(
             store,
             self.client,
             self.lane.keys,
             held=lambda: list(held),
             partitions=PARTITIONS,
-            moments=Moments("now", store.latest, self.clock),
+            moments=AsOf("now", store.latest, self.clock),
             clock=self.clock,
         )
 

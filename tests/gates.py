@@ -12,7 +12,7 @@ from routing.intake.admission import AdmissionPolicy, AdmissionReason, LaneFacts
 from serve_deployments.serving.gate import Gate
 from tests.fakes import ManualClock
 from tocsin.settings import Settings
-from tocsin.streams.lanes import Lane, Record, Stage
+from tocsin.streams.lanes import Lane, Record, Writes
 from tocsin.wire.lanes import LaneName
 from tocsin.wire.notifications import Envelope, Notification
 
@@ -49,7 +49,7 @@ class Post:
         return found
 
 
-def delivered(lane: Lane, number: int) -> Stage:
+def delivered(lane: Lane, number: int) -> Writes:
     def stage(pipe: Pipeline) -> None:
         pipe.hincrby(lane.keys.counts, "delivered", number)
 

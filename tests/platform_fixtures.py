@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
+from tests.paths import DATA
 from tocsin import Client
 from tocsin.settings import Settings
 
@@ -84,7 +85,7 @@ def trained(settings: Settings, client: Client) -> list[str]:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    folder = Path(__file__).resolve().parents[1].parent / "shared" / "data"
+    folder = DATA
     if not folder.is_dir():
         pytest.skip("the folder ../shared/data with real data is not here")
     return folder

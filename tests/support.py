@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import msgspec
 
+from tests.paths import ROOT
 from tocsin.ports import free_port
 from tocsin.settings import Settings
 
@@ -92,7 +93,7 @@ def proof(*arguments: str, leftovers: str, timeout_s: float) -> dict[str, Any]:
     before = set(folder.glob(leftovers))
     ended = subprocess.run(
         [sys.executable, "-m", *arguments],
-        cwd=Path(__file__).parents[1],
+        cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=timeout_s,

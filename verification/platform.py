@@ -24,7 +24,7 @@ from benchmarks.workers import member
 from serve_deployments.serving.lane_set import LaneSet
 from tocsin.settings import Settings
 from tocsin.storage.connect import resolve_url
-from tocsin.storage.embedded import EmbeddedServer, Endpoint, process_of, read_endpoint
+from tocsin.storage.embedded import EmbeddedServer, ServerEndpoint, process_of, read_endpoint
 from tocsin.wire.lanes import NOTIFICATION_LANES
 from verification.servers import accept, provider
 
@@ -80,7 +80,7 @@ class Platform:
         self.routers[number] = self._router(killed.name, killed.lane)
         return killed
 
-    def endpoint(self) -> Endpoint:
+    def endpoint(self) -> ServerEndpoint:
         """Where Valkey is now.
 
         Raises:

@@ -35,11 +35,11 @@ from benchmarks.workers import member
 from features.offline.point_in_time import event_frame
 from features.simulator import simulate
 from launch.storage import prepare
-from models.registry.lineup import RolloutPolicy, Stage
+from models.registry.lineup import RolloutPolicy, RolloutStage
 from models.registry.registry import Registry
-from models.rollout.guard_loop import ACTOR, Guardian
-from models.rollout.observation_store import Observed
-from models.rollout.shadow import Beside, Offer, Trial
+from models.rollout.guard_loop import ACTOR, GuardLoop
+from models.rollout.observation_store import ObservationStore
+from models.rollout.shadow import Offer, Shadow, Trial
 from models.training.card import TrainedModel
 from models.training.training import train
 from serve_deployments.serving.feature_reader import FeatureReader
@@ -227,20 +227,20 @@ class Bench:
         return found
 
     async def _fault(
-        self, fault: Fault, version: str, registry: Registry, guardian: Guardian, churn: Worker, port: int
+        self, fault: Fault, version: str, registry: Registry, guardian: GuardLoop, churn: Worker, port: int
     ) -> dict[str, Any]:
         async with Traffic(port, self._names, self._options.seed) as traffic:
             await asyncio.sleep(0.5)
             before, began = traffic.answered, time.monotonic()
             registry.begin(version, POLICY)
-            armed, stage, rolled_back = fault not in IN_CANARY, Stage.SHADOW, False
+            armed, stage, rolled_back = fault not in IN_CANARY, RolloutStage.SHADOW, False
             while time.monotonic() - began < FAULT_S and not rolled_back:
                 await asyncio.sleep(LOOK_S)
                 await guardian.look()
                 lineup = registry.head().lineup
                 rolled_back = version not in {lineup.challenger, lineup.champion}
                 stage = lineup.stage if lineup.under_way else stage
-                if lineup.stage is Stage.CANARY and not armed:
+                if lineup.stage is RolloutStage.CANARY and not armed:
                     armed = True
                     churn.tell(fault.value)
             took_s, requests = time.monotonic() - began, traffic.answered - before
@@ -257,13 +257,13 @@ class Bench:
             "slowest_ms": round(traffic.slowest_ms, 1),
         }
 
-    def _guardian(self, registry: Registry, servers: Servers, clock: Clock) -> Guardian:
+    def _guardian(self, registry: Registry, servers: Servers, clock: Clock) -> GuardLoop:
         async def moment() -> float:
             return END  # no label matures within a run
 
-        observed = Observed(servers.main, namespace=self._settings.namespace)
+        observed = ObservationStore(servers.main, namespace=self._settings.namespace)
         alert = OwnerAlert(self._settings, servers, clock)
-        return Guardian(registry, observed, alert, moment, clock)
+        return GuardLoop(registry, observed, alert, moment, clock)
 
     # ------------------------------------------------------------------ good models
 
@@ -297,9 +297,9 @@ class Bench:
         judged, reference = registry.load(version), registry.load()
         servers = Servers(self._settings, timeout_s=5.0)
         guardian = self._guardian(registry, servers, clock)
-        observed = Observed(servers.main, namespace=self._settings.namespace)
+        observed = ObservationStore(servers.main, namespace=self._settings.namespace)
         with ThreadPoolExecutor(1) as threads:
-            beside = Beside(observed, threads, sample=1.0, clock=clock)
+            beside = Shadow(observed, threads, sample=1.0, clock=clock)
             held = False
             while (lineup := registry.head().lineup).judged and not held:
                 beside.watch(Trial(lineup.trial, lineup.since, judged, reference, 28 * DAY_S))
@@ -311,7 +311,7 @@ class Bench:
 
 
 async def _one_stage(
-    beside: Beside, guardian: Guardian, registry: Registry, rows: Rows, clock: StoodClock
+    beside: Shadow, guardian: GuardLoop, registry: Registry, rows: Rows, clock: StoodClock
 ) -> bool:
     """Rows bit by bit, a look after each; the stage's time is up with the last. Whether it went on, or back."""
     stage, names = registry.head().number, rows.advertiser_ids

@@ -11,7 +11,7 @@ from benchmarks.harness import Figures, Options, say
 from benchmarks.peers import contest, environment, report
 from benchmarks.peers.libraries import PEERS, VARIANTS, Library, Runtime
 from tocsin.settings import Settings
-from tocsin.storage.embedded import EmbeddedServer, Endpoint
+from tocsin.storage.embedded import EmbeddedServer, ServerEndpoint
 
 WINDOW_S = 15.0
 
@@ -45,7 +45,7 @@ def _environments() -> dict[Runtime, Mapping[str, str]]:
 def _hold(
     library: Library,
     environ: Mapping[str, str] | None,
-    endpoint: Endpoint,
+    endpoint: ServerEndpoint,
     settings: Settings,
     options: Options,
 ) -> contest.Window | None:

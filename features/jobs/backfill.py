@@ -23,7 +23,7 @@ from redis.asyncio.client import Pipeline
 
 from features.offline.archive import Archive, Part
 from features.offline.event_table import activities_of
-from features.shard.shard import Change, Shard, Unit
+from features.shard.shard import AppliedUnit, Change, Shard
 from tocsin.clock import Clock
 from tocsin.errors import OverloadedError
 from tocsin.keys import FeatureKeys, LaneKeys, digest
@@ -80,10 +80,10 @@ def _digest_of(parts: Sequence[Part]) -> str:
 class _ArchiveShard(Shard):
     """Writes what a shard writes, without what only belongs to a lane: these events were logged and counted once."""
 
-    def _stage_log(self, pipe: Pipeline, unit: Unit, changes: Mapping[str, Change]) -> None:
+    def _stage_log(self, pipe: Pipeline, unit: AppliedUnit, changes: Mapping[str, Change]) -> None:
         pass
 
-    def _stage_counts(self, pipe: Pipeline, unit: Unit, changes: Mapping[str, Change]) -> None:
+    def _stage_counts(self, pipe: Pipeline, unit: AppliedUnit, changes: Mapping[str, Change]) -> None:
         pass
 
 

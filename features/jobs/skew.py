@@ -63,14 +63,14 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         return not self.mismatches
 
 
-class Sample(msgspec.Struct, frozen=True):
+class ServedSample(msgspec.Struct, frozen=True):
     """One served vector, and the latest moment (epoch seconds) it can have been served."""
 
     served: Served
     noted_at: float
 
 
-async def read_samples(client: aioredis.Redis, keys: FeatureKeys, *, limit: int) -> list[Sample]:
+async def read_samples(client: aioredis.Redis, keys: FeatureKeys, *, limit: int) -> list[ServedSample]:
     """The newest samples.
 
     Raises:
@@ -81,7 +81,8 @@ async def read_samples(client: aioredis.Redis, keys: FeatureKeys, *, limit: int)
     except (redis_errors.RedisError, OSError) as error:
         raise translate(error) from error
     return [
-        Sample(_served.decode(values[b"b"]), int(entry.partition(b"-")[0]) / 1000) for entry, values in found
+        ServedSample(_served.decode(values[b"b"]), int(entry.partition(b"-")[0]) / 1000)
+        for entry, values in found
     ]
 
 
@@ -101,7 +102,7 @@ async def read_tail(client: aioredis.Redis, keys: FeatureKeys, partitions: int) 
     return events
 
 
-def verify(samples: Sequence[Sample], tail: Sequence[Activity], archive: Archive) -> Report:
+def verify(samples: Sequence[ServedSample], tail: Sequence[Activity], archive: Archive) -> Report:
     """Replay samples offline and compare.
 
     Args:
@@ -115,7 +116,7 @@ def verify(samples: Sequence[Sample], tail: Sequence[Activity], archive: Archive
     schema = b"".join(view.schema_hash for view in VIEWS)
     ours = [sample for sample in samples if sample.served.schema == schema]
     names = {sample.served.advertiser_id for sample in ours}
-    by_name: dict[str, list[Sample]] = {}
+    by_name: dict[str, list[ServedSample]] = {}
     for sample in ours:
         by_name.setdefault(sample.served.advertiser_id, []).append(sample)
     late = event_table([event for event in tail if event.advertiser_id in names])
@@ -151,12 +152,12 @@ def _tables(archive: Archive, late: pa.Table, names: set[str]) -> Iterator[tuple
 
 
 def _replay(
-    found: tuple[pa.Table, set[str]], by_name: dict[str, list[Sample]]
+    found: tuple[pa.Table, set[str]], by_name: dict[str, list[ServedSample]]
 ) -> tuple[int, int, list[Mismatch]]:
     """How many samples were compared, how many could not be, and what differs."""
     table, names = found
     moments = _moments(table)
-    samples: list[Sample] = []
+    samples: list[ServedSample] = []
     rows: list[tuple[str, float, float]] = []
     ends: list[int] = []
     unsettled = 0
@@ -193,7 +194,7 @@ def _moments(table: pa.Table) -> dict[str, list[float]]:
     return found
 
 
-def _states(moments: Sequence[float], sample: Sample) -> list[float]:
+def _states(moments: Sequence[float], sample: ServedSample) -> list[float]:
     """The moments whose knowledge the sample may show: at its watermark, and after each later arrival."""
     first, last = min(sample.served.watermark, sample.noted_at), sample.noted_at
     return sorted({first, *(moment for moment in moments if first < moment <= last)})

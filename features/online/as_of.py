@@ -12,7 +12,7 @@ from tocsin.errors import StorageUnavailableError
 LATEST_TTL_S = 5.0
 
 
-class Moments:
+class AsOf:
     """Answers what "now" is.
 
     Args:

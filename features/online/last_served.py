@@ -18,7 +18,7 @@ from features.online.result import Age, Answer, Status, VectorRead, reads_of
 _NO_READS: Final[Sequence[VectorRead]] = ()
 
 
-class Recall:
+class LastServed:
     """The entities last answered for.
 
     Args:

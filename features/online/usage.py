@@ -35,7 +35,7 @@ class Served(msgspec.Struct, frozen=True, array_like=True):
     values: tuple[float, ...]
 
 
-class Notes:
+class UsageNotes:
     """Collects in memory; `flush` writes.
 
     Args:

@@ -79,7 +79,7 @@ async def read_backlog(client: aioredis.Redis, keys: FeatureKeys, partitions: in
     )
 
 
-class Lander:
+class Archiver:
     """Lands the logs of the partitions a shard holds.
 
     Args:

@@ -30,7 +30,7 @@ class _Partition(Struct):
     next_histories: Mapping[str, History] = {}
 
 
-class Memory:
+class HistoryCache:
     """Bounded; what was used longest ago goes first.
 
     Args:

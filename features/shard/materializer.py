@@ -18,7 +18,7 @@ from redis import asyncio as aioredis
 from redis import exceptions as redis_errors
 
 from features.definitions import HOUR_S
-from features.online.as_of import Moments
+from features.online.as_of import AsOf
 from features.online.packing import pack_views
 from features.online.store import FeatureStore
 from features.tiles import History, fold
@@ -39,7 +39,7 @@ RENEWED_AT_ONCE: Final = 200  # advertisers of a partition
 POPULAR: Final = 2_000  # renewed when their step ends
 
 
-class Freshener:
+class Materializer:
     """Keeps watermarks and vectors of the partitions a shard holds.
 
     Args:
@@ -60,7 +60,7 @@ class Freshener:
         *,
         held: Callable[[], Sequence[int]],
         partitions: int,
-        moments: Moments,
+        moments: AsOf,
         clock: Clock,
     ) -> None:
         self.renewed = 0  # advertisers

@@ -24,14 +24,14 @@ from redis.asyncio.client import Pipeline
 
 from features.online.packing import pack_views
 from features.online.store import FeatureStore, decode_activity, fixed_moment, moment_after, read_history
-from features.shard.history_cache import Memory
+from features.shard.history_cache import HistoryCache
 from features.tiles import History, content, encode, fold, later, merge
 from tocsin.clock import Clock
 from tocsin.keys import LaneKeys
 from tocsin.storage.connect import translate
 from tocsin.storage.optimistic import Guarded
 from tocsin.streams.consumer import Hold
-from tocsin.streams.lanes import Entry, Stage, pack_block, partition_of
+from tocsin.streams.lanes import Entry, Writes, pack_block, partition_of
 from tocsin.streams.quarantine import stage_quarantine
 from tocsin.telemetry.latency import tally
 from tocsin.wire.activity import Activity
@@ -55,7 +55,7 @@ class Change(msgspec.Struct, gc=False):
     bodies: dict[str, bytes] = {}  # `writes`, encoded
 
 
-class Unit(msgspec.Struct):
+class AppliedUnit(msgspec.Struct):
     """Blocks sorted by advertiser; of an event told twice the later version."""
 
     events: dict[int, dict[str, dict[str, Activity]]]  # by partition, advertiser and event id
@@ -87,7 +87,7 @@ class Shard:
         clock: Clock,
     ) -> None:
         self.store = FeatureStore(client, namespace=namespace)
-        self.memory = Memory()
+        self.memory = HistoryCache()
         self._keys = self.store.keys
         self._client = client
         self._lane_keys = lane_keys
@@ -101,7 +101,7 @@ class Shard:
         found = [self.memory.last_known(partition_of(i, self._partitions), i) for i in advertiser_ids]
         return [encode(history) if history else None for history in found]
 
-    async def handle(self, entries: Sequence[Entry], hold: Hold | None = None) -> Stage:
+    async def handle(self, entries: Sequence[Entry], hold: Hold | None = None) -> Writes:
         """Work out what the blocks change; what to write is settled together with their acknowledgement.
 
         Raises:
@@ -140,7 +140,7 @@ class Shard:
     # ------------------------------------------------------------------ reading
 
     async def _read(
-        self, unit: Unit
+        self, unit: AppliedUnit
     ) -> tuple[dict[int, bytes], dict[str, dict[str, Activity]], float, set[str]]:
         """The tokens; which events are known; the newest event of all; whose history must be folded anew.
 
@@ -233,7 +233,7 @@ class Shard:
         for start in range(0, len(gone), PAIRS):
             pipe.delete(*gone[start : start + PAIRS])
 
-    def _stage_log(self, pipe: Pipeline, unit: Unit, changes: Mapping[str, Change]) -> None:
+    def _stage_log(self, pipe: Pipeline, unit: AppliedUnit, changes: Mapping[str, Change]) -> None:
         for partition, advertisers in unit.events.items():
             bodies: list[bytes] = []
             for name in advertisers:
@@ -246,7 +246,7 @@ class Shard:
                 pipe.xadd(self._keys.log(partition), fields, maxlen=LOG_ENTRIES)
                 pipe.hincrby(self._keys.archive, f"logged:{partition}", len(bodies))
 
-    def _stage_counts(self, pipe: Pipeline, unit: Unit, changes: Mapping[str, Change]) -> None:
+    def _stage_counts(self, pipe: Pipeline, unit: AppliedUnit, changes: Mapping[str, Change]) -> None:
         applied = sum(len(change.changed) for change in changes.values())
         total = sum(unit.records.values())
         for name, number in (("applied", applied), ("repeated", total - applied)):
@@ -262,8 +262,8 @@ class Shard:
         stage_quarantine(pipe, self._lane_keys, unit.unreadable)
 
 
-def _sorted(entries: Sequence[Entry]) -> Unit:
-    unit = Unit(events=defaultdict(dict), records={}, unreadable=[])
+def _sorted(entries: Sequence[Entry]) -> AppliedUnit:
+    unit = AppliedUnit(events=defaultdict(dict), records={}, unreadable=[])
     for entry in entries:
         try:
             activities = _block.decode(entry.block) if entry.version == WIRE_VERSION else None

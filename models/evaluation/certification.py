@@ -89,7 +89,7 @@ class Certificate(Struct, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class RowSample:
     """Calibration rows; arrays are of shape `(rows,)`."""
 
     scores: Floats
@@ -98,7 +98,7 @@ class Sample:
     weights: Floats
 
     @classmethod
-    def of_weeks(cls, scores: Floats, churned: Floats, accounts: Ints, as_of: Floats) -> Sample:
+    def of_weeks(cls, scores: Floats, churned: Floats, accounts: Ints, as_of: Floats) -> RowSample:
         """Every week, by `as_of`, weighs the same."""
         _, week = np.unique(as_of, return_inverse=True)
         return cls(scores, churned, accounts, 1.0 / np.bincount(week)[week])
@@ -160,8 +160,8 @@ def bound(right: npt.NDArray[np.bool_], accounts: Ints, weights: Floats, confide
 
 
 def certify(
-    reference: Sample,
-    sample: Sample,
+    reference: RowSample,
+    sample: RowSample,
     middles: tuple[float, float],
     policy: CertificationPolicy | None = None,
 ) -> list[Certificate]:
@@ -217,8 +217,8 @@ class _Candidate:
 
 def _passed(
     decision: Literal["churn", "stays"],
-    reference: Sample,
-    sample: Sample,
+    reference: RowSample,
+    sample: RowSample,
     middle: float,
     policy: CertificationPolicy,
 ) -> tuple[list[_Candidate], int]:
@@ -242,7 +242,7 @@ def _passed(
 
 
 def _ordered(
-    decision: Literal["churn", "stays"], reference: Sample, middle: float, policy: CertificationPolicy
+    decision: Literal["churn", "stays"], reference: RowSample, middle: float, policy: CertificationPolicy
 ) -> list[float]:
     """Thresholds in the order they are tested: the surest on the reference's half, then ever wider ones.
 

@@ -15,14 +15,14 @@ from msgspec import Struct
 
 from models.dataset.matrix import Floats
 
-MOST_ROWS = 512
+MAX_ROWS = 512
 TENTHS = 10  # bins of probabilities
 # A row shifts the mean by no more, here as in the guard: a bet may be larger on values of a narrower range.
 SHIFT_WITHIN = 0.25
 DIFFERS = 0.2  # of probability: two answers that far apart disagree
 
 
-class Expected(Struct, frozen=True, kw_only=True):
+class ExpectedDifference(Struct, frozen=True, kw_only=True):
     """On the reference rows. `empty` is the share in which an input is 0 or not known, by name."""
 
     rows: int = 0  # 0: nothing is known
@@ -33,12 +33,12 @@ class Expected(Struct, frozen=True, kw_only=True):
     empty: dict[str, float] = {}
 
 
-def expect(judged: Floats, reference: Floats, raw: Floats, names: Sequence[str]) -> Expected:
+def expect(judged: Floats, reference: Floats, raw: Floats, names: Sequence[str]) -> ExpectedDifference:
     """From the probabilities of two models, shape `(n,)`, for the same rows, shape `(n, inputs)`."""
     if not len(raw):
-        return Expected()
+        return ExpectedDifference()
     difference = judged - reference
-    return Expected(
+    return ExpectedDifference(
         rows=len(raw),
         squared=float((difference**2).mean()),
         differing=float((np.abs(difference) >= DIFFERS).mean()),
@@ -69,6 +69,6 @@ def is_empty(raw: Floats) -> Floats:
 
 def sample(raw: Floats) -> Floats:
     """Up to 512 rows, evenly from all."""
-    if len(raw) <= MOST_ROWS:
+    if len(raw) <= MAX_ROWS:
         return raw
-    return raw[np.linspace(0, len(raw) - 1, MOST_ROWS).astype(np.intp)]
+    return raw[np.linspace(0, len(raw) - 1, MAX_ROWS).astype(np.intp)]

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from models.dataset.matrix import Floats
 
 Score = Callable[[Floats], Floats]
-MOST_SPLITS = 8  # of one tree
+MAX_SPLITS = 8  # of one tree
 TOLERANCE = 1e-9
 _PROBES = 256
 _AT_ONCE = 512  # rows; more leave the processor's cache and take longer each
@@ -135,7 +135,7 @@ def _boosting(step: Any) -> Score:
         raise _UnknownError("HistGradientBoostingClassifier")
     level = float(step._baseline_prediction[0, 0])  # noqa: SLF001
     splits = max(int((nodes["is_leaf"] == 0).sum()) for nodes in trees)
-    if splits > MOST_SPLITS:
+    if splits > MAX_SPLITS:
         raise _UnknownError("deep trees")
     feature = np.zeros((len(trees), splits), dtype=np.intp)
     threshold = np.full((len(trees), splits), np.inf)

@@ -25,7 +25,7 @@ class Action(StrEnum):
     RETIRE = "retire"
 
 
-class Entry(Struct, frozen=True, kw_only=True):
+class JournalEntry(Struct, frozen=True, kw_only=True):
     """One line of the journal. `lineup` is who had which part after it."""
 
     number: int
@@ -45,19 +45,19 @@ class Head(Struct, frozen=True):
     lineup: Lineup = Lineup()
 
 
-def entry_of(number: int, line: bytes) -> Entry:
+def entry_of(number: int, line: bytes) -> JournalEntry:
     """The entry in a line.
 
     Raises:
         ModelUnavailableError: it is damaged.
     """
     try:
-        return msgspec.json.decode(line, type=Entry)
+        return msgspec.json.decode(line, type=JournalEntry)
     except msgspec.DecodeError as error:
         raise _unreadable(number, str(error)) from error
 
 
-def whole(lines: Sequence[bytes]) -> list[Entry]:
+def whole(lines: Sequence[bytes]) -> list[JournalEntry]:
     """All entries, none missing and none added.
 
     Raises:

@@ -29,7 +29,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
-from models.evaluation.expected_difference import Expected
+from models.evaluation.expected_difference import ExpectedDifference
 from tocsin.errors import ConflictError
 
 Share = Annotated[float, Meta(gt=0, lt=1)]
@@ -37,7 +37,7 @@ Duration = Annotated[float, Meta(ge=0, le=31_536_000)]
 DAY_S = 86_400.0
 
 
-class Stage(StrEnum):
+class RolloutStage(StrEnum):
     """Where a rollout is."""
 
     IDLE = "idle"
@@ -61,28 +61,28 @@ class Lineup(Struct, frozen=True, kw_only=True):
     champion: str = ""
     previous: str = ""
     challenger: str = ""
-    stage: Stage = Stage.IDLE
+    stage: RolloutStage = RolloutStage.IDLE
     step: int = 0
     since: float = 0.0
     policy: RolloutPolicy = RolloutPolicy()
-    expected: Expected = Expected()  # of the one judged, against its reference
+    expected: ExpectedDifference = ExpectedDifference()  # of the one judged, against its reference
 
     @property
     def under_way(self) -> bool:
         """Whether a challenger is being tried."""
-        return self.stage in {Stage.SHADOW, Stage.CANARY}
+        return self.stage in {RolloutStage.SHADOW, RolloutStage.CANARY}
 
     @property
     def judged(self) -> str:
         """The version the guard watches; empty: none."""
-        if self.stage is Stage.WATCH:
+        if self.stage is RolloutStage.WATCH:
             return self.champion
         return self.challenger if self.under_way else ""
 
     @property
     def reference(self) -> str:
         """The version it is judged against; empty: none."""
-        if self.stage is Stage.WATCH:
+        if self.stage is RolloutStage.WATCH:
             return self.previous
         return self.champion if self.under_way else ""
 
@@ -99,17 +99,17 @@ class Lineup(Struct, frozen=True, kw_only=True):
     @property
     def share(self) -> float:
         """The share of advertisers the challenger answers."""
-        return self.policy.shares[self.step] if self.stage is Stage.CANARY else 0.0
+        return self.policy.shares[self.step] if self.stage is RolloutStage.CANARY else 0.0
 
     @property
     def stage_s(self) -> float:
         """How long the present stage lasts at least."""
-        lasting = {Stage.SHADOW: self.policy.shadow_s, Stage.CANARY: self.policy.canary_s}
-        return lasting.get(self.stage, self.policy.watch_s if self.stage is Stage.WATCH else 0.0)
+        lasting = {RolloutStage.SHADOW: self.policy.shadow_s, RolloutStage.CANARY: self.policy.canary_s}
+        return lasting.get(self.stage, self.policy.watch_s if self.stage is RolloutStage.WATCH else 0.0)
 
     def is_due(self, now: float) -> bool:
         """Whether the present stage has lasted long enough."""
-        return self.stage is not Stage.IDLE and now - self.since >= self.stage_s
+        return self.stage is not RolloutStage.IDLE and now - self.since >= self.stage_s
 
     def answers(self, advertiser_id: str) -> str:
         """The version that answers for an advertiser."""
@@ -132,7 +132,11 @@ def register(lineup: Lineup, version: str) -> Lineup:
 
 
 def begin(
-    lineup: Lineup, version: str, now: float, policy: RolloutPolicy, expected: Expected | None = None
+    lineup: Lineup,
+    version: str,
+    now: float,
+    policy: RolloutPolicy,
+    expected: ExpectedDifference | None = None,
 ) -> Lineup:
     """Try a version, first in shadow. Where there is no champion it becomes that.
 
@@ -145,11 +149,11 @@ def begin(
     return replace(
         lineup,
         challenger=version,
-        stage=Stage.SHADOW,
+        stage=RolloutStage.SHADOW,
         step=0,
         since=now,
         policy=policy,
-        expected=expected or Expected(),
+        expected=expected or ExpectedDifference(),
     )
 
 
@@ -158,7 +162,7 @@ def promote(
     version: str,
     now: float,
     policy: RolloutPolicy | None = None,
-    expected: Expected | None = None,
+    expected: ExpectedDifference | None = None,
 ) -> Lineup:
     """Make a version the champion at once; the one before is kept to go back to.
 
@@ -168,7 +172,7 @@ def promote(
     if lineup.challenger != version or not lineup.under_way:
         _check_free(lineup, version)
     crowned = _crowned(lineup, version, now)
-    return replace(crowned, policy=policy or RolloutPolicy(), expected=expected or Expected())
+    return replace(crowned, policy=policy or RolloutPolicy(), expected=expected or ExpectedDifference())
 
 
 def advance(lineup: Lineup, now: float) -> Lineup:
@@ -177,14 +181,14 @@ def advance(lineup: Lineup, now: float) -> Lineup:
     Raises:
         ConflictError: no rollout is under way.
     """
-    if lineup.stage is Stage.SHADOW:
-        return replace(lineup, stage=Stage.CANARY, step=0, since=now)
-    if lineup.stage is Stage.CANARY and lineup.step + 1 < len(lineup.policy.shares):
+    if lineup.stage is RolloutStage.SHADOW:
+        return replace(lineup, stage=RolloutStage.CANARY, step=0, since=now)
+    if lineup.stage is RolloutStage.CANARY and lineup.step + 1 < len(lineup.policy.shares):
         return replace(lineup, step=lineup.step + 1, since=now)
-    if lineup.stage is Stage.CANARY:
+    if lineup.stage is RolloutStage.CANARY:
         return _crowned(lineup, lineup.challenger, now)
-    if lineup.stage is Stage.WATCH:
-        return replace(lineup, stage=Stage.IDLE, since=now)
+    if lineup.stage is RolloutStage.WATCH:
+        return replace(lineup, stage=RolloutStage.IDLE, since=now)
     raise ConflictError("no rollout is under way", hint="`tocsin models promote` begins one")
 
 
@@ -206,12 +210,12 @@ def roll_back(lineup: Lineup, now: float, version: str = "") -> Lineup:
             hint="`tocsin models audit` tells what happened",
         )
     if lineup.under_way:
-        return replace(lineup, challenger="", stage=Stage.IDLE, step=0, since=now)
+        return replace(lineup, challenger="", stage=RolloutStage.IDLE, step=0, since=now)
     if not lineup.previous:
         raise ConflictError(
             "there is no previous champion to go back to", hint="`tocsin models list` shows all"
         )
-    return replace(lineup, champion=lineup.previous, previous="", stage=Stage.IDLE, step=0, since=now)
+    return replace(lineup, champion=lineup.previous, previous="", stage=RolloutStage.IDLE, step=0, since=now)
 
 
 def _crowned(lineup: Lineup, version: str, now: float) -> Lineup:
@@ -220,7 +224,7 @@ def _crowned(lineup: Lineup, version: str, now: float) -> Lineup:
         champion=version,
         previous=lineup.champion,
         challenger="" if lineup.challenger == version else lineup.challenger,
-        stage=Stage.WATCH if lineup.champion else Stage.IDLE,
+        stage=RolloutStage.WATCH if lineup.champion else RolloutStage.IDLE,
         step=0,
         since=now,
     )

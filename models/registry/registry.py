@@ -31,12 +31,12 @@ from typing import Any
 import msgspec
 
 from models.dataset.matrix import Floats
-from models.evaluation.expected_difference import Expected, expect, sample
+from models.evaluation.expected_difference import ExpectedDifference, expect, sample
 from models.evaluation.leakage import Finding, blocking
 from models.prediction.churn import ChurnModel, RiskPolicy
 from models.registry import lineup as rollout
 from models.registry.artefacts import ArtefactStore, open_store
-from models.registry.journal import Action, Entry, Head, entry_of, whole
+from models.registry.journal import Action, Head, JournalEntry, entry_of, whole
 from models.registry.lineup import Lineup, RolloutPolicy
 from models.registry.model_files import (
     METADATA,
@@ -174,7 +174,7 @@ class Registry:
         """The promoted version, None before the first promotion."""
         return self.head().lineup.champion or None
 
-    def journal(self) -> list[Entry]:
+    def journal(self) -> list[JournalEntry]:
         """Everything that was ever done, in order.
 
         Raises:
@@ -183,7 +183,7 @@ class Registry:
         """
         return whole(self._store.entries())
 
-    def at(self, moment: datetime) -> Entry | None:
+    def at(self, moment: datetime) -> JournalEntry | None:
         """The last entry up to a moment: its lineup served then. None: nothing did."""
         return next((entry for entry in reversed(self.journal()) if entry.at <= moment), None)
 
@@ -194,7 +194,7 @@ class Registry:
         *,
         reason: str = "",
         findings: Iterable[Finding] = (),
-    ) -> Entry:
+    ) -> JournalEntry:
         """Try a version, or the challenger, beside the champion: first in shadow.
 
         Args:
@@ -219,7 +219,7 @@ class Registry:
         *,
         reason: str = "",
         findings: Iterable[Finding] = (),
-    ) -> Entry:
+    ) -> JournalEntry:
         """Make a stored version the champion at once. A reader sees the old one or the new one, never neither.
 
         Args:
@@ -250,7 +250,7 @@ class Registry:
 
     def advance(
         self, *, on: int | None = None, reason: str = "", story: Mapping[str, Any] | None = None
-    ) -> Entry:
+    ) -> JournalEntry:
         """The next stage of the rollout that is under way.
 
         Args:
@@ -277,7 +277,7 @@ class Registry:
         on: int | None = None,
         reason: str = "",
         story: Mapping[str, Any] | None = None,
-    ) -> Entry:
+    ) -> JournalEntry:
         """Withdraw the challenger being tried; where none is, the champion before is the champion again.
 
         Args:
@@ -309,12 +309,12 @@ class Registry:
     def _put(
         self,
         action: Action,
-        step: Callable[[Lineup, str, float, RolloutPolicy, Expected], Lineup],
+        step: Callable[[Lineup, str, float, RolloutPolicy, ExpectedDifference], Lineup],
         version: str,
         policy: RolloutPolicy | None,
         reason: str,
         findings: Iterable[Finding],
-    ) -> Entry:
+    ) -> JournalEntry:
         """Put a version before people, through the gate, by a step of the rollout."""
         wanted = self.stored(version)
         story = self.check_gate(wanted, findings)
@@ -338,13 +338,13 @@ class Registry:
         on: int | None = None,
         reason: str = "",
         story: Mapping[str, Any] | None = None,
-    ) -> Entry:
+    ) -> JournalEntry:
         """Append what `decide` makes of the journal's end; decided anew where another writer was first."""
         for _ in range(APPEND_TRIES):
             head = self.head()
             if on is not None and head.number != on:
                 raise ConflictError(f"something else happened meanwhile (entry {head.number}, expected {on})")
-            entry = Entry(
+            entry = JournalEntry(
                 number=head.number + 1,
                 at=to_datetime(self._clock.now()),
                 actor=self._who,
@@ -364,17 +364,17 @@ class Registry:
         content = self._store.read(f"{version}/{REFERENCE}")
         return None if content is None else read_npy(content, f"{REFERENCE} of churn model {version}")
 
-    def _expected(self, version: str, champion: str) -> Expected:
+    def _expected(self, version: str, champion: str) -> ExpectedDifference:
         """How far a version is known to differ from the champion; nothing where either cannot be loaded."""
         rows = self.reference(version)
         if rows is None or not champion:
-            return Expected()
+            return ExpectedDifference()
         try:
             judged, reference = self.load(version), self.load(champion)
             return expect(judged.probabilities(rows), reference.probabilities(rows), rows, judged.inputs)
         except (ModelUnavailableError, ValueError, ArithmeticError) as error:
             log.warning("nothing is expected of churn model %s: %s", version, error)
-            return Expected()
+            return ExpectedDifference()
 
     def stored(self, version: str) -> str:
         """The version, if it is stored.

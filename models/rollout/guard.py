@@ -39,8 +39,14 @@ from enum import StrEnum
 from msgspec import Struct
 from msgspec.structs import replace
 
-from models.evaluation.expected_difference import DIFFERS, SHIFT_WITHIN, TENTHS, Expected, stability_index
-from models.registry.lineup import Stage
+from models.evaluation.expected_difference import (
+    DIFFERS,
+    SHIFT_WITHIN,
+    TENTHS,
+    ExpectedDifference,
+    stability_index,
+)
+from models.registry.lineup import RolloutStage
 from models.rollout.observations import SCORE_STEPS, edges, ms_edge, steps
 from models.rollout.sequential import log_wealth, spent
 
@@ -65,7 +71,7 @@ RESTS_ON_REFERENCE = frozenset(
 )
 
 
-class Decision(StrEnum):
+class GuardDecision(StrEnum):
     """What follows."""
 
     GO = "go"
@@ -101,7 +107,7 @@ class GuardPolicy(Struct, frozen=True, kw_only=True):
     drift: float = 0.25  # population stability index beyond what is expected from which a rollout waits
 
 
-MOST_EMPTY = 0.9  # an input that is mostly empty tells nothing by being so
+MAX_EMPTY = 0.9  # an input that is mostly empty tells nothing by being so
 EXPECTED_TIMES = 1.5  # an expectation of a few hundred rows is no more exact
 
 
@@ -114,7 +120,7 @@ class Limits(Struct, frozen=True, kw_only=True):
     shift_down: float
 
     @classmethod
-    def of(cls, policy: GuardPolicy, expected: Expected) -> Limits:
+    def of(cls, policy: GuardPolicy, expected: ExpectedDifference) -> Limits:
         """With an expectation, near it; else the widest."""
         if not expected.rows:
             return cls(
@@ -156,7 +162,7 @@ class GuardState(Struct, frozen=True):
 class Verdict(Struct, frozen=True, kw_only=True):
     """A decision and what it rests on."""
 
-    decision: Decision
+    decision: GuardDecision
     reason: str
     evidence: list[Evidence] = []
     drift: float | None = None  # population stability index, judged against reference
@@ -186,16 +192,16 @@ def epoch_of(since: float, now: float, policy: GuardPolicy) -> int:
 def judge(
     counts: Mapping[str, int],
     labels: Mapping[str, int],
-    stage: Stage,
+    stage: RolloutStage,
     epoch: int,
     state: GuardState,
     policy: GuardPolicy,
-    expected: Expected | None = None,
+    expected: ExpectedDifference | None = None,
 ) -> tuple[Verdict, GuardState]:
     """One look.
 
     Args:
-        counts: Observed since the epoch began (`models.rollout.observations`).
+        counts: ObservationStore since the epoch began (`models.rollout.observations`).
         labels: The same for matured labels, since the stage began.
         stage: Of the rollout.
         epoch: As `epoch_of` says.
@@ -203,19 +209,19 @@ def judge(
         policy: Limits.
         expected: What is known of the two models' difference.
     """
-    evidence = weigh(counts, labels, stage, epoch, policy, expected or Expected())
+    evidence = weigh(counts, labels, stage, epoch, policy, expected or ExpectedDifference())
     breached = [one for one in evidence if one.counts and one.wealth >= one.needed and _enough(one, policy)]
     breaches = state.breaches + 1 if breached else 0
-    known = expected or Expected()
+    known = expected or ExpectedDifference()
     drift = drift_of(counts)
     held = _held(state, evidence, policy)
     after = GuardState(breaches=breaches, held=held)
-    decision, reason = Decision.GO, "all signals are within their limits"
+    decision, reason = GuardDecision.GO, "all signals are within their limits"
     if breached:
-        decision = Decision.BREACH if breaches >= policy.looks else Decision.HOLD
+        decision = GuardDecision.BREACH if breaches >= policy.looks else GuardDecision.HOLD
         reason = "; ".join(_said(one) for one in breached)
     elif waits := _waits_for(counts, held, drift, policy, known):
-        decision, reason = Decision.HOLD, waits
+        decision, reason = GuardDecision.HOLD, waits
     p99_ms = {arm: _p99_ms(counts, f"ms_{arm}") for arm in ("judged", "reference")}
     return Verdict(decision=decision, reason=reason, evidence=evidence, drift=drift, p99_ms=p99_ms), after
 
@@ -223,10 +229,10 @@ def judge(
 def weigh(
     counts: Mapping[str, int],
     labels: Mapping[str, int],
-    stage: Stage,
+    stage: RolloutStage,
     epoch: int,
     policy: GuardPolicy,
-    expected: Expected,
+    expected: ExpectedDifference,
 ) -> list[Evidence]:
     """Every signal's evidence."""
     needed = len(Signal) / spent(policy.alpha, epoch)
@@ -245,7 +251,7 @@ def weigh(
     cleared = _cleared(gained, needed_of_labels, policy)
     limits = Limits.of(policy, expected)
     # In watch both models read the same features: going back would not make them any better.
-    of_features = frozenset({Signal.STALE, Signal.INPUTS} if stage is Stage.WATCH else ())
+    of_features = frozenset({Signal.STALE, Signal.INPUTS} if stage is RolloutStage.WATCH else ())
     found = [
         _signed(Signal.ERRORS, _who(counts, "error"), policy.more_errors, needed),
         _signed(Signal.SLOW, _who(counts, "slow"), policy.more_slow, needed),
@@ -299,12 +305,14 @@ def _within(difference: float) -> float:
     return max(-SHIFT_WITHIN, min(SHIFT_WITHIN, difference))
 
 
-def _inputs(counts: Mapping[str, int], expected: Expected, policy: GuardPolicy, needed: float) -> Evidence:
+def _inputs(
+    counts: Mapping[str, int], expected: ExpectedDifference, policy: GuardPolicy, needed: float
+) -> Evidence:
     """A test for each input; the mean of their wealths is evidence, too. It tells the worst of them."""
     rows, wealths, worst = counts.get("rows", 0), [], (0.0, 0.0, "")
     for name, share in expected.empty.items():
         limit = share + policy.more_empty
-        if limit >= MOST_EMPTY:
+        if limit >= MAX_EMPTY:
             continue
         empty = min(rows, counts.get(f"empty:{name}", 0))
         wealths.append(_exp(log_wealth([(1.0, empty), (0.0, rows - empty)], limit)))
@@ -349,7 +357,7 @@ def _held(state: GuardState, evidence: list[Evidence], policy: GuardPolicy) -> b
 
 
 def _waits_for(
-    counts: Mapping[str, int], held: bool, drift: float | None, policy: GuardPolicy, known: Expected
+    counts: Mapping[str, int], held: bool, drift: float | None, policy: GuardPolicy, known: ExpectedDifference
 ) -> str:
     rows, calls = (sum(count for _, count in steps(counts, name)) for name in ("diff", "error"))
     if rows < policy.least_rows or calls < policy.least_calls:

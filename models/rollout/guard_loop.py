@@ -17,11 +17,11 @@ from typing import Literal
 
 from msgspec import Struct
 
-from models.registry.journal import Action, Entry
+from models.registry.journal import Action, JournalEntry
 from models.registry.lineup import Lineup
 from models.registry.registry import Registry
-from models.rollout.guard import Decision, GuardPolicy, GuardState, Verdict, epoch_of, judge
-from models.rollout.observation_store import Observed
+from models.rollout.guard import GuardDecision, GuardPolicy, GuardState, Verdict, epoch_of, judge
+from models.rollout.observation_store import ObservationStore
 from tocsin.clock import Clock, to_epoch
 from tocsin.errors import ConflictError, ModelUnavailableError, TocsinError
 
@@ -46,7 +46,7 @@ class Alarm(Struct, frozen=True, kw_only=True):
 Alert = Callable[[Alarm], Awaitable[None]]
 
 
-class Guardian:
+class GuardLoop:
     """Watches one platform's rollout.
 
     Args:
@@ -61,7 +61,7 @@ class Guardian:
     def __init__(
         self,
         registry: Registry,
-        observed: Observed,
+        observed: ObservationStore,
         alert: Alert,
         moment: Callable[[], Awaitable[float]],
         clock: Clock,
@@ -120,13 +120,13 @@ class Guardian:
             log.info("guard: %s in %s: %s, %s", lineup.judged, lineup.stage, verdict.decision, verdict.reason)
         self.last = verdict
         await self._observed.say(lineup.trial, f"{verdict.decision}: {verdict.reason}")
-        if verdict.decision is Decision.BREACH:
+        if verdict.decision is GuardDecision.BREACH:
             entry = await asyncio.to_thread(
                 self._registry.roll_back, on=head.number, reason=verdict.reason, story=verdict.story()
             )
             log.warning("churn model %s rolled back: %s", entry.version, entry.reason)
             await self._tell(_rolled_back(entry))
-        elif verdict.decision is Decision.GO and lineup.is_due(now):
+        elif verdict.decision is GuardDecision.GO and lineup.is_due(now):
             await asyncio.to_thread(
                 self._registry.advance, on=head.number, reason=verdict.reason, story=verdict.story()
             )
@@ -148,7 +148,7 @@ class Guardian:
                 return
             self._untold.pop(0)
 
-    async def _recalled(self) -> list[Entry]:
+    async def _recalled(self) -> list[JournalEntry]:
         """The journal; nothing where a line of it is damaged, which is no reason not to watch."""
         try:
             return await asyncio.to_thread(self._registry.journal)
@@ -156,7 +156,7 @@ class Guardian:
             log.warning("guard: whether a rollback was told cannot be seen: %s", error)
             return []
 
-    def _is_fresh(self, entry: Entry) -> bool:
+    def _is_fresh(self, entry: JournalEntry) -> bool:
         return (
             entry.action is Action.ROLL_BACK
             and entry.actor == ACTOR
@@ -164,7 +164,7 @@ class Guardian:
         )
 
 
-def _rolled_back(entry: Entry) -> Alarm:
+def _rolled_back(entry: JournalEntry) -> Alarm:
     return Alarm(
         kind="rollback",
         key=f"model-rollback-{entry.version}-{entry.number}",

@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 AGAIN_S = 60.0
 
 
-class Complaints:
+class LogThrottle:
     """Tells of failures, seldom.
 
     Args:

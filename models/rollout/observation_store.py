@@ -27,7 +27,7 @@ from tocsin.storage.connect import translate
 VERDICT_TTL_S = 60
 OBSERVED_TTL_S = 2 * 86_400
 LABELS_TTL_S = 60 * 86_400
-MOST_AWAITED = 20_000
+MAX_AWAITED = 20_000
 DUE_AT_ONCE = 500
 
 
@@ -45,7 +45,7 @@ _prediction = msgspec.msgpack.Decoder(Prediction)
 _counts = msgspec.msgpack.Decoder(dict[str, int])
 
 
-class Observed:
+class ObservationStore:
     """The observations of one platform.
 
     Args:
@@ -116,7 +116,7 @@ class Observed:
         awaited, predicted = self._keys.awaited(trial), self._keys.predicted(trial)
         client: Any = self._client  # the driver's answers are untyped
         with _translated():
-            taken = predictions[: max(0, MOST_AWAITED - await client.zcard(awaited))]
+            taken = predictions[: max(0, MAX_AWAITED - await client.zcard(awaited))]
             if not taken:
                 return
             async with client.pipeline(transaction=True) as pipe:

@@ -26,8 +26,8 @@ import numpy.typing as npt
 from models.dataset.matrix import Floats
 from models.evaluation.expected_difference import is_empty
 from models.rollout.guard import GuardPolicy, epoch_of
-from models.rollout.log_throttle import Complaints
-from models.rollout.observation_store import Observed, Prediction
+from models.rollout.log_throttle import LogThrottle
+from models.rollout.observation_store import ObservationStore, Prediction
 from models.rollout.observations import Observations
 from tocsin.clock import Clock
 from tocsin.errors import TocsinError
@@ -37,8 +37,8 @@ log = logging.getLogger(__name__)
 QUEUE_ROWS = 512
 ROWS_AT_ONCE = 64
 FLUSH_EVERY_S = 1.0
-MOST_SEEN = 50_000
-MOST_UNSENT = 5_000  # predictions that wait for storage
+MAX_SEEN = 50_000
+MAX_UNSENT = 5_000  # predictions that wait for storage
 
 
 class Scorer(Protocol):
@@ -77,7 +77,7 @@ class Offer:
     as_of: float
 
 
-class Beside:
+class Shadow:
     """Scores what is offered with both models, off the requests' path.
 
     Args:
@@ -91,7 +91,7 @@ class Beside:
 
     def __init__(
         self,
-        observed: Observed,
+        observed: ObservationStore,
         executor: Executor,
         *,
         sample: float,
@@ -106,7 +106,7 @@ class Beside:
         self._executor = executor
         self._sample = sample
         self._clock = clock
-        self._complaints = Complaints(clock)
+        self._complaints = LogThrottle(clock)
         self._chance = random.Random()  # noqa: S311 (a sample, no secret)
         self._trial: Trial | None = None
         self._epoch = 0
@@ -173,7 +173,7 @@ class Beside:
             return None
         chosen = np.asarray(fresh, dtype=np.intp)
         names = [offer.advertiser_ids[place] for place in fresh]
-        if len(self._seen) < MOST_SEEN:
+        if len(self._seen) < MAX_SEEN:
             self._seen.update(names)
         return Offer(names, offer.raw[chosen], offer.stale[chosen], offer.as_of)
 
@@ -197,7 +197,7 @@ class Beside:
         found = zip(offer.advertiser_ids, judged.found, reference.found, offer.stale, strict=True)
         for name, one, other, stale in found:
             self.observations.pair(float(one), float(other), stale=bool(stale))
-            if len(self._unsent) < MOST_UNSENT:
+            if len(self._unsent) < MAX_UNSENT:
                 self._unsent.append(Prediction(name, offer.as_of, float(one), float(other)))
 
     async def _send_all(self) -> None:
@@ -222,7 +222,7 @@ class Beside:
         except TocsinError as error:
             log.warning("observations wait: %s", error)
             if self._trial is not None and trial.name == self._trial.name:
-                self._unsent = (unsent + self._unsent)[:MOST_UNSENT]
+                self._unsent = (unsent + self._unsent)[:MAX_UNSENT]
 
     def _both(self, trial: Trial, raw: Floats) -> tuple[_Scored, _Scored]:
         return self._timed(trial.judged, raw), self._timed(trial.reference, raw)

@@ -28,7 +28,7 @@ from models.dataset.split import TooLittleDataError
 from models.evaluation.certification import (
     Certificate,
     CertificationPolicy,
-    Sample,
+    RowSample,
     certify,
     on_probabilities,
 )
@@ -170,7 +170,7 @@ def evaluate_table(
     estimator = models[winner].fit(frame.iloc[fitting], churned[fitting])
     scores = _score(estimator, frame.iloc[calibrating])
     calibration = calibrate_weeks(scores, churned[calibrating], np.zeros(len(calibrating)))
-    sample = Sample.of_weeks(scores, churned[calibrating], calibrating, np.zeros(len(calibrating)))
+    sample = RowSample.of_weeks(scores, churned[calibrating], calibrating, np.zeros(len(calibrating)))
     seen = reference[winner]
     middle = calibrate_weeks(seen.scores, seen.churned, np.zeros(len(seen.scores))).middle
     found = certify(seen, sample, (middle, calibration.middle), policy.certification)
@@ -235,7 +235,7 @@ def _candidates(frame: pd.DataFrame, seed: int) -> dict[str, Pipeline]:
 
 def _select(
     models: dict[str, Pipeline], frame: pd.DataFrame, churned: Floats, policy: TablePolicy
-) -> tuple[dict[str, float], dict[str, Sample]]:
+) -> tuple[dict[str, float], dict[str, RowSample]]:
     """Mean AUC over the folds, and each candidate's scores and outcomes on rows it had not seen."""
     folds = StratifiedKFold(policy.folds, shuffle=True, random_state=policy.seed)
     held_out: dict[str, list[tuple[Floats, Floats]]] = {name: [] for name in models}
@@ -251,7 +251,7 @@ def _select(
     }
     rows = np.arange(len(churned))
     joined = {
-        name: Sample.of_weeks(
+        name: RowSample.of_weeks(
             np.concatenate([s for s, _ in parts]),
             np.concatenate([c for _, c in parts]),
             rows,

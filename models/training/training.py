@@ -35,7 +35,7 @@ from models.evaluation.certification import (
     Certificate,
     CertificationPolicy,
     Ints,
-    Sample,
+    RowSample,
     certify,
     on_probabilities,
 )
@@ -114,13 +114,14 @@ class _Sides:
 class _Reference:
     """Scores of the fitting side's own later weeks: what the order of the thresholds is taken from."""
 
-    sample: Sample
+    sample: RowSample
     middle: float  # the score whose probability is one half there
 
     @classmethod
     def of(cls, scores: Floats, churned: Floats, accounts: Ints, as_of: Floats) -> _Reference:
         return cls(
-            Sample.of_weeks(scores, churned, accounts, as_of), calibrate_weeks(scores, churned, as_of).middle
+            RowSample.of_weeks(scores, churned, accounts, as_of),
+            calibrate_weeks(scores, churned, as_of).middle,
         )
 
 
@@ -306,7 +307,7 @@ def _calibrate(
     """The map from scores to probabilities, and thresholds on the probabilities."""
     rows = sides.calibrating
     calibration = calibrate_weeks(scores, rows.churned, rows.as_of)
-    sample = Sample.of_weeks(scores, rows.churned, rows.advertisers, rows.as_of)
+    sample = RowSample.of_weeks(scores, rows.churned, rows.advertisers, rows.as_of)
     if reference is None:  # no fold was possible: what it learned from gives candidates as well
         seen = sides.fitting
         reference = _Reference.of(score(estimator, seen.raw), seen.churned, seen.advertisers, seen.as_of)

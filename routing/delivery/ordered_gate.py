@@ -1,4 +1,4 @@
-"""Turns: work that overlaps goes through one gate in the order it came.
+"""OrderedGate: work that overlaps goes through one gate in the order it came.
 
     taken ──► comes (the one before has passed) ──► passed
 
@@ -11,7 +11,7 @@ import asyncio
 
 
 class Turn:
-    """One place in the queue; `Turns.take` hands it out. It must pass, whatever happened to its work."""
+    """One place in the queue; `OrderedGate.take` hands it out. It must pass, whatever happened to its work."""
 
     def __init__(self, before: asyncio.Event | None) -> None:
         self.passed = asyncio.Event()
@@ -28,7 +28,7 @@ class Turn:
         self.passed.set()
 
 
-class Turns:
+class OrderedGate:
     """A queue of one event loop."""
 
     def __init__(self) -> None:

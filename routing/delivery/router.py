@@ -11,14 +11,14 @@ from redis.asyncio.client import Pipeline
 
 from routing.deliveries import Delivery
 from routing.delivery.late_answers import LateDeliveries
-from routing.delivery.ordered_gate import Turns
+from routing.delivery.ordered_gate import OrderedGate
 from routing.delivery.pipeline import DeliveryStage, run_stages
 from routing.ledger.ledger import Ledger
 from tocsin.clock import Clock
 from tocsin.errors import StorageUnavailableError
 from tocsin.keys import LaneKeys
 from tocsin.streams.consumer import Hold, Kept
-from tocsin.streams.lanes import Entry, Stage
+from tocsin.streams.lanes import Entry, Writes
 from tocsin.streams.quarantine import stage_quarantine
 from tocsin.telemetry.reports import Fault, faults_of
 from tocsin.wire.lanes import WIRE_VERSION
@@ -80,14 +80,14 @@ class Router:
         self._ledger = ledger
         self._keys = keys
         self._clock = clock
-        self._turns = Turns()
+        self._turns = OrderedGate()
         self._decode = msgspec.msgpack.Decoder(list[Envelope]).decode
 
     def faults(self) -> Mapping[Fault, int]:
         """What its stages survived."""
         return faults_of(*self._stages)
 
-    async def handle(self, entries: Sequence[Entry], hold: Hold | None = None) -> Stage:
+    async def handle(self, entries: Sequence[Entry], hold: Hold | None = None) -> Writes:
         """Deliver what the blocks hold; what to write is settled together with their acknowledgement.
 
         The last stage begins in the order in which blocks came, or a recipient's would get mixed up. Blocks overlap

@@ -31,7 +31,7 @@ from tocsin.wire.lanes import LaneName
 
 SAMPLE_S = 0.25  # facts older than this are asked for again, beside the requests
 STALE_S = 0.5  # facts older than this are waited for
-MOST_SOURCES = 256  # told apart; the others count as one
+MAX_SOURCES = 256  # told apart; the others count as one
 SHARED_FROM = 0.5  # of a lane's limit
 SHARED_PART = 0.9  # of a lane's limit: the rest is for a source nobody has heard of yet
 LATE_RECORDS = 100  # fewer than this make nobody late, however slow the lane is
@@ -39,7 +39,7 @@ LATE_RECORDS = 100  # fewer than this make nobody late, however slow the lane is
 MEMORY_RETRY_S = 10.0  # memory comes back as outcomes expire and lanes drain, which no rate tells
 SHARE_RETRY_S = 1.0
 LEAST_RETRY_S = 1.0
-MOST_RETRY_S = 60.0
+MAX_RETRY_S = 60.0
 ROOM_AGAIN = 0.95  # of the limit: how far a full lane should have drained when a caller comes back
 
 
@@ -74,7 +74,7 @@ class LaneFacts(msgspec.Struct, frozen=True, kw_only=True):
     capacity_per_s: float = 0.0  # how fast it drains when there is enough to do; 0: never seen
 
 
-class Decision(msgspec.Struct, frozen=True):
+class AdmissionDecision(msgspec.Struct, frozen=True):
     """Whether records are let in; if not, why, and when to ask again."""
 
     admit: bool
@@ -82,11 +82,11 @@ class Decision(msgspec.Struct, frozen=True):
     retry_after_s: float = 0.0
 
 
-ADMITTED = Decision(admit=True)
+ADMITTED = AdmissionDecision(admit=True)
 
 
-def _refuse(reason: AdmissionReason, retry_after_s: float) -> Decision:
-    return Decision(admit=False, reason=reason, retry_after_s=retry_after_s)
+def _refuse(reason: AdmissionReason, retry_after_s: float) -> AdmissionDecision:
+    return AdmissionDecision(admit=False, reason=reason, retry_after_s=retry_after_s)
 
 
 class AdmissionPolicy(msgspec.Struct, frozen=True):
@@ -119,14 +119,14 @@ class AdmissionPolicy(msgspec.Struct, frozen=True):
         """A lane's limits."""
         return self.lanes.get(lane, LaneLimits())
 
-    def admit(self, lane: LaneName, facts: LaneFacts) -> Decision:
+    def admit(self, lane: LaneName, facts: LaneFacts) -> AdmissionDecision:
         """Whether a lane takes records at all; its sources' shares come after."""
         limits = self.limits(lane)
         if facts.memory_ratio >= limits.memory_ratio:
             return _refuse(AdmissionReason.MEMORY, MEMORY_RETRY_S)
         if facts.records >= limits.records:
             over = facts.records - limits.records * ROOM_AGAIN
-            wait_s = over / facts.drained_per_s if facts.drained_per_s > 0 else MOST_RETRY_S
+            wait_s = over / facts.drained_per_s if facts.drained_per_s > 0 else MAX_RETRY_S
             return _refuse(AdmissionReason.RECORDS, _bounded(wait_s))
         if facts.oldest_age_s >= limits.age_s:
             # Somebody must catch up by this much, or come to life again: there is no rate to go by.
@@ -135,7 +135,7 @@ class AdmissionPolicy(msgspec.Struct, frozen=True):
 
     def admit_source(
         self, lane: LaneName, facts: LaneFacts, holdings: Holdings, source: str, records: int
-    ) -> Decision:
+    ) -> AdmissionDecision:
         """Whether one source's records are let in to a lane that takes records: all of them or none."""
         limits, held, active = self.limits(lane), holdings.held(source), holdings.active(source)
         half_full = facts.records >= limits.records * SHARED_FROM
@@ -154,7 +154,7 @@ class AdmissionPolicy(msgspec.Struct, frozen=True):
 
 
 def _bounded(wait_s: float) -> float:
-    return min(max(wait_s, LEAST_RETRY_S), MOST_RETRY_S)
+    return min(max(wait_s, LEAST_RETRY_S), MAX_RETRY_S)
 
 
 class Holdings:
@@ -169,7 +169,7 @@ class Holdings:
 
     def take(self, source: str, records: int) -> None:
         """Count what was let in."""
-        known = source in self._told or source in self._since or len(self._since) < MOST_SOURCES
+        known = source in self._told or source in self._since or len(self._since) < MAX_SOURCES
         self._since[source if known else ""] += records
 
     def untold(self) -> Counter[str]:

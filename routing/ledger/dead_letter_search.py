@@ -31,7 +31,7 @@ class Found(msgspec.Struct, frozen=True):
     end: Mark | None  # None: every letter was looked at
 
 
-class DeadLetterOffice:
+class DeadLetterSearch:
     """Finds, replays and purges dead letters over several lanes.
 
     Args:

@@ -16,12 +16,12 @@ from typing import TypeVar
 import msgspec
 from redis import exceptions as redis_errors
 
-from features.online.as_of import Moments
-from features.online.last_served import Recall
+from features.online.as_of import AsOf
+from features.online.last_served import LastServed
 from features.online.reader import AsyncOnlineReader, Question
 from features.online.result import MISSING, Answer, Status
 from features.online.store import FeatureStore
-from features.online.usage import Notes
+from features.online.usage import UsageNotes
 from features.tiles import decode
 from features.vectors import covers
 from tocsin.clock import Clock
@@ -59,12 +59,12 @@ class FeatureReader:
         self._online = AsyncOnlineReader(
             self.client, namespace=settings.namespace, partitions=self._partitions
         )
-        self._notes = Notes(self.store.keys, partitions=self._partitions, clock=clock)
-        self._moments = Moments(
+        self._notes = UsageNotes(self.store.keys, partitions=self._partitions, clock=clock)
+        self._moments = AsOf(
             settings.as_of, lambda: self.breaker.call(lambda: _within(self.store.latest())), clock
         )
         self._ask_shards = ask_shards
-        self._lately = Recall(REMEMBERED)
+        self._lately = LastServed(REMEMBERED)
 
     async def moment(self, asked: float | None) -> float:
         """The moment to answer for: the one asked for, else the configured one (epoch seconds).

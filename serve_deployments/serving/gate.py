@@ -24,12 +24,12 @@ from redis import exceptions as redis_errors
 from routing.intake.admission import (
     ADMITTED,
     LATE_RECORDS,
-    MOST_SOURCES,
+    MAX_SOURCES,
     SAMPLE_S,
     STALE_S,
+    AdmissionDecision,
     AdmissionPolicy,
     AdmissionReason,
-    Decision,
     Holdings,
     LaneFacts,
 )
@@ -55,17 +55,17 @@ SAYS = {
 }
 
 
-class Memory(msgspec.Struct, frozen=True):
+class ServerMemory(msgspec.Struct, frozen=True):
     """What the server said of its memory, in bytes; a limit of 0 is none."""
 
     used: int
     limit: int
 
 
-class Sample(msgspec.Struct, frozen=True):
+class LaneSample(msgspec.Struct, frozen=True):
     """One answer of the server about one lane."""
 
-    memory: Memory
+    memory: ServerMemory
     now_s: float
     blocks: int
     retrying: int
@@ -74,7 +74,7 @@ class Sample(msgspec.Struct, frozen=True):
     finished: int
 
     @classmethod
-    def read(cls, answer: Sequence[Any]) -> Sample:
+    def read(cls, answer: Sequence[Any]) -> LaneSample:
         """What the script FACTS returns."""
         text, now_ms, blocks, retrying, oldest_ms, accepted, finished = answer
         return cls(
@@ -96,7 +96,7 @@ _facts = Script(FACTS)
 _sources = Script(SOURCES)
 
 
-async def take_sample(lane: Lane) -> Sample:
+async def take_sample(lane: Lane) -> LaneSample:
     """Ask its server about one lane.
 
     Raises:
@@ -105,15 +105,15 @@ async def take_sample(lane: Lane) -> Sample:
     keys = [lane.keys.counts]
     for partition in range(lane.partitions):
         keys += [lane.keys.stream(partition), lane.keys.retries(partition)]
-    return Sample.read(await _facts.run(lane.client, keys, [GROUP]))
+    return LaneSample.read(await _facts.run(lane.client, keys, [GROUP]))
 
 
-def read_memory(text: str) -> Memory:
+def read_memory(text: str) -> ServerMemory:
     """INFO's section as numbers; what the server leaves out of its own limit is left out here, too."""
     lines = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
     found = {name: int(lines.get(name, "0")) for name in ("used_memory", "maxmemory")}
     uncounted = int(lines.get("mem_not_counted_for_evict", "0"))
-    return Memory(found["used_memory"] - uncounted, found["maxmemory"])
+    return ServerMemory(found["used_memory"] - uncounted, found["maxmemory"])
 
 
 class Sampled:
@@ -154,15 +154,17 @@ class Gate:
             Reports(lane.client, lane.keys.reports, partial(self._counted, name))
             for name, lane in lanes.items()
         ]
-        self._samples: dict[LaneName, Sample] = {}
+        self._samples: dict[LaneName, LaneSample] = {}
         self._drains: dict[
-            LaneName, tuple[Sample, float]
+            LaneName, tuple[LaneSample, float]
         ] = {}  # a sample to measure from, the rate before it
         self._capacities: dict[LaneName, float] = {}
         self._holdings: dict[LaneName, Holdings] = defaultdict(Holdings)
         self._since: Counter[LaneName] = Counter()  # records let in since the sample
 
-    async def decide(self, lane: LaneName, sources: Mapping[str, int], *, whole: bool) -> dict[str, Decision]:
+    async def decide(
+        self, lane: LaneName, sources: Mapping[str, int], *, whole: bool
+    ) -> dict[str, AdmissionDecision]:
         """A decision for each source's records of one request.
 
         Args:
@@ -260,14 +262,14 @@ class Gate:
         holdings = self._holdings[LaneName(lane.name)]
         told = holdings.untold()
         pairs = [part for source, records in told.items() for part in (source, records)]
-        arguments = [waiting, REMEMBERED_S, MOST_SOURCES, *pairs]
+        arguments = [waiting, REMEMBERED_S, MAX_SOURCES, *pairs]
         answer = await _sources.run(lane.client, [lane.keys.sources], arguments)
         held = {
             source.decode(): float(records) for source, records in zip(answer[::2], answer[1::2], strict=True)
         }
         holdings.renew(held, told)
 
-    def _measure(self, lane: LaneName, sample: Sample) -> None:
+    def _measure(self, lane: LaneName, sample: LaneSample) -> None:
         before = self._samples.get(lane)
         if before is not None and sample.now_s > before.now_s:
             known = self._capacities.get(lane, 0.0)
@@ -278,7 +280,7 @@ class Gate:
             self._drains[lane] = (sample, rate)
 
 
-def capacity(known: float, before: Sample, after: Sample) -> float:
+def capacity(known: float, before: LaneSample, after: LaneSample) -> float:
     """How fast a lane drains when there is enough to do, in records a second, from two samples.
 
     What was drained is the least it can do; it can do less than was known only if there was enough to do all the time.
@@ -290,7 +292,7 @@ def capacity(known: float, before: Sample, after: Sample) -> float:
     return smoothed if busy else max(known, smoothed)
 
 
-def refusal(lane: LaneName, decision: Decision) -> OverloadedError:
+def refusal(lane: LaneName, decision: AdmissionDecision) -> OverloadedError:
     """A decision as the error a caller gets: names the lane, the reason and when to come back."""
     return OverloadedError(
         f"{lane} takes no more records now ({decision.reason}): {SAYS[decision.reason]}",

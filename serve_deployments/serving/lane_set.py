@@ -16,7 +16,7 @@ from tocsin.wire.lanes import Durability, LaneName
 
 FACTS_TTL_S = 30.0
 CONFIRM_MS = 1200  # under `everysec` a sync begins once a second; below WRITE_TIMEOUT_S
-MOST_CONFIRMING = 32  # of the 64 requests of a replica, and of the connections to a server
+MAX_CONFIRMING = 32  # of the 64 requests of a replica, and of the connections to a server
 
 UNKNOWN = ServerFacts(flavour="", version="", durability=Durability.MEMORY)
 
@@ -72,7 +72,7 @@ class LaneSet:
             if not urgent:
                 raise
             facts = UNKNOWN
-        if not (urgent and facts.confirms and self._confirming < MOST_CONFIRMING):
+        if not (urgent and facts.confirms and self._confirming < MAX_CONFIRMING):
             stored = await lane.append(records, idempotency_key=idempotency_key, fingerprint=fingerprint)
             return stored, facts.durability
         self._confirming += 1

@@ -40,7 +40,7 @@ class BrokenModel:
 
 
 @dataclass(frozen=True)
-class InService:
+class LoadedModel:
     """Models by their part, all of one moment."""
 
     lineup: Lineup = field(default_factory=Lineup)
@@ -57,7 +57,7 @@ class InService:
         return champion == self.lineup.champion and not broken
 
 
-class ModelsInService:
+class LoadedModels:
     """Follows the registry of one replica.
 
     Args:
@@ -66,7 +66,7 @@ class ModelsInService:
     """
 
     def __init__(self, registry: Registry, clock: Clock) -> None:
-        self.now = InService()
+        self.now = LoadedModel()
         self._registry = registry
         self._clock = clock
         self._looked_at = float("-inf")
@@ -74,13 +74,13 @@ class ModelsInService:
         self._loaded_at = float("-inf")
         self._loading = asyncio.Lock()
 
-    async def current(self) -> InService:
+    async def current(self) -> LoadedModel:
         """What serves; looks at the registry first if nothing serves and nobody looked lately."""
         if self.now.champion is None and self._clock.monotonic() - self._looked_at >= LOOK_EVERY_S:
             await self.follow()
         return self.now
 
-    async def follow(self) -> InService:
+    async def follow(self) -> LoadedModel:
         """Look at the registry, and load what changed. Never fails: what serves goes on serving."""
         async with self._loading:
             self._looked_at = self._clock.monotonic()
@@ -93,14 +93,14 @@ class ModelsInService:
             except (TocsinError, OSError) as error:
                 log.warning("the model registry cannot be read: %s", error)
                 if self.now.champion is None:
-                    self.now = InService(why="the model registry cannot be read")
+                    self.now = LoadedModel(why="the model registry cannot be read")
         return self.now
 
-    def _load(self, lineup: Lineup) -> InService:
+    def _load(self, lineup: Lineup) -> LoadedModel:
         before = self.now
         held = {model.version: model for model in (before.champion, before.judged, before.reference) if model}
         if not lineup.champion:
-            return InService(lineup=lineup)
+            return LoadedModel(lineup=lineup)
         champion, why = before.champion, ""
         loaded = self._loaded(lineup.champion, held)
         if isinstance(loaded, ChurnModel):
@@ -111,9 +111,9 @@ class ModelsInService:
         if champion is None:
             why = f"champion {lineup.champion} cannot be loaded"
         if not (lineup.judged and lineup.reference):
-            return InService(lineup=lineup, champion=champion, why=why)
+            return LoadedModel(lineup=lineup, champion=champion, why=why)
         judged, reference = (self._loaded(version, held) for version in (lineup.judged, lineup.reference))
-        return InService(lineup=lineup, champion=champion, judged=judged, reference=reference, why=why)
+        return LoadedModel(lineup=lineup, champion=champion, judged=judged, reference=reference, why=why)
 
     def _loaded(self, version: str, held: dict[str, ChurnModel | BrokenModel]) -> ChurnModel | BrokenModel:
         known = held.get(version)

@@ -18,7 +18,7 @@ Q = TypeVar("Q")
 A = TypeVar("A")
 
 
-class Batcher(Generic[Q, A]):
+class MicroBatcher(Generic[Q, A]):
     """Answers questions together.
 
     Args:

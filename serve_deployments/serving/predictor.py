@@ -21,13 +21,13 @@ import msgspec
 import numpy as np
 
 from models.prediction.churn import ChurnModel, recency_answers
-from models.registry.lineup import Stage
+from models.registry.lineup import RolloutStage
 from models.registry.registry import Registry
-from models.rollout.log_throttle import Complaints
-from models.rollout.observation_store import Observed
-from models.rollout.shadow import Beside, Offer, Trial
+from models.rollout.log_throttle import LogThrottle
+from models.rollout.observation_store import ObservationStore
+from models.rollout.shadow import Offer, Shadow, Trial
 from serve_deployments.serving.feature_reader import FeatureReader
-from serve_deployments.serving.loaded_models import BrokenModel, InService, ModelsInService
+from serve_deployments.serving.loaded_models import BrokenModel, LoadedModel, LoadedModels
 from serve_deployments.serving.vector_reader import RECENCY, Rows, VectorReader
 from tocsin.clock import Clock, to_datetime
 from tocsin.errors import StorageUnavailableError
@@ -53,13 +53,13 @@ class Predictor:
     def __init__(self, settings: Settings, clock: Clock, registry: Registry | None = None) -> None:
         self.reader = FeatureReader(settings, clock)
         self.vectors = VectorReader(self.reader)
-        self.models = ModelsInService(registry or Registry(settings.models_location, clock=clock), clock)
+        self.models = LoadedModels(registry or Registry(settings.models_location, clock=clock), clock)
         self._clock = clock
-        self._complaints = Complaints(clock)
+        self._complaints = LogThrottle(clock)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="models")
-        observed = Observed(self.reader.client, namespace=settings.namespace)
-        self.beside = Beside(observed, self._threads, sample=settings.shadow_sample, clock=clock)
-        self._followed = InService()
+        observed = ObservationStore(self.reader.client, namespace=settings.namespace)
+        self.beside = Shadow(observed, self._threads, sample=settings.shadow_sample, clock=clock)
+        self._followed = LoadedModel()
         self._slots = asyncio.Semaphore(THREADS - 1)  # one is left for what is scored beside
 
     async def follow(self) -> None:
@@ -101,7 +101,7 @@ class Predictor:
             self._offer(serving, rows)
         return answers, unknown
 
-    def _offer(self, serving: InService, rows: Rows) -> None:
+    def _offer(self, serving: LoadedModel, rows: Rows) -> None:
         """To the trial: those who are active. Of others no model was taught anything, and what it says is chance."""
         active_days = serving.champion.card.active_window_days if serving.champion else 0
         active = np.flatnonzero(rows.raw[:, RECENCY] < active_days)
@@ -109,12 +109,12 @@ class Predictor:
             some = rows.some(active.tolist())
             self.beside.offer(Offer(some.advertiser_ids, some.raw, some.stale, some.as_of))
 
-    async def _answer(self, serving: InService, rows: Rows, *, explain: bool) -> list[ChurnAnswer]:
+    async def _answer(self, serving: LoadedModel, rows: Rows, *, explain: bool) -> list[ChurnAnswer]:
         """Answers in the order of the rows."""
         if not rows.advertiser_ids:
             return []
         lineup = serving.lineup
-        if lineup.stage is not Stage.CANARY or serving.judged is None:
+        if lineup.stage is not RolloutStage.CANARY or serving.judged is None:
             return await self._by_champion(serving, rows, explain=explain)
         ours = [lineup.answers(name) == lineup.champion for name in rows.advertiser_ids]
         kept = [place for place, own in enumerate(ours) if own]
@@ -160,10 +160,10 @@ class Predictor:
         if not work.cancelled():
             work.exception()  # looked at: nobody waits for it after the deadline
 
-    async def _by_champion(self, serving: InService, rows: Rows, *, explain: bool) -> list[ChurnAnswer]:
+    async def _by_champion(self, serving: LoadedModel, rows: Rows, *, explain: bool) -> list[ChurnAnswer]:
         """By the champion; where it fails, by the model before; where there is none, by recency."""
         why = serving.why
-        spare = serving.reference if serving.lineup.stage is Stage.WATCH else None
+        spare = serving.reference if serving.lineup.stage is RolloutStage.WATCH else None
         for model in (serving.champion, spare):
             if not isinstance(model, ChurnModel):
                 continue

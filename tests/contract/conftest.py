@@ -14,7 +14,7 @@ from redis import asyncio as aioredis
 
 from tocsin import keys as key_table
 from tocsin.storage.connect import connect
-from tocsin.storage.embedded import EmbeddedServer, Endpoint, process_of, read_endpoint
+from tocsin.storage.embedded import EmbeddedServer, ServerEndpoint, process_of, read_endpoint
 from tocsin.streams.lanes import Lane
 
 TIMEOUT_S = 2.0
@@ -72,7 +72,7 @@ def server_data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture
-def endpoint(server_data: Path) -> Endpoint:
+def endpoint(server_data: Path) -> ServerEndpoint:
     """The server as it runs now: a test before may have killed it."""
     found = read_endpoint(server_data)
     assert found is not None
@@ -80,12 +80,12 @@ def endpoint(server_data: Path) -> Endpoint:
 
 
 @pytest.fixture
-def url(endpoint: Endpoint) -> str:
+def url(endpoint: ServerEndpoint) -> str:
     return endpoint.url
 
 
 @pytest.fixture
-def process(endpoint: Endpoint) -> psutil.Process:
+def process(endpoint: ServerEndpoint) -> psutil.Process:
     found = process_of(endpoint)
     assert found is not None
     return found

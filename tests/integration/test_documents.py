@@ -14,12 +14,12 @@ import msgspec
 import pytest
 
 from launch.platform import Platform
+from tests.paths import ROOT
 from tests.support import eventually
 from tocsin.settings import Settings
 
 pytestmark = pytest.mark.integration
 
-ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 

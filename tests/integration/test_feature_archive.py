@@ -18,7 +18,7 @@ from cli.app import app
 from cli.importing import await_lane, request_of
 from features.offline.archive import Archive
 from features.offline.event_table import event_table
-from features.shard.archiver import Lander
+from features.shard.archiver import Archiver
 from features.simulator import simulate
 from tests.fakes import ManualClock
 from tests.platform_fixtures import SIMULATION_END
@@ -49,7 +49,7 @@ def advertisers(settings: Settings, client: Client) -> list[str]:
 async def land(settings: Settings) -> None:
     """What the shards do by themselves every half minute."""
     client = connect(resolve_url(settings), timeout_s=CONSUME_TIMEOUT_S)
-    lander = Lander(
+    lander = Archiver(
         client,
         FeatureKeys(settings.namespace),
         archive=lambda: Archive(settings.archive),

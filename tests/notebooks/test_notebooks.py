@@ -12,8 +12,8 @@ from nbclient import NotebookClient
 
 from models.registry.model_files import Metadata
 from models.registry.registry import Registry
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 RETRAINING = ROOT / "notebooks" / "churn_retraining.ipynb"
 EXPLORATION = ROOT / "notebooks" / "churn_exploration.ipynb"

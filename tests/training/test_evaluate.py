@@ -13,10 +13,10 @@ from typer.testing import CliRunner
 
 from cli.app import app
 from features.simulator import simulate
+from tests.paths import DATA
 from tocsin.errors import TocsinError
 
 END = pd.Timestamp("2026-11-22", tz="UTC").timestamp()
-DATA = Path(__file__).parents[3] / "shared" / "data"
 GOOGLE = DATA / "google_ads_spend" / "advertiser_weekly_spend.parquet"
 TELCO = DATA / "telco" / "Telco-Customer-Churn.csv"
 KEYS = (

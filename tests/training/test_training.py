@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -19,9 +18,10 @@ from models.evaluation.leakage import blocking
 from models.training.candidates import choose, week_balanced
 from models.training.card import ModelCard, TrainedModel
 from models.training.training import CANDIDATES, TrainingPolicy, _sides, labelled_set, train
+from tests.paths import DATA
 
 POLICY = TrainingPolicy()
-REAL = Path(__file__).parents[3] / "shared/data/google_ads_spend/advertiser_weekly_spend.parquet"
+REAL = DATA / "google_ads_spend/advertiser_weekly_spend.parquet"
 
 
 def _cutoffs(events: pd.DataFrame) -> list[float]:

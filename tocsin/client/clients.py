@@ -22,7 +22,7 @@ from tocsin.client.answers import Outcome
 from tocsin.client.calls import Call, dead_letters_call, letter_filter, notification_given, purge_call
 from tocsin.client.churn_methods import AsyncChurnMethods, ChurnMethods
 from tocsin.client.feature_methods import AsyncFeatureMethods, FeatureMethods
-from tocsin.client.flows import Flow, Flows, Pause, RetryPolicy
+from tocsin.client.flows import Flow, Flows, Pause, RequestRetryPolicy
 from tocsin.client.recipient_methods import AsyncRecipientMethods, RecipientMethods
 from tocsin.client.transport import check_limits, failure, platform_url, reply, request_headers, request_parts
 from tocsin.clock import Clock, SystemClock
@@ -79,7 +79,7 @@ class Client(RecipientMethods, FeatureMethods, ChurnMethods):
     ) -> None:
         check_limits(timeout_s, retries, max_batch, retry_total_s)
         url = platform_url(base_url)
-        policy = RetryPolicy(retries=retries, total_s=retry_total_s)
+        policy = RequestRetryPolicy(retries=retries, total_s=retry_total_s)
         self._flows = Flows(url, policy, max_batch, clock or SystemClock(), random.random)
         self._http = httpx2.Client(
             base_url=url, headers=request_headers(api_key), timeout=timeout_s, transport=transport
@@ -270,7 +270,7 @@ class AsyncClient(AsyncRecipientMethods, AsyncFeatureMethods, AsyncChurnMethods)
     ) -> None:
         check_limits(timeout_s, retries, max_batch, retry_total_s)
         url = platform_url(base_url)
-        policy = RetryPolicy(retries=retries, total_s=retry_total_s)
+        policy = RequestRetryPolicy(retries=retries, total_s=retry_total_s)
         self._flows = Flows(url, policy, max_batch, clock or SystemClock(), random.random)
         self._http = httpx2.AsyncClient(
             base_url=url, headers=request_headers(api_key), timeout=timeout_s, transport=transport

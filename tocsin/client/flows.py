@@ -82,7 +82,7 @@ Flow = Generator[Call | Pause, Outcome | None, T]
 
 
 @dataclass(frozen=True, slots=True)
-class RetryPolicy:
+class RequestRetryPolicy:
     """How often and how long to try again: exponential backoff with full jitter."""
 
     retries: int = 4
@@ -123,14 +123,14 @@ class Flows:
     """
 
     url: str
-    policy: RetryPolicy
+    policy: RequestRetryPolicy
     max_batch: int
     clock: Clock
     rng: Callable[[], float]
 
     # ----------------------------------------------------------------- one call
 
-    def exchange(self, call: Call, policy: RetryPolicy) -> Flow[Outcome]:
+    def exchange(self, call: Call, policy: RequestRetryPolicy) -> Flow[Outcome]:
         """Make a call, and again while that helps; the last outcome."""
         ends_at = self.clock.monotonic() + policy.total_s
         attempt = 0
@@ -150,7 +150,7 @@ class Flows:
             yield Pause(pause_s, retry=True)
             attempt += 1
 
-    def ask(self, call: Call, kind: type[T], policy: RetryPolicy | None = None) -> Flow[T]:
+    def ask(self, call: Call, kind: type[T], policy: RequestRetryPolicy | None = None) -> Flow[T]:
         """Make a call and decode its answer as `kind`."""
         outcome = yield from self.exchange(call, policy or self.policy)
         return self._decode(call, outcome, kind)

@@ -33,7 +33,7 @@ RESTART_BACKOFF_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 POLL_S = 0.2
 
 
-class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
+class ServerEndpoint(msgspec.Struct, frozen=True, kw_only=True):
     """Where the embedded server is, as its file says. Holds the password: never log it."""
 
     port: int
@@ -55,10 +55,10 @@ def storage_dir(data: Path) -> Path:
     return data / "storage"
 
 
-def read_endpoint(data: Path) -> Endpoint | None:
+def read_endpoint(data: Path) -> ServerEndpoint | None:
     """What the endpoint file says; None where there is none. The server may have died since."""
     try:
-        return msgspec.json.decode((storage_dir(data) / "endpoint.json").read_bytes(), type=Endpoint)
+        return msgspec.json.decode((storage_dir(data) / "endpoint.json").read_bytes(), type=ServerEndpoint)
     except FileNotFoundError:
         return None
     except (msgspec.MsgspecError, OSError) as error:
@@ -67,7 +67,7 @@ def read_endpoint(data: Path) -> Endpoint | None:
         ) from error
 
 
-def process_of(endpoint: Endpoint) -> psutil.Process | None:
+def process_of(endpoint: ServerEndpoint) -> psutil.Process | None:
     """The server's process if it is still that one."""
     try:
         process = psutil.Process(endpoint.pid)
@@ -99,7 +99,7 @@ class EmbeddedServer:
         self._stopping = threading.Event()
         self.restarts = 0
 
-    def start(self) -> Endpoint:
+    def start(self) -> ServerEndpoint:
         """Start the server, or adopt the one that already runs here, and watch it from now on.
 
         Raises:
@@ -126,7 +126,7 @@ class EmbeddedServer:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._child.wait(timeout=1)
 
-    def _launch(self, previous: Endpoint | None) -> Endpoint:
+    def _launch(self, previous: ServerEndpoint | None) -> ServerEndpoint:
         password = previous.password if previous else secrets.token_urlsafe(32)
         port = previous.port if previous and is_free("127.0.0.1", previous.port) else free_port()
         config = self._dir / "valkey.conf"
@@ -140,7 +140,7 @@ class EmbeddedServer:
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,  # Ctrl-C is for us to handle, in order
             )
-        endpoint = Endpoint(
+        endpoint = ServerEndpoint(
             port=port,
             password=password,
             pid=self._child.pid,
@@ -150,7 +150,7 @@ class EmbeddedServer:
         self._await_ready(endpoint)
         return endpoint
 
-    def _await_ready(self, endpoint: Endpoint) -> None:
+    def _await_ready(self, endpoint: ServerEndpoint) -> None:
         deadline = time.monotonic() + START_DEADLINE_S
         while time.monotonic() < deadline:
             if self._child is not None and self._child.poll() is not None:
@@ -189,7 +189,7 @@ class EmbeddedServer:
             self._on_event(f"storage: Valkey is back on 127.0.0.1:{started.port}")
 
 
-def stop_process(endpoint: Endpoint) -> bool:
+def stop_process(endpoint: ServerEndpoint) -> bool:
     """End the server an endpoint file names. Returns whether one was running."""
     process = process_of(endpoint)
     if process is None:
@@ -250,7 +250,7 @@ def _write_private(path: Path, content: bytes) -> None:
     temporary.replace(path)
 
 
-def _answers(endpoint: Endpoint) -> bool:
+def _answers(endpoint: ServerEndpoint) -> bool:
     client = redis.Redis(
         port=endpoint.port, password=endpoint.password, socket_timeout=1.0, socket_connect_timeout=1.0
     )

@@ -26,7 +26,7 @@ import msgspec
 
 from tocsin.clock import Clock
 from tocsin.errors import StateMovedError, TocsinError
-from tocsin.streams.lanes import Entry, Placement, Record, Stage
+from tocsin.streams.lanes import Entry, Placement, Record, Writes
 from tocsin.telemetry.reports import Fault
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class Queue(Protocol):
         """Take over blocks another consumer left."""
         ...
 
-    async def settle(self, entries: Sequence[Entry], stage: Stage, *, again: bool = False) -> None:
+    async def settle(self, entries: Sequence[Entry], stage: Writes, *, again: bool = False) -> None:
         """Acknowledge and trim, with what `stage` writes; with `again`, unless that was done already."""
         ...
 
@@ -106,7 +106,7 @@ class Handler(Protocol):
     by itself, with `Hold.again`.
     """
 
-    async def handle(self, entries: Sequence[Entry], hold: Hold) -> Stage:
+    async def handle(self, entries: Sequence[Entry], hold: Hold) -> Writes:
         """Do the work of these blocks; returns the writes to make with their acknowledgement."""
         ...
 
@@ -156,7 +156,7 @@ class ConsumerState(StrEnum):
     STOPPED = "stopped"
 
 
-class Unit:
+class WorkUnit:
     """Blocks that are handled together; the consumer's `Hold`.
 
     Args:
@@ -169,7 +169,7 @@ class Unit:
         self,
         entries: tuple[Entry, ...],
         check: Callable[[], None],
-        pause: Callable[[Unit, int], Awaitable[None]],
+        pause: Callable[[WorkUnit, int], Awaitable[None]],
     ) -> None:
         self.entries = entries  # those that were not lost
         self.begun = False
@@ -224,7 +224,7 @@ class Consumer:
         self._read_at = float("-inf")  # on the stopwatch
         self._claimed: set[int] = set()  # and not lost since
         self._surplus: set[int] = set()  # owned, but due to another member: drained, then given up
-        self._in_flight: dict[asyncio.Task[None], Unit] = {}
+        self._in_flight: dict[asyncio.Task[None], WorkUnit] = {}
         self._slots = asyncio.Semaphore(policy.concurrency)
 
     async def run(self) -> None:
@@ -323,7 +323,7 @@ class Consumer:
             if not ours:  # lost while this waited for a slot: claimed afresh should the partition come back
                 self._slots.release()
                 continue
-            unit = Unit(ours, self._note_lost, self._wait_with)
+            unit = WorkUnit(ours, self._note_lost, self._wait_with)
             task = asyncio.create_task(self._work(unit))
             self._in_flight[task] = unit
             task.add_done_callback(self._done)
@@ -336,7 +336,7 @@ class Consumer:
                 "%s: a unit of work ended with an error", self._ownership.name, exc_info=task.exception()
             )
 
-    async def _work(self, unit: Unit) -> None:
+    async def _work(self, unit: WorkUnit) -> None:
         """Handle, then settle until the server confirms. What is no longer ours is left to its new owner."""
         while True:
             self._note_lost()
@@ -360,7 +360,7 @@ class Consumer:
                 if self._stopping.is_set():
                     return  # still pending: the next owner claims them
 
-    async def _settled(self, unit: Sequence[Entry], stage: Stage) -> bool:
+    async def _settled(self, unit: Sequence[Entry], stage: Writes) -> bool:
         """Settle until it is confirmed, or we stop. False: the state moved, so the work has to be done anew."""
         attempt = 0
         while True:
@@ -386,7 +386,7 @@ class Consumer:
                 self.handled_blocks += len(unit)
                 return True
 
-    async def _wait_with(self, unit: Unit, tries: int) -> None:
+    async def _wait_with(self, unit: WorkUnit, tries: int) -> None:
         """The pause of a unit that could not begin. At the stop it is given up, and what waits behind it as well."""
         self.failures += 1
         backoff = self._policy.heal_backoff_s

@@ -107,7 +107,7 @@ class LaneDepth(msgspec.Struct, frozen=True, kw_only=True):
     retrying: int
 
 
-Stage = Callable[[Pipeline], None]
+Writes = Callable[[Pipeline], None]
 
 
 def partition_of(key: str, partitions: int) -> int:
@@ -329,7 +329,7 @@ class Lane:
         known = int(version) if version.isdigit() else 0  # 0: not written by us, for the quarantine
         return Entry(self.name, partition, entry.decode(), known, values.get(FIELD_BLOCK, b""))
 
-    async def settle(self, entries: Sequence[Entry], stage: Stage, *, again: bool = False) -> None:
+    async def settle(self, entries: Sequence[Entry], stage: Writes, *, again: bool = False) -> None:
         """Acknowledge and trim blocks together with what `stage` adds, in one transaction.
 
         Args:
@@ -370,7 +370,7 @@ class Lane:
             pipe.xdel(self.keys.stream(partition), *ids)
 
     async def _settle_at_limit(
-        self, by_partition: Mapping[int, Sequence[str]], stage: Stage, expected: Mapping[str, bytes]
+        self, by_partition: Mapping[int, Sequence[str]], stage: Writes, expected: Mapping[str, bytes]
     ) -> None:
         self.settled_at_limit += 1
         pipe = self.client.pipeline(transaction=True)

@@ -12,11 +12,11 @@ from redis import asyncio as aioredis
 
 from features.definitions import DAY_S
 from features.jobs.backfill import Backfill, Plan, plan
-from features.jobs.skew import Report, Sample, read_samples, read_tail, verify
+from features.jobs.skew import Report, ServedSample, read_samples, read_tail, verify
 from features.offline.archive import Archive
 from features.offline.event_table import activities_of, event_table
-from features.online.usage import SAMPLE_EVERY, Notes
-from features.shard.archiver import Backlog, Lander, read_backlog
+from features.online.usage import SAMPLE_EVERY, UsageNotes
+from features.shard.archiver import Archiver, Backlog, read_backlog
 from tests.contract.features.test_feature_store import event, some_events
 from tests.fakes import wait_until
 from tests.feature_bench import NOW, PARTITIONS, Bench
@@ -38,8 +38,8 @@ def archive(tmp_path: Path) -> Archive:
     return Archive(str(tmp_path / "archive"))
 
 
-def lander(bench: Bench, archive: Archive) -> Lander:
-    return Lander(
+def lander(bench: Bench, archive: Archive) -> Archiver:
+    return Archiver(
         bench.client,
         bench.shard().store.keys,
         archive=lambda: archive,
@@ -318,10 +318,10 @@ async def test_a_partition_that_never_rests_is_given_up(
 # --------------------------------------------------------------------------- the skew watch
 
 
-async def served(bench: Bench, as_of: float = NOW) -> list[Sample]:
+async def served(bench: Bench, as_of: float = NOW) -> list[ServedSample]:
     """Samples of every advertiser, as readers note them."""
     keys = bench.shard().store.keys
-    notes = Notes(keys, partitions=PARTITIONS, clock=bench.clock)
+    notes = UsageNotes(keys, partitions=PARTITIONS, clock=bench.clock)
     for name in NAMES:
         answer = await bench.read(name, as_of=as_of)
         for _ in range(SAMPLE_EVERY):
@@ -330,7 +330,7 @@ async def served(bench: Bench, as_of: float = NOW) -> list[Sample]:
     return await read_samples(bench.client, keys, limit=1_000)
 
 
-async def replay(bench: Bench, archive: Archive, samples: list[Sample]) -> Report:
+async def replay(bench: Bench, archive: Archive, samples: list[ServedSample]) -> Report:
     return verify(samples, await tail(bench), archive)
 
 

@@ -10,10 +10,10 @@ import pytest
 from redis import asyncio as aioredis
 
 from features.definitions import DAY_S, FEATURE_NAMES, HISTORY, HOUR_S, RECENT_ACTIVITY
-from features.online.as_of import Moments
+from features.online.as_of import AsOf
 from features.online.packing import PACKERS
 from features.online.result import Status
-from features.online.usage import Notes
+from features.online.usage import UsageNotes
 from features.vectors import named
 from tests.feature_bench import DAY, NOW, PARTITIONS, Bench
 from tests.unit.features.oracle import expected
@@ -302,7 +302,7 @@ async def test_vectors_of_other_definitions_are_counted_and_never_used(bench: Be
     answer = await bench.read("a")
     assert named(answer.vector(0))["spend_28d"] == 7.0
     assert (answer.unfit, answer.wanted) == ({"history": 1}, ["a"])
-    notes = Notes(keys, partitions=PARTITIONS, clock=bench.clock)
+    notes = UsageNotes(keys, partitions=PARTITIONS, clock=bench.clock)
     notes.note(answer)
     await notes.flush(bench.client)
     assert await bench.client.hgetall(keys.refused) == {b"schema:history": b"1"}
@@ -315,7 +315,7 @@ async def test_an_event_dated_ahead_counts_from_its_time_on(bench: Bench) -> Non
     await bench.work()
     answer = await bench.read("a")
     assert (named(answer.vector(0))["spend_7d"], answer.wanted) == (1.0, ["a"])
-    notes = Notes(bench.shard().store.keys, partitions=PARTITIONS, clock=bench.clock)
+    notes = UsageNotes(bench.shard().store.keys, partitions=PARTITIONS, clock=bench.clock)
     notes.note(answer)
     await notes.flush(bench.client)
     await bench.freshener().renew()
@@ -327,7 +327,7 @@ async def test_an_event_dated_ahead_counts_from_its_time_on(bench: Bench) -> Non
 async def test_popular_vectors_are_renewed_when_their_hour_ends(bench: Bench) -> None:
     await bench.send(event())
     await bench.work()
-    notes = Notes(bench.shard().store.keys, partitions=PARTITIONS, clock=bench.clock)
+    notes = UsageNotes(bench.shard().store.keys, partitions=PARTITIONS, clock=bench.clock)
     notes.note(await bench.read("a"))
     await notes.flush(bench.client)
     freshener = bench.freshener()
@@ -343,7 +343,7 @@ async def test_served_vectors_are_sampled(bench: Bench) -> None:
     await bench.work()
     await bench.mark(NOW)
     keys = bench.shard().store.keys
-    notes = Notes(keys, partitions=PARTITIONS, clock=bench.clock)
+    notes = UsageNotes(keys, partitions=PARTITIONS, clock=bench.clock)
     for _ in range(200):
         notes.note(await bench.read("a"))
     await notes.flush(bench.client)
@@ -357,7 +357,7 @@ async def test_the_end_of_the_data_can_be_now(bench: Bench) -> None:
     await bench.lane.settle(entries, await shard.handle(entries))
     newest = await shard.store.latest()
     assert newest == NOW - 3_000 * DAY_S
-    as_of = await Moments("latest", shard.store.latest, bench.clock).now()
+    as_of = await AsOf("latest", shard.store.latest, bench.clock).now()
     assert as_of == (DAY - 2_999) * DAY_S
     answer = await bench.read("a", as_of=as_of)
     assert (answer.wanted, named(answer.vector(0))["days_since_last_campaign"]) == ([], 0.0)

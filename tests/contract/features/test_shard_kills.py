@@ -7,7 +7,6 @@ import random
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from pathlib import Path
 
 import msgspec
 import pytest
@@ -20,14 +19,13 @@ from features.simulator import simulate
 from features.tiles import fold
 from tests.fakes import wait_until
 from tests.feature_bench import Bench
+from tests.paths import DATA
 from tocsin.settings import Settings
 from tocsin.streams.lanes import Lane, Record, partition_of
 from tocsin.wire.activity import Activity
 from tocsin.wire.lanes import LaneName
 
-GOOGLE = (
-    Path(__file__).parents[3] / "shared" / "data" / "google_ads_spend" / "advertiser_weekly_spend.parquet"
-)
+GOOGLE = DATA / "google_ads_spend" / "advertiser_weekly_spend.parquet"
 AS_OF = "2024-06-01T00:00:00Z"
 SIMULATION_END = 1_700_000_000.0 // 86_400 * 86_400
 NAMES = ("shard-0", "shard-1")

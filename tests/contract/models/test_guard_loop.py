@@ -16,11 +16,11 @@ from redis import asyncio as aioredis
 from actors.alerts import OwnerAlert
 from models.evaluation.leakage import Finding
 from models.registry.journal import Action
-from models.registry.lineup import RolloutPolicy, Stage
+from models.registry.lineup import RolloutPolicy, RolloutStage
 from models.registry.registry import Registry
-from models.rollout.guard import Decision, GuardPolicy, Verdict
-from models.rollout.guard_loop import ACTOR, HELD_TOO_LONG_S, Alarm, Guardian
-from models.rollout.observation_store import MOST_AWAITED, Observed, Prediction
+from models.rollout.guard import GuardDecision, GuardPolicy, Verdict
+from models.rollout.guard_loop import ACTOR, HELD_TOO_LONG_S, Alarm, GuardLoop
+from models.rollout.observation_store import MAX_AWAITED, ObservationStore, Prediction
 from models.rollout.observations import Observations, steps
 from tests.fakes import ManualClock, wait_until
 from tests.support import free_settings
@@ -51,7 +51,7 @@ class Bench:
         self.clock = ManualClock()
         self.registry = Versions(folder, clock=self.clock, actor=ACTOR)
         self.champion, self.challenger = self.registry.versions()
-        self.observed = Observed(client, namespace=namespace)
+        self.observed = ObservationStore(client, namespace=namespace)
         self.alerts: list[Alarm] = []
         self.alert_fails = False
         self.now = 0.0
@@ -59,8 +59,8 @@ class Bench:
         self.registry.promote(self.champion)
         self.registry.begin(self.challenger, POLICY)
 
-    def guard(self) -> Guardian:
-        return Guardian(self.registry, self.observed, self.alert, self.moment, self.clock, GuardPolicy())
+    def guard(self) -> GuardLoop:
+        return GuardLoop(self.registry, self.observed, self.alert, self.moment, self.clock, GuardPolicy())
 
     async def alert(self, alarm: Alarm) -> None:
         if self.alert_fails:
@@ -105,15 +105,15 @@ async def test_a_good_challenger_goes_all_the_way(bench: Bench) -> None:
     seen = []
     for wait_s in (60.0, 60.0, 600.0):
         await bench.saw()
-        assert (await bench.look()).decision is Decision.GO  # not due yet
+        assert (await bench.look()).decision is GuardDecision.GO  # not due yet
         bench.clock.advance(wait_s)
         await bench.look()
         lineup = bench.registry.head().lineup
         seen.append((lineup.stage, lineup.champion))
     assert seen == [
-        (Stage.CANARY, bench.champion),
-        (Stage.WATCH, bench.challenger),
-        (Stage.IDLE, bench.challenger),
+        (RolloutStage.CANARY, bench.champion),
+        (RolloutStage.WATCH, bench.challenger),
+        (RolloutStage.IDLE, bench.challenger),
     ]
     assert await bench.guardian.look() is None
     assert bench.alerts == []
@@ -121,17 +121,17 @@ async def test_a_good_challenger_goes_all_the_way(bench: Bench) -> None:
 
 async def test_nothing_advances_on_too_little(bench: Bench) -> None:
     bench.clock.advance(3_000.0)
-    assert (await bench.look()).decision is Decision.HOLD
-    assert bench.registry.head().lineup.stage is Stage.SHADOW
+    assert (await bench.look()).decision is GuardDecision.HOLD
+    assert bench.registry.head().lineup.stage is RolloutStage.SHADOW
     assert (await bench.observed.said(bench.trial)).startswith("hold: too little seen: 0 rows of 50")
 
 
 async def test_a_breach_rolls_back_tells_and_writes_the_story(bench: Bench) -> None:
     await bench.saw(by=0.25)
     await bench.look()
-    assert (await bench.look()).decision is Decision.BREACH
+    assert (await bench.look()).decision is GuardDecision.BREACH
     lineup = bench.registry.head().lineup
-    assert (lineup.champion, lineup.challenger, lineup.stage) == (bench.champion, "", Stage.IDLE)
+    assert (lineup.champion, lineup.challenger, lineup.stage) == (bench.champion, "", RolloutStage.IDLE)
     entry = bench.registry.journal()[-1]
     assert (entry.action, entry.actor, entry.version) == (Action.ROLL_BACK, "guard", bench.challenger)
     assert entry.story["shift_up"]["mean"] == pytest.approx(0.25, abs=0.02)
@@ -158,7 +158,7 @@ async def test_a_rollout_that_waits_for_a_day_is_told_once(bench: Bench) -> None
     assert bench.alerts == []
     bench.clock.advance(2.0)
     for _ in range(3):
-        assert (await bench.look()).decision is Decision.HOLD
+        assert (await bench.look()).decision is GuardDecision.HOLD
     (alarm,) = bench.alerts
     assert (alarm.kind, alarm.title) == ("held", f"Churn model {bench.challenger} waits in shadow")
     assert "too little seen" in alarm.body
@@ -221,7 +221,7 @@ async def test_two_guards_count_a_label_once(
 
     async def meanwhile(*arguments: Any) -> Any:
         monkeypatch.undo()
-        await Observed(client, namespace=namespace).mature(bench.trial, 10.0 + HORIZON_S)
+        await ObservationStore(client, namespace=namespace).mature(bench.trial, 10.0 + HORIZON_S)
         return await zmscore(*arguments)
 
     monkeypatch.setattr(client, "zmscore", meanwhile)
@@ -259,15 +259,15 @@ async def test_a_damaged_line_of_the_audit_does_not_blind_the_guard(bench: Bench
     await guardian.look()
     verdict = await guardian.look()
     assert verdict is not None
-    assert verdict.decision is Decision.BREACH
+    assert verdict.decision is GuardDecision.BREACH
     assert bench.registry.head().lineup.challenger == ""
     assert len(bench.alerts) == 1
 
 
 async def test_only_so_many_predictions_wait(bench: Bench, client: aioredis.Redis, namespace: str) -> None:
-    many = [Prediction(f"a{number}", float(number), 0.5, 0.5) for number in range(MOST_AWAITED + 50)]
+    many = [Prediction(f"a{number}", float(number), 0.5, 0.5) for number in range(MAX_AWAITED + 50)]
     await bench.observed.wait_for("b-1", many, HORIZON_S)
-    assert await client.zcard(f"{namespace}:{{models}}:awaited:b-1") == MOST_AWAITED
+    assert await client.zcard(f"{namespace}:{{models}}:awaited:b-1") == MAX_AWAITED
 
 
 async def test_the_alert_rides_p1_once(

@@ -11,7 +11,7 @@ import pytest
 from redis import asyncio as aioredis
 
 from routing.deliveries import Delivery, OutcomeReason
-from routing.ledger.dead_letter_search import DeadLetterOffice
+from routing.ledger.dead_letter_search import DeadLetterSearch
 from routing.ledger.dead_letters import SCAN_PAGE, DeadLetters
 from routing.ledger.ledger import Ledger
 from tests.fakes import START, ManualClock
@@ -37,7 +37,7 @@ class Desk:
         self.lane = Lane(client, namespace=namespace, name=name, partitions=PARTITIONS, block_records=50)
         self.ledger = Ledger(self.lane, client, retention_s=3600.0)
         self.letters = DeadLetters(self.lane, client)
-        self.office = DeadLetterOffice({name: self.letters}, ManualClock(), self._no_sleep)
+        self.office = DeadLetterSearch({name: self.letters}, ManualClock(), self._no_sleep)
         self._client = client
 
     @staticmethod
@@ -154,7 +154,7 @@ async def test_a_replay_cut_short_is_simply_run_again(desk: Desk) -> None:
         if moved == 15:
             raise asyncio.CancelledError
 
-    broken = DeadLetterOffice({LaneName.P2: desk.letters}, ManualClock(), cut)
+    broken = DeadLetterSearch({LaneName.P2: desk.letters}, ManualClock(), cut)
     with pytest.raises(asyncio.CancelledError):
         await broken.replay(ReplayRequest(rate=1000.0))
     assert ((await desk.lane.depth()).blocks, await desk.letters.total()) == (15, 25)

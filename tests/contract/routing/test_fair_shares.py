@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from redis import asyncio as aioredis
 
-from routing.intake.admission import MOST_SOURCES, AdmissionReason
+from routing.intake.admission import MAX_SOURCES, AdmissionReason
 from tests.gates import PARTITIONS, Post, delivered
 from tocsin.wire.lanes import LaneName
 
@@ -88,7 +88,7 @@ async def test_the_sources_on_the_server_are_bounded(
 ) -> None:
     other = Post(client, namespace, p2_max_records=100)
     for each in (post, other):
-        for number in range(MOST_SOURCES):
+        for number in range(MAX_SOURCES):
             each.gate.take(LaneName.P2, {f"s{id(each)}-{number}": 1})
         await each.facts()
-    assert await client.hlen(post.lane.keys.sources) <= MOST_SOURCES + 1
+    assert await client.hlen(post.lane.keys.sources) <= MAX_SOURCES + 1

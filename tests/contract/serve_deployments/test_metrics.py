@@ -16,7 +16,7 @@ from redis import asyncio as aioredis
 
 from features.definitions import DAY_S
 from features.offline.archive import Archive
-from features.shard.archiver import Lander
+from features.shard.archiver import Archiver
 from models.registry.registry import Registry
 from routing.deliveries import Delivery, OutcomeReason
 from routing.intake.admission import AdmissionReason
@@ -275,7 +275,7 @@ async def test_the_archive_tells_what_waits_and_what_landed(
         assert before["tocsin_archive_oldest_age_seconds", str(1 - partition)] == 0
         assert ("tocsin_archive_last_landing_timestamp_seconds",) not in before
         archive = Archive(str(tmp_path))
-        lander = Lander(
+        lander = Archiver(
             client, keys, archive=lambda: archive, held=lambda: range(PARTITIONS), clock=bench.clock
         )
         await lander.land()

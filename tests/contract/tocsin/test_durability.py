@@ -291,7 +291,7 @@ async def test_a_p0_that_is_not_confirmed_in_time_has_the_servers_mode_and_so_ha
 async def test_when_too_many_wait_for_the_disk_the_next_does_not(
     settings: Settings, admin: aioredis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lane_sets, "MOST_CONFIRMING", 1)
+    monkeypatch.setattr(lane_sets, "MAX_CONFIRMING", 1)
     monkeypatch.setattr(lane_sets, "CONFIRM_MS", PATIENT_MS)
     lanes = LaneSet(settings, tuple(LaneName), timeout_s=90.0)
     await lanes.durability(LaneName.P0)

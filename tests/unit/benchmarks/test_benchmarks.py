@@ -6,7 +6,6 @@ import json
 import os
 import sys
 from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 
@@ -16,13 +15,14 @@ from benchmarks.evidence import Deliveries
 from benchmarks.harness import Options, parse, percentile, reserved_stdout, summary_ms
 from benchmarks.load import Round, encode_request
 from benchmarks.workers import Flood, Flooded, Loader, Target
+from tests.paths import ROOT
 from tocsin.streams.lanes import partition_of
 
 OPTIONS = Options(seconds=1.0, quick=True, seed=7)
 
 
 def test_every_member_is_run_or_named_and_documented(capsys: pytest.CaptureFixture[str]) -> None:
-    document = (Path(__file__).parents[2] / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    document = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
     with pytest.raises(SystemExit):
         run_all.main(["--help"])
     told = capsys.readouterr().out

@@ -40,7 +40,7 @@ def test_both_sides_get_the_same_events_and_labels(tmp_path: Path) -> None:
 def test_feast_gets_fewer_labels_where_it_would_join_too_much(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(features_offline, "MOST_PAIRS", 50)
+    monkeypatch.setattr(features_offline, "MAX_PAIRS", 50)
     case = features_offline.make_case(tmp_path, 5_000, 200, seed=3)
     assert len(pq.read_table(case.feast_labels)) == 50
 

@@ -2,12 +2,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 from features.definitions import DAY_S, FEATURE_NAMES, FEATURES, LOOKBACK_DAYS, ON_DEMAND, VIEW_OF, VIEWS
 from models.dataset.inputs import INPUTS
-
-ROOT = Path(__file__).parents[3]
+from tests.paths import ROOT
 
 
 def test_every_feature_is_named_once_and_explained() -> None:

@@ -13,10 +13,11 @@ import yaml  # type: ignore[import-untyped]
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.serve._private import constants as serve_constants
 
+from tests.paths import ROOT
 from tocsin.errors import ConfigurationError
 from tocsin.settings import SECRETS, Settings, describe
 
-FILE = Path(__file__).parents[2] / "cluster.yaml"
+FILE = ROOT / "cluster.yaml"
 COMMANDS = (
     "setup_commands",
     "head_setup_commands",

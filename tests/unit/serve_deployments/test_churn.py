@@ -18,11 +18,11 @@ import pytest
 from models.dataset.inputs import INPUTS
 from models.dataset.matrix import Floats, to_raw
 from models.prediction.churn import ChurnModel
-from models.registry.lineup import RolloutPolicy, Stage
+from models.registry.lineup import RolloutPolicy, RolloutStage
 from models.registry.registry import Registry
 from models.training.card import TrainedModel
 from serve_deployments.churn import Churn
-from serve_deployments.serving.micro_batcher import Batcher
+from serve_deployments.serving.micro_batcher import MicroBatcher
 from serve_deployments.serving.vector_reader import RECENCY, Rows
 from tests.fakes import START, ManualClock, wait_until
 from tests.unit.models.conftest import events, trained
@@ -133,13 +133,13 @@ class Bench:
         await self.app.predictor.follow()
         return version
 
-    async def challenger(self, stage: Stage, fault: str = "") -> str:
+    async def challenger(self, stage: RolloutStage, fault: str = "") -> str:
         version = self.save(minutes=1)
-        if stage is Stage.WATCH:
+        if stage is RolloutStage.WATCH:
             self.registry.promote(version)
         else:
             self.registry.begin(version, HALF)
-        if stage is Stage.CANARY:
+        if stage is RolloutStage.CANARY:
             self.registry.advance()
         if fault:  # one that shows only where it serves
             self.registry.faults[version] = fault
@@ -246,7 +246,7 @@ async def test_stale_features_are_marked(bench: Bench) -> None:
 async def test_every_answer_says_how_old_its_features_are(bench: Bench) -> None:
     recency = await bench.all()
     await bench.champion()
-    await bench.challenger(Stage.CANARY)
+    await bench.challenger(RolloutStage.CANARY)
     by_model = await bench.all()
     for found, methods in ((recency, {"recency"}), (by_model, {"model"})):
         assert {one["method"] for one in found.values()} == methods
@@ -255,13 +255,13 @@ async def test_every_answer_says_how_old_its_features_are(bench: Bench) -> None:
 
 async def test_in_shadow_only_the_champion_answers(bench: Bench) -> None:
     champion = await bench.champion()
-    await bench.challenger(Stage.SHADOW)
+    await bench.challenger(RolloutStage.SHADOW)
     assert {one["model_version"] for one in (await bench.all()).values()} == {champion}
 
 
 async def test_a_canary_answers_its_share_and_always_the_same(bench: Bench) -> None:
     champion = await bench.champion()
-    challenger = await bench.challenger(Stage.CANARY)
+    challenger = await bench.challenger(RolloutStage.CANARY)
     first, second = await bench.all(), await bench.all()
     versions = {name: one["model_version"] for name, one in first.items()}
     assert set(versions.values()) == {champion, challenger}
@@ -273,7 +273,7 @@ async def test_a_canary_answers_its_share_and_always_the_same(bench: Bench) -> N
 @pytest.mark.parametrize("fault", ["fails", "slow", "broken", "odd", "wrong"])
 async def test_a_canary_at_fault_fails_no_request_and_is_noticed(bench: Bench, fault: str) -> None:
     champion = await bench.champion()
-    await bench.challenger(Stage.CANARY, fault)
+    await bench.challenger(RolloutStage.CANARY, fault)
     found = await bench.all()
     assert {(one["model_version"], one["degraded"]) for one in found.values()} == {(champion, False)}
     assert bench.counts()["late" if fault == "slow" else "error:10"] == 1
@@ -284,7 +284,7 @@ async def test_a_canary_that_many_ask_at_once_answers_all_its_share(
 ) -> None:
     monkeypatch.setattr("serve_deployments.serving.predictor.CANARY_DEADLINE_S", 30.0)
     await bench.champion()
-    challenger = await bench.challenger(Stage.CANARY)
+    challenger = await bench.challenger(RolloutStage.CANARY)
     first, *rest = await asyncio.gather(*(bench.all(drivers=True) for _ in range(12)))
     answered = {name: one["model_version"] for name, one in first.items()}
     assert challenger in answered.values()
@@ -294,7 +294,7 @@ async def test_a_canary_that_many_ask_at_once_answers_all_its_share(
 
 async def test_a_model_that_could_not_be_loaded_is_tried_again(bench: Bench) -> None:
     champion = await bench.champion()
-    challenger = await bench.challenger(Stage.CANARY, "broken")
+    challenger = await bench.challenger(RolloutStage.CANARY, "broken")
     bench.registry.faults.clear()
     await bench.app.predictor.follow()
     assert {one["model_version"] for one in (await bench.all()).values()} == {champion}
@@ -305,7 +305,7 @@ async def test_a_model_that_could_not_be_loaded_is_tried_again(bench: Bench) -> 
 
 async def test_scores_that_are_no_numbers_are_failures_and_stop_nothing(bench: Bench) -> None:
     await bench.champion()
-    await bench.challenger(Stage.SHADOW, "wrong")
+    await bench.challenger(RolloutStage.SHADOW, "wrong")
     await bench.all()
     await bench.app.predictor.beside.score()
     assert bench.counts() == {"error:10": 1}
@@ -334,7 +334,7 @@ async def test_a_model_that_always_fails_does_not_fill_the_log(
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
     await bench.champion()
-    await bench.challenger(Stage.CANARY, "fails")
+    await bench.challenger(RolloutStage.CANARY, "fails")
     for minute in (1, 2):
         for _ in range(5):
             await bench.all()
@@ -345,7 +345,7 @@ async def test_a_model_that_always_fails_does_not_fill_the_log(
 @pytest.mark.parametrize("fault", ["fails", "broken"])
 async def test_a_new_champion_at_fault_leaves_the_answer_to_the_one_before(bench: Bench, fault: str) -> None:
     before = await bench.champion()
-    await bench.challenger(Stage.WATCH, fault)
+    await bench.challenger(RolloutStage.WATCH, fault)
     found = await bench.all()
     assert {(one["model_version"], one["method"]) for one in found.values()} == {(before, "model")}
 
@@ -374,7 +374,7 @@ async def test_a_new_replica_says_that_the_registry_cannot_be_read(bench: Bench,
 
 async def test_what_was_answered_is_scored_by_both_beside(bench: Bench) -> None:
     await bench.champion()
-    await bench.challenger(Stage.SHADOW)
+    await bench.challenger(RolloutStage.SHADOW)
     beside = bench.app.predictor.beside
     running = asyncio.create_task(beside._score_all())
     for _ in range(3):  # an advertiser counts once, however often it is asked about
@@ -388,7 +388,7 @@ async def test_what_was_answered_is_scored_by_both_beside(bench: Bench) -> None:
 
 async def test_a_queue_that_is_full_drops_and_counts(bench: Bench) -> None:
     await bench.champion()
-    await bench.challenger(Stage.SHADOW)
+    await bench.challenger(RolloutStage.SHADOW)
     for _ in range(20):  # nobody scores
         await bench.all()
     assert bench.counts()["dropped"] == (20 - 512 // len(ACTIVE)) * len(ACTIVE)
@@ -422,7 +422,7 @@ class TestBatcher:
             await go.wait()
             return [question * 2 for question in questions]
 
-        batcher: Batcher[int, int] = Batcher(work, most=3, at_once=1)
+        batcher: MicroBatcher[int, int] = MicroBatcher(work, most=3, at_once=1)
         first = asyncio.create_task(batcher.ask(0))
         await wait_until(lambda: bool(batches))
         rest = [asyncio.create_task(batcher.ask(number)) for number in range(1, 6)]
@@ -435,7 +435,7 @@ class TestBatcher:
         async def work(questions: Sequence[int]) -> list[int]:
             return list(questions)
 
-        batcher: Batcher[int, int] = Batcher(work, most=3, at_once=1)
+        batcher: MicroBatcher[int, int] = MicroBatcher(work, most=3, at_once=1)
         async with asyncio.timeout(5.0):
             for number in range(5):
                 assert await batcher.ask(number) == number
@@ -444,7 +444,7 @@ class TestBatcher:
         async def work(questions: Sequence[int]) -> list[int | Exception]:
             return [ValueError("odd") if question % 2 else question for question in questions]
 
-        batcher: Batcher[int, int] = Batcher(work, most=8)
+        batcher: MicroBatcher[int, int] = MicroBatcher(work, most=8)
         answers = await asyncio.gather(*(batcher.ask(number) for number in range(4)), return_exceptions=True)
         assert [type(answer) for answer in answers] == [int, ValueError, int, ValueError]
 
@@ -458,7 +458,7 @@ class TestBatcher:
                 raise OSError("once")
             return list(questions)
 
-        batcher: Batcher[int, int] = Batcher(work, most=8)
+        batcher: MicroBatcher[int, int] = MicroBatcher(work, most=8)
         with pytest.raises(OSError, match="once"):
             await batcher.ask(1)
         assert await batcher.ask(2) == 2

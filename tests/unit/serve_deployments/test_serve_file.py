@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,8 +12,9 @@ from ray.serve.config import ProxyLocation
 from ray.serve.schema import HTTPOptionsSchema, LoggingConfig, ServeApplicationSchema, ServeDeploySchema
 
 from serve_deployments.applications import BUILDERS, SPECS
+from tests.paths import ROOT
 
-FILE = Path(__file__).parents[2] / "ops" / "serve.yaml"
+FILE = ROOT / "ops" / "serve.yaml"
 
 
 @pytest.fixture(scope="module")

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from features.importing.importer import SourceFormat, count_rows, detect, read_activity
 from features.offline.point_in_time import event_frame, point_in_time
+from tests.paths import DATA
 from tocsin.wire.activity import Activity
 
-PATH = Path(__file__).parents[4] / "shared" / "data" / "google_ads_spend" / "advertiser_weekly_spend.parquet"
+PATH = DATA / "google_ads_spend" / "advertiser_weekly_spend.parquet"
 NOW = datetime(2024, 1, 1, tzinfo=UTC).timestamp()
 
 pytestmark = pytest.mark.skipif(not PATH.exists(), reason="../shared/data is not beside the project")

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from features.online.as_of import LATEST_TTL_S, Moments
+from features.online.as_of import LATEST_TTL_S, AsOf
 from tests.fakes import START, ManualClock
 from tocsin.errors import StorageUnavailableError
 
@@ -24,14 +24,14 @@ class Store:
 
 async def test_now_is_the_clock_or_what_was_set(clock: ManualClock) -> None:
     store = Store()
-    assert await Moments("now", store.latest, clock).now() == START
-    assert await Moments("1970-01-02T00:00:00Z", store.latest, clock).now() == DAY_S
+    assert await AsOf("now", store.latest, clock).now() == START
+    assert await AsOf("1970-01-02T00:00:00Z", store.latest, clock).now() == DAY_S
     assert store.asked == 0
 
 
 async def test_latest_is_the_midnight_after_the_newest_event_asked_now_and_then(clock: ManualClock) -> None:
     store = Store(newest=DAY_S + 1)
-    moments = Moments("latest", store.latest, clock)
+    moments = AsOf("latest", store.latest, clock)
     assert await moments.now() == await moments.now() == 2 * DAY_S
     assert store.asked == 1
     store.newest = 5 * DAY_S
@@ -40,7 +40,7 @@ async def test_latest_is_the_midnight_after_the_newest_event_asked_now_and_then(
 
 
 async def test_latest_is_the_clock_where_midnight_is_still_ahead(clock: ManualClock) -> None:
-    moments = Moments("latest", Store(newest=START - 60.0).latest, clock)
+    moments = AsOf("latest", Store(newest=START - 60.0).latest, clock)
     assert await moments.now() == START
     clock.advance(1.0)
     assert await moments.now() == START + 1.0
@@ -50,7 +50,7 @@ async def test_latest_is_the_clock_where_midnight_is_still_ahead(clock: ManualCl
 
 async def test_latest_stays_what_it_was_while_storage_is_down(clock: ManualClock) -> None:
     store = Store(newest=DAY_S)
-    moments = Moments("latest", store.latest, clock)
+    moments = AsOf("latest", store.latest, clock)
     store.down = True
     with pytest.raises(StorageUnavailableError):
         await moments.now()
@@ -62,4 +62,4 @@ async def test_latest_stays_what_it_was_while_storage_is_down(clock: ManualClock
 
 
 async def test_an_empty_store_has_the_clock(clock: ManualClock) -> None:
-    assert await Moments("latest", Store().latest, clock).now() == START
+    assert await AsOf("latest", Store().latest, clock).now() == START

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from features.definitions import RECENT_ACTIVITY
-from features.online.last_served import Recall
+from features.online.last_served import LastServed
 from features.online.packing import PACKERS
 from features.online.result import Status, VectorRead
 from tests.unit.features.online.test_reader import NOON, PARTITIONS, stored, taken
@@ -15,7 +15,7 @@ LEFT_S = RECENT_ACTIVITY.ttl_s - 1.0  # `taken` answers with an age of a second
 
 def test_what_was_answered_comes_back_older_and_stale() -> None:
     answer, _ = taken([stored(1), stored(2)])
-    recall = Recall(10)
+    recall = LastServed(10)
     recall.keep(answer)
     aged = [msgspec.structs.replace(r, status=Status.STALE, age_s=1.0 + LEFT_S) for r in answer.reads(1)]
     assert repr(recall.find("n1", NOON + LEFT_S)) == repr(aged)
@@ -26,7 +26,7 @@ def test_what_was_answered_comes_back_older_and_stale() -> None:
 def test_what_was_computed_is_kept_too() -> None:
     answer, _ = taken([None, stored(2)])
     answer.tell(0, [VectorRead(Status.PRESENT, 3.0, 1.0, (7.0,) * packer.count) for packer in PACKERS])
-    recall = Recall(10)
+    recall = LastServed(10)
     recall.keep(answer)
     found = recall.find("n0", NOON + 5)
     assert found is not None
@@ -34,7 +34,7 @@ def test_what_was_computed_is_kept_too() -> None:
 
 
 def test_what_is_not_known_or_of_unknown_age_is_not_kept() -> None:
-    recall = Recall(10)
+    recall = LastServed(10)
     recall.keep(taken([None])[0])
     assert recall.find("n0", NOON) is None
     recall.keep(taken([stored()], dict.fromkeys(range(PARTITIONS)))[0])
@@ -42,7 +42,7 @@ def test_what_is_not_known_or_of_unknown_age_is_not_kept() -> None:
 
 
 def test_the_last_asked_for_stay() -> None:
-    recall = Recall(2)
+    recall = LastServed(2)
     answer, _ = taken([stored(0), stored(1)])
     recall.keep(answer)
     recall.keep(taken([stored(0)])[0])  # n0 again

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from features.shard.history_cache import Memory
+from features.shard.history_cache import HistoryCache
 from features.tiles import History, fold
 from tocsin.wire.activity import Activity
 
@@ -12,7 +12,7 @@ def history_of(name: str, amount: float = 1.0) -> History:
 
 
 def test_what_was_written_under_our_token_is_believed() -> None:
-    memory = Memory()
+    memory = HistoryCache()
     memory.believe(0, b"before")
     memory.expect(0, b"ours", {"a": history_of("a")})
     assert memory.get(0, "a") is None
@@ -21,7 +21,7 @@ def test_what_was_written_under_our_token_is_believed() -> None:
 
 
 def test_what_was_not_written_is_forgotten() -> None:
-    memory = Memory()
+    memory = HistoryCache()
     memory.believe(0, b"before")
     memory.learn(0, "a", history_of("a"))
     memory.expect(0, b"ours", {"a": history_of("a", 2.0)})
@@ -32,7 +32,7 @@ def test_what_was_not_written_is_forgotten() -> None:
 
 
 def test_another_token_or_none_clears_one_partition() -> None:
-    memory = Memory()
+    memory = HistoryCache()
     for partition in (0, 1):
         memory.believe(partition, b"t")
         memory.learn(partition, "a", history_of("a"))
@@ -44,7 +44,7 @@ def test_another_token_or_none_clears_one_partition() -> None:
 
 
 def test_what_was_used_longest_ago_goes_first() -> None:
-    memory = Memory(max_tiles=6)
+    memory = HistoryCache(max_tiles=6)
     memory.believe(0, b"t")
     for name in "abc":
         memory.learn(0, name, history_of(name))
@@ -58,7 +58,7 @@ def test_what_was_used_longest_ago_goes_first() -> None:
 
 
 def test_without_the_server_the_newest_is_told_sure_or_not() -> None:
-    memory = Memory()
+    memory = HistoryCache()
     memory.believe(0, b"t")
     memory.learn(0, "a", history_of("a"))
     memory.expect(0, b"next", {"a": history_of("a", 2.0)})

@@ -10,7 +10,7 @@ from models.dataset.matrix import Floats
 from models.evaluation.certification import (
     Certificate,
     CertificationPolicy,
-    Sample,
+    RowSample,
     bound,
     certify,
     decide,
@@ -21,14 +21,14 @@ POLICY = CertificationPolicy()
 MIDDLE = (0.5, 0.5)
 
 
-def _rows(rng: np.random.Generator, accounts: int, weeks: int, truth: Any) -> Sample:
+def _rows(rng: np.random.Generator, accounts: int, weeks: int, truth: Any) -> RowSample:
     """Scores, and outcomes drawn from `truth(score)` once an account: its weeks come out alike."""
     own = rng.uniform(size=accounts)
     fate = rng.uniform(size=accounts)
     account = np.repeat(np.arange(accounts), weeks)
     scores = np.clip(own[account] + rng.normal(0, 0.02, accounts * weeks), 0, 1)
     churned = (fate[account] < truth(scores)).astype(np.float64)
-    return Sample.of_weeks(scores, churned, account, np.tile(np.arange(weeks, dtype=np.float64), accounts))
+    return RowSample.of_weeks(scores, churned, account, np.tile(np.arange(weeks, dtype=np.float64), accounts))
 
 
 def test_without_repeats_the_bound_is_clopper_and_pearson() -> None:
@@ -151,10 +151,10 @@ def test_after_a_test_that_fails_nothing_wider_is_tried() -> None:
     scores = np.linspace(0.0, 1.0, 1_000)
     rng = np.random.default_rng(8)
 
-    def drawn(top: float, below: float) -> Sample:
+    def drawn(top: float, below: float) -> RowSample:
         rates = np.where(scores > 0.8, top, np.where(scores > 0.5, below, 0.3))
         churned = (rng.uniform(size=1_000) < rates).astype(np.float64)
-        return Sample.of_weeks(scores, churned, np.arange(1_000), np.zeros(1_000))
+        return RowSample.of_weeks(scores, churned, np.arange(1_000), np.zeros(1_000))
 
     surest_on_top, wrong_on_top = drawn(1.0, 0.85), drawn(0.7, 1.0)
     wider = scores > 0.55

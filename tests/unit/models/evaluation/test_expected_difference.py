@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from models.dataset.matrix import to_raw
-from models.evaluation.expected_difference import MOST_ROWS, Expected, expect, is_empty, sample
+from models.evaluation.expected_difference import MAX_ROWS, ExpectedDifference, expect, is_empty, sample
 from models.registry.registry import Registry
 from models.training.card import TrainedModel
 
@@ -21,7 +21,7 @@ def test_what_is_expected_of_two_models() -> None:
     assert found.squared == pytest.approx((0.09 + 0.01) / 4)
     assert found.shift == pytest.approx((0.25 - 0.1) / 4)  # each within 0.25
     assert found.empty == {"days": 0.5, "spend": 0.25}
-    assert expect(np.empty(0), np.empty(0), np.empty((0, 2)), ("a", "b")) == Expected()
+    assert expect(np.empty(0), np.empty(0), np.empty((0, 2)), ("a", "b")) == ExpectedDifference()
     assert is_empty(RAW).sum() == 3
 
 
@@ -40,7 +40,7 @@ def test_probabilities_spread_otherwise_are_told_from_the_same() -> None:
 def test_a_sample_is_spread_over_all_rows() -> None:
     rows = np.arange(4_000.0)[:, None]
     found = sample(rows)
-    assert len(found) == MOST_ROWS
+    assert len(found) == MAX_ROWS
     assert (found[0, 0], found[-1, 0]) == (0.0, 3_999.0)
     assert sample(RAW) is RAW
 
@@ -64,6 +64,6 @@ def test_without_reference_rows_nothing_is_expected(trained: TrainedModel, tmp_p
     registry = Registry(tmp_path)
     version = registry.save(replace(trained, reference=None))
     assert registry.reference(version) is None
-    assert registry.promote(version).lineup.expected == Expected()
+    assert registry.promote(version).lineup.expected == ExpectedDifference()
     (tmp_path / "churn" / version / "reference.npy").write_bytes(b"rubbish")
     assert registry.reference(version) is None

@@ -5,7 +5,7 @@ import pytest
 from models.registry.lineup import (
     Lineup,
     RolloutPolicy,
-    Stage,
+    RolloutStage,
     advance,
     begin,
     place_of,
@@ -29,7 +29,7 @@ def _canary(step: int = 0) -> Lineup:
 
 def test_the_first_model_serves_at_once() -> None:
     lineup = begin(Lineup(), "a", 5.0, POLICY)
-    assert (lineup.champion, lineup.previous, lineup.stage) == ("a", "", Stage.IDLE)
+    assert (lineup.champion, lineup.previous, lineup.stage) == ("a", "", RolloutStage.IDLE)
 
 
 def test_a_rollout_goes_stage_by_stage() -> None:
@@ -39,11 +39,11 @@ def test_a_rollout_goes_stage_by_stage() -> None:
         lineup = advance(lineup, now)
         seen.append((lineup.stage, lineup.share, lineup.champion))
     assert seen == [
-        (Stage.SHADOW, 0.0, "a"),
-        (Stage.CANARY, 0.1, "a"),
-        (Stage.CANARY, 0.5, "a"),
-        (Stage.WATCH, 0.0, "b"),
-        (Stage.IDLE, 0.0, "b"),
+        (RolloutStage.SHADOW, 0.0, "a"),
+        (RolloutStage.CANARY, 0.1, "a"),
+        (RolloutStage.CANARY, 0.5, "a"),
+        (RolloutStage.WATCH, 0.0, "b"),
+        (RolloutStage.IDLE, 0.0, "b"),
     ]
     assert (lineup.previous, lineup.challenger) == ("a", "")
 
@@ -59,12 +59,12 @@ def test_who_is_judged_and_against_whom() -> None:
 @pytest.mark.parametrize("lineup", [begin(SERVING, "b", 0.0, POLICY), _canary(), _canary(1)])
 def test_a_challenger_is_withdrawn_and_the_champion_stays(lineup: Lineup) -> None:
     after = roll_back(lineup, 99.0)
-    assert (after.champion, after.challenger, after.stage, after.share) == ("a", "", Stage.IDLE, 0.0)
+    assert (after.champion, after.challenger, after.stage, after.share) == ("a", "", RolloutStage.IDLE, 0.0)
 
 
 def test_after_a_promotion_the_one_before_comes_back_once() -> None:
     after = roll_back(promote(SERVING, "b", 0.0), 9.0)
-    assert (after.champion, after.previous, after.stage) == ("a", "", Stage.IDLE)
+    assert (after.champion, after.previous, after.stage) == ("a", "", RolloutStage.IDLE)
     with pytest.raises(ConflictError, match="no previous champion"):
         roll_back(after, 10.0)
 
@@ -92,7 +92,12 @@ def test_only_one_is_tried_at_a_time(lineup: Lineup) -> None:
 
 def test_the_one_being_tried_may_be_promoted_at_once() -> None:
     after = promote(_canary(), "b", 1.0)
-    assert (after.champion, after.previous, after.challenger, after.stage) == ("b", "a", "", Stage.WATCH)
+    assert (after.champion, after.previous, after.challenger, after.stage) == (
+        "b",
+        "a",
+        "",
+        RolloutStage.WATCH,
+    )
 
 
 def test_the_champion_is_not_tried_against_itself() -> None:

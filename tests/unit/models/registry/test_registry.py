@@ -17,7 +17,7 @@ from sklearn.naive_bayes import GaussianNB
 from models.dataset.labels import LabelPolicy
 from models.evaluation.leakage import Finding, train_serve_skew
 from models.registry.journal import Action
-from models.registry.lineup import Stage
+from models.registry.lineup import RolloutStage
 from models.registry.model_files import Metadata
 from models.registry.registry import KEEP_VERSIONS, Registry
 from models.training.card import ModelCard, TrainedModel
@@ -262,7 +262,7 @@ class TestJournal:
         registry.advance(on=seen)
         with pytest.raises(ConflictError, match="something else happened meanwhile"):
             registry.roll_back(on=seen)
-        assert registry.head().lineup.stage is Stage.CANARY
+        assert registry.head().lineup.stage is RolloutStage.CANARY
 
     def test_of_many_who_promote_at_once_each_is_told_what_became_of_it(
         self, registry: Registry, trained: TrainedModel, tmp_path: Path

@@ -8,9 +8,18 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
-from models.evaluation.expected_difference import SHIFT_WITHIN, Expected
-from models.registry.lineup import Stage
-from models.rollout.guard import Decision, GuardPolicy, GuardState, Signal, Verdict, drift_of, epoch_of, judge
+from models.evaluation.expected_difference import SHIFT_WITHIN, ExpectedDifference
+from models.registry.lineup import RolloutStage
+from models.rollout.guard import (
+    GuardDecision,
+    GuardPolicy,
+    GuardState,
+    Signal,
+    Verdict,
+    drift_of,
+    epoch_of,
+    judge,
+)
 from models.rollout.observations import DIFF_STEPS, Observations
 from models.rollout.sequential import log_wealth, spent
 
@@ -41,14 +50,16 @@ def observe(
     return seen.counts()
 
 
-EXPECTED = Expected(rows=500, squared=0.001, differing=0.01, shift=0.0, empty={"days": 0.1, "spend": 0.1})
+EXPECTED = ExpectedDifference(
+    rows=500, squared=0.001, differing=0.01, shift=0.0, empty={"days": 0.1, "spend": 0.1}
+)
 
 
 def look(
     counts: dict[str, int],
     labels: dict[str, int] | None = None,
-    stage: Stage = Stage.SHADOW,
-    expected: Expected = EXPECTED,
+    stage: RolloutStage = RolloutStage.SHADOW,
+    expected: ExpectedDifference = EXPECTED,
 ) -> Verdict:
     """The second of two looks at the same."""
     _, state = judge(counts, labels or {}, stage, 1, GuardState(), POLICY, expected)
@@ -61,7 +72,7 @@ def breached(verdict: Verdict) -> set[Signal]:
 
 def test_the_same_model_goes_on() -> None:
     verdict = look(observe(lambda p: p))
-    assert verdict.decision is Decision.GO
+    assert verdict.decision is GuardDecision.GO
     assert verdict.drift == pytest.approx(0.0)
 
 
@@ -80,32 +91,32 @@ def test_the_same_model_goes_on() -> None:
 )
 def test_each_fault_is_a_breach(counts: dict[str, int], signal: Signal) -> None:
     verdict = look(counts)
-    assert verdict.decision is Decision.BREACH
+    assert verdict.decision is GuardDecision.BREACH
     assert signal in breached(verdict)
     assert signal.value.replace("_", " ") in verdict.reason
 
 
 def test_a_breach_needs_several_looks_in_a_row() -> None:
     bad = observe(lambda p: 1 - p)
-    first, state = judge(bad, {}, Stage.SHADOW, 1, GuardState(), POLICY)
-    assert first.decision is Decision.HOLD
-    between, state = judge(observe(lambda p: p), {}, Stage.SHADOW, 1, state, POLICY)
-    assert between.decision is not Decision.BREACH
-    again, state = judge(bad, {}, Stage.SHADOW, 1, state, POLICY)
-    assert again.decision is Decision.HOLD
-    assert judge(bad, {}, Stage.SHADOW, 1, state, POLICY)[0].decision is Decision.BREACH
+    first, state = judge(bad, {}, RolloutStage.SHADOW, 1, GuardState(), POLICY)
+    assert first.decision is GuardDecision.HOLD
+    between, state = judge(observe(lambda p: p), {}, RolloutStage.SHADOW, 1, state, POLICY)
+    assert between.decision is not GuardDecision.BREACH
+    again, state = judge(bad, {}, RolloutStage.SHADOW, 1, state, POLICY)
+    assert again.decision is GuardDecision.HOLD
+    assert judge(bad, {}, RolloutStage.SHADOW, 1, state, POLICY)[0].decision is GuardDecision.BREACH
 
 
 @pytest.mark.parametrize("rows", [0, 10, 49])
 def test_too_little_is_no_verdict(rows: int) -> None:
-    assert look(observe(lambda p: 1 - p, rows=rows)).decision is Decision.HOLD
+    assert look(observe(lambda p: 1 - p, rows=rows)).decision is GuardDecision.HOLD
 
 
 def test_what_is_suspicious_waits_until_it_has_settled() -> None:
     policy = msgspec.structs.replace(POLICY, suspicious=10.0, settled=3.0, drift=9.0)
 
     def wealth(counts: dict[str, int]) -> float:
-        verdict, _ = judge(counts, {}, Stage.SHADOW, 1, GuardState(), policy)
+        verdict, _ = judge(counts, {}, RolloutStage.SHADOW, 1, GuardState(), policy)
         return max(one.wealth for one in verdict.evidence)
 
     def higher(by: float) -> dict[str, int]:
@@ -113,8 +124,11 @@ def test_what_is_suspicious_waits_until_it_has_settled() -> None:
 
     found = [higher(0.06 + by / 800) for by in range(1, 40)]
     between = next(counts for counts in found if 3.0 <= wealth(counts) < 10.0)
-    assert judge(between, {}, Stage.SHADOW, 1, GuardState(), policy)[0].decision is Decision.GO
-    assert judge(between, {}, Stage.SHADOW, 1, GuardState(held=True), policy)[0].decision is Decision.HOLD
+    assert judge(between, {}, RolloutStage.SHADOW, 1, GuardState(), policy)[0].decision is GuardDecision.GO
+    assert (
+        judge(between, {}, RolloutStage.SHADOW, 1, GuardState(held=True), policy)[0].decision
+        is GuardDecision.HOLD
+    )
 
 
 def test_a_slow_machine_is_not_a_slow_model() -> None:
@@ -124,11 +138,13 @@ def test_a_slow_machine_is_not_a_slow_model() -> None:
         both_ms = 200.0 if chance.random() < 0.3 else 1.0
         seen.call(both_ms, both_ms * chance.uniform(0.8, 1.25), slow_ms=POLICY.slow_ms)
         seen.pair(0.3, 0.3, stale=False)
-    assert look(seen.counts()).decision is Decision.GO
+    assert look(seen.counts()).decision is GuardDecision.GO
 
 
-@pytest.mark.parametrize(("late", "found"), [(0, Decision.GO), (1, Decision.GO), (10, Decision.BREACH)])
-def test_answers_that_come_too_late_are_judged_by_their_share(late: int, found: Decision) -> None:
+@pytest.mark.parametrize(
+    ("late", "found"), [(0, GuardDecision.GO), (1, GuardDecision.GO), (10, GuardDecision.BREACH)]
+)
+def test_answers_that_come_too_late_are_judged_by_their_share(late: int, found: GuardDecision) -> None:
     """Of a thousand requests, of few advertisers: those scored beside are far fewer."""
     seen = Observations()
     for number in range(1_000):
@@ -136,7 +152,7 @@ def test_answers_that_come_too_late_are_judged_by_their_share(late: int, found: 
         if number < POLICY.least_rows:
             seen.pair(0.3, 0.3, stale=False)
             seen.call(1.0, 1.0, slow_ms=POLICY.slow_ms)
-    verdict = look(seen.counts(), stage=Stage.CANARY)
+    verdict = look(seen.counts(), stage=RolloutStage.CANARY)
     assert verdict.decision is found
     assert breached(verdict) == ({Signal.LATE} if late == 10 else set())
 
@@ -147,13 +163,13 @@ def test_a_few_failures_among_very_many_answers_are_few() -> None:
         seen.answered(failed=number % 500 == 0)
         if number < POLICY.least_rows:
             seen.pair(0.3, 0.3, stale=False)
-    assert look(seen.counts(), stage=Stage.CANARY).decision is Decision.GO
+    assert look(seen.counts(), stage=RolloutStage.CANARY).decision is GuardDecision.GO
 
 
 def test_in_watch_stale_features_do_not_bring_the_old_model_back() -> None:
     counts = observe(lambda p: p, stale=0.9)
-    assert look(counts, stage=Stage.CANARY).decision is Decision.BREACH
-    assert look(counts, stage=Stage.WATCH).decision is not Decision.BREACH
+    assert look(counts, stage=RolloutStage.CANARY).decision is GuardDecision.BREACH
+    assert look(counts, stage=RolloutStage.WATCH).decision is not GuardDecision.BREACH
 
 
 def labelled(score: Score, truth: Score, rows: int = 1_500) -> tuple[dict[str, int], dict[str, int]]:
@@ -170,16 +186,16 @@ def labelled(score: Score, truth: Score, rows: int = 1_500) -> tuple[dict[str, i
 def test_labels_outrank_the_reference() -> None:
     """The reference has grown too low; a model that says so differs from it and is right."""
     counts, labels = labelled(shifted(1.5), shifted(1.5))
-    assert look(counts).decision is Decision.BREACH
+    assert look(counts).decision is GuardDecision.BREACH
     after = look(counts, labels)
-    assert after.decision is not Decision.BREACH
+    assert after.decision is not GuardDecision.BREACH
     assert not breached(after)
 
 
 def test_labels_alone_find_a_model_that_is_worse() -> None:
     counts, labels = labelled(shifted(0.0), shifted(0.0))
     _, bad = labelled(lambda p: 1 - p, lambda p: p)
-    assert look(counts, labels).decision is Decision.GO
+    assert look(counts, labels).decision is GuardDecision.GO
     assert breached(look(counts, bad)) == {Signal.MATURED_LOSS}
 
 
@@ -204,13 +220,16 @@ def test_what_was_known_beforehand_is_no_fault_and_what_goes_beyond_is() -> None
 
 def test_even_what_was_known_beforehand_has_its_ceiling() -> None:
     known = msgspec.structs.replace(EXPECTED, squared=0.3, differing=0.9, shift=0.4)
-    assert look(observe(lambda p: 1 - p), expected=known).decision is Decision.BREACH
+    assert look(observe(lambda p: 1 - p), expected=known).decision is GuardDecision.BREACH
 
 
 def test_where_nothing_is_known_only_the_widest_limits_hold() -> None:
-    assert look(observe(lambda p: p, empty=1.0), expected=Expected()).decision is Decision.GO
-    assert look(observe(lambda p: min(0.99, p + 0.06)), expected=Expected()).decision is Decision.GO
-    assert look(observe(lambda p: 1 - p), expected=Expected()).decision is Decision.BREACH
+    assert look(observe(lambda p: p, empty=1.0), expected=ExpectedDifference()).decision is GuardDecision.GO
+    assert (
+        look(observe(lambda p: min(0.99, p + 0.06)), expected=ExpectedDifference()).decision
+        is GuardDecision.GO
+    )
+    assert look(observe(lambda p: 1 - p), expected=ExpectedDifference()).decision is GuardDecision.BREACH
 
 
 def test_boldness_alone_is_no_gain() -> None:
@@ -283,9 +302,11 @@ def test_drift_is_told_and_waits() -> None:
     found = drift_of(counts)
     assert found is not None
     policy = msgspec.structs.replace(POLICY, drift=found / 2)
-    assert judge(counts, {}, Stage.SHADOW, 1, GuardState(), policy)[0].decision is Decision.HOLD
+    assert judge(counts, {}, RolloutStage.SHADOW, 1, GuardState(), policy)[0].decision is GuardDecision.HOLD
     known = msgspec.structs.replace(EXPECTED, drift=found)
-    assert judge(counts, {}, Stage.SHADOW, 1, GuardState(), policy, known)[0].decision is Decision.GO
+    assert (
+        judge(counts, {}, RolloutStage.SHADOW, 1, GuardState(), policy, known)[0].decision is GuardDecision.GO
+    )
 
 
 def test_counts_from_several_replicas_add_up() -> None:

@@ -11,9 +11,9 @@ from routing.intake.admission import (
     ADMITTED,
     LATE_RECORDS,
     LEAST_RETRY_S,
+    MAX_RETRY_S,
+    MAX_SOURCES,
     MEMORY_RETRY_S,
-    MOST_RETRY_S,
-    MOST_SOURCES,
     AdmissionPolicy,
     AdmissionReason,
     Holdings,
@@ -66,7 +66,7 @@ def test_a_full_lane_says_when_it_will_have_drained() -> None:
     full = POLICY.admit(LaneName.P2, facts(records=1000, drained_per_s=10.0))
     assert full.reason is AdmissionReason.RECORDS
     assert full.retry_after_s == pytest.approx(5.0)
-    assert POLICY.admit(LaneName.P2, facts(records=1000)).retry_after_s == MOST_RETRY_S  # it does not drain
+    assert POLICY.admit(LaneName.P2, facts(records=1000)).retry_after_s == MAX_RETRY_S  # it does not drain
     assert POLICY.admit(LaneName.P2, facts(records=1000, drained_per_s=1e6)).retry_after_s == LEAST_RETRY_S
 
 
@@ -94,7 +94,7 @@ def test_a_refusal_always_says_why_and_when(
         assert (decision.reason, decision.retry_after_s) == (AdmissionReason.NONE, 0.0)
     else:
         assert decision.reason
-        assert LEAST_RETRY_S <= decision.retry_after_s <= MOST_RETRY_S
+        assert LEAST_RETRY_S <= decision.retry_after_s <= MAX_RETRY_S
 
 
 # --------------------------------------------------------------------------- shares
@@ -185,10 +185,10 @@ def test_what_this_replica_let_in_counts_before_the_others_know() -> None:
 
 def test_the_sources_told_apart_are_bounded() -> None:
     holdings = Holdings()
-    for number in range(3 * MOST_SOURCES):
+    for number in range(3 * MAX_SOURCES):
         holdings.take(f"s{number}", 1)
-    assert len(holdings.untold()) <= MOST_SOURCES + 1
-    assert holdings.held("") == 2 * MOST_SOURCES
+    assert len(holdings.untold()) <= MAX_SOURCES + 1
+    assert holdings.held("") == 2 * MAX_SOURCES
 
 
 def test_p2_must_not_outlast_p1() -> None:

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from routing.intake.cap import MAX_FILE_BYTES, AlertFeed, clip, parse_alerts, read_alerts
+from tests.paths import DATA
 from tocsin.errors import UnreadableFileError
 
-REAL_FEED = Path(__file__).parents[4] / "shared" / "data" / "nws_alerts" / "atom_feed_2018-08-15.xml"
+REAL_FEED = DATA / "nws_alerts" / "atom_feed_2018-08-15.xml"
 
 ENTRY = {
     "id": "https://alerts.example/1",
@@ -20,7 +21,7 @@ ENTRY = {
     "expires": "2018-08-16T07:00:00-08:00",
     "status": "Actual",
     "msgType": "Alert",
-    "urgency": "Expected",
+    "urgency": "ExpectedDifference",
     "severity": "Severe",
     "certainty": "Likely",
     "areaDesc": "Eastern Beaufort Sea Coast",
@@ -55,7 +56,7 @@ def document(
 
 
 INFO = """<info><language>{language}</language><event>SEVERE THUNDERSTORM</event><urgency>Immediate</urgency>
-<severity>Severe</severity><certainty>Observed</certainty><expires>2003-06-17T16:00:00-07:00</expires>
+<severity>Severe</severity><certainty>ObservationStore</certainty><expires>2003-06-17T16:00:00-07:00</expires>
 <headline>{headline}</headline><description>At 254 PM
 hail was seen.</description><area><areaDesc>Extreme North Central Tuolumne</areaDesc>
 <geocode><valueName>SAME</valueName><value>006109</value></geocode></area>
@@ -76,7 +77,7 @@ def test_an_index_entry_becomes_a_notification(version: str) -> None:
     assert alert.expires_at == datetime(2018, 8, 16, 15, tzinfo=UTC)
     assert alert.data == {
         "event": "High Wind Warning",
-        "urgency": "Expected",
+        "urgency": "ExpectedDifference",
         "certainty": "Likely",
         "msgType": "Alert",
         "areaDesc": "Eastern Beaufort Sea Coast",

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routing.ledger.dead_letter_search import SCAN_MOST, DeadLetterOffice, merge
+from routing.ledger.dead_letter_search import SCAN_MOST, DeadLetterSearch, merge
 from routing.ledger.dead_letters import DeadLetters, Mark, Scan, matches, view_dead_letter
 from tests.fakes import START, ManualClock
 from tocsin.errors import InvalidRecordError, NotFoundError
@@ -110,7 +110,7 @@ class House:
     def __init__(self, *lanes: tuple[LaneName, Shelf]) -> None:
         self.clock = ManualClock()
         self.shelves = dict(lanes)
-        self.office = DeadLetterOffice(
+        self.office = DeadLetterSearch(
             cast("dict[LaneName, DeadLetters]", self.shelves), self.clock, self.sleep
         )
 

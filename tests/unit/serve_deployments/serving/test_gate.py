@@ -2,37 +2,37 @@ from __future__ import annotations
 
 import pytest
 
-from routing.intake.admission import AdmissionReason, Decision
-from serve_deployments.serving.gate import Memory, Sample, capacity, read_memory, refusal
+from routing.intake.admission import AdmissionDecision, AdmissionReason
+from serve_deployments.serving.gate import LaneSample, ServerMemory, capacity, read_memory, refusal
 from tocsin.wire.lanes import LaneName
 
 INFO = "# Memory\r\nused_memory:1500\r\nused_memory_human:1.46K\r\nmaxmemory:4000\r\nmem_not_counted_for_evict:500\r\n"
 
 
 def test_what_the_server_leaves_out_of_its_limit_is_left_out() -> None:
-    assert read_memory(INFO) == Memory(1000, 4000)
+    assert read_memory(INFO) == ServerMemory(1000, 4000)
 
 
 def test_a_server_that_says_nothing_has_no_limit() -> None:
-    assert read_memory("") == Memory(0, 0)
+    assert read_memory("") == ServerMemory(0, 0)
 
 
 def test_where_no_block_waits_only_retries_are_left() -> None:
     drifted = [INFO.encode(), 2000, 0, 3, 2000, 100, 50]  # a block set aside was accepted and never finished
-    assert Sample.read(drifted).records == 3
-    assert Sample.read([INFO.encode(), 2000, 1, 3, 1000, 100, 50]).records == 50
+    assert LaneSample.read(drifted).records == 3
+    assert LaneSample.read([INFO.encode(), 2000, 1, 3, 1000, 100, 50]).records == 50
 
 
 @pytest.mark.parametrize("reason", [reason for reason in AdmissionReason if reason])
 def test_a_refusal_names_lane_reason_and_time(reason: AdmissionReason) -> None:
-    error = refusal(LaneName.P2, Decision(admit=False, reason=reason, retry_after_s=7.0))
+    error = refusal(LaneName.P2, AdmissionDecision(admit=False, reason=reason, retry_after_s=7.0))
     assert error.message.startswith(f"p2 takes no more records now ({reason.value}): ")
     assert error.retry_after_s == 7.0
     assert "7 s" in error.hint
 
 
-def sample(now_s: float, waiting: int, finished: int) -> Sample:
-    return Sample(Memory(0, 0), now_s, waiting, 0, now_s, waiting + finished, finished)
+def sample(now_s: float, waiting: int, finished: int) -> LaneSample:
+    return LaneSample(ServerMemory(0, 0), now_s, waiting, 0, now_s, waiting + finished, finished)
 
 
 def test_a_lane_can_do_at_least_what_it_did() -> None:

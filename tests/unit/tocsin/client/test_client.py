@@ -20,7 +20,7 @@ import tocsin
 from tocsin import ActivityRequest, AsyncClient, Client, NotificationRequest
 from tocsin.client.answers import retry_after_s
 from tocsin.client.calls import batches
-from tocsin.client.flows import RetryPolicy
+from tocsin.client.flows import RequestRetryPolicy
 from tocsin.errors import (
     ConfigurationError,
     ConflictError,
@@ -590,7 +590,7 @@ def test_a_retry_after_is_seconds_or_a_date(header: str, seconds: float | None) 
 
 
 def test_backoff_doubles_to_its_limit_with_full_jitter() -> None:
-    policy = RetryPolicy(first_s=0.1, longest_s=1.0)
+    policy = RequestRetryPolicy(first_s=0.1, longest_s=1.0)
     assert [policy.pause_s(n, lambda: 0.5) for n in (0, 1, 2, 9, 10_000)] == [0.05, 0.1, 0.2, 0.5, 0.5]
     assert policy.pause_s(3, lambda: 0.0) == 0
 

@@ -12,7 +12,7 @@ from redis.asyncio.client import Pipeline
 from tests.fakes import FixedOwnership, ManualClock, MemoryLane, wait_until
 from tocsin.errors import StateMovedError, StorageUnavailableError
 from tocsin.streams.consumer import Consumer, ConsumerPolicy, ConsumerState, Hold, _units
-from tocsin.streams.lanes import Entry, LaneDepth, Record, Stage
+from tocsin.streams.lanes import Entry, LaneDepth, Record, Writes
 
 EMPTY = LaneDepth(blocks=0, pending=0, retrying=0)
 DOWN = StorageUnavailableError("storage is unavailable")
@@ -45,7 +45,7 @@ class Worker:
         self.gate = asyncio.Event()
         self.gate.set()
 
-    async def handle(self, entries: Sequence[Entry], hold: Hold) -> Stage:  # noqa: ARG002 (those still held)
+    async def handle(self, entries: Sequence[Entry], hold: Hold) -> Writes:  # noqa: ARG002 (those still held)
         names = [text(entry) for entry in hold.begin()]
         self.handled += names
         self.sizes.append(len(names))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,12 +13,12 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.openmetrics import parser as openmetrics
 
 from serve_deployments.operations import Operations
+from tests.paths import ROOT
 from tocsin.telemetry.latency import BOUNDS, MAX_BUCKET, bucket_of, cumulate, tally
 from tocsin.telemetry.metrics import METRICS, Kind, Page, as_markdown
 from tocsin.telemetry.reports import Fault, faults_of
 
 read_text: Any = parser.text_string_to_metric_families  # untyped upstream
-ROOT = Path(__file__).parents[2]
 
 
 def full_page() -> Page:
