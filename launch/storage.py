@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-from redis import exceptions as redis_errors
-
 from tocsin.errors import (
     ArchiveUnavailableError,
     ConfigurationError,
@@ -13,7 +11,8 @@ from tocsin.errors import (
     StorageUnavailableError,
 )
 from tocsin.settings import Settings
-from tocsin.storage.connect import WRITE_TIMEOUT_S, ServerFacts, inspect, translate
+from tocsin.storage.connect import WRITE_TIMEOUT_S, ServerFacts, inspect
+from tocsin.storage.errors import translated
 from tocsin.storage.servers import MAIN, Server, Servers
 from tocsin.streams.lanes import Lane
 from tocsin.wire.lanes import LaneName
@@ -75,10 +74,8 @@ async def _refuse_left_behind(servers: Servers, server: Server, settings: Settin
     for name in server.lanes:
         lane = Lane.of(servers.main, settings, LaneName(name))
         depth = await lane.depth()
-        try:
+        with translated():
             dead = int(await servers.main.hlen(lane.keys.dead))
-        except (redis_errors.RedisError, OSError) as error:
-            raise translate(error) from error
         if depth.blocks or depth.retrying or dead:
             raise ConfigurationError(
                 f"{name} still has {depth.blocks} blocks, {depth.retrying} retries and {dead} dead letters on "

@@ -11,7 +11,6 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 from redis import asyncio as aioredis
-from redis import exceptions as redis_errors
 
 from routing.channels import ACCOUNTS
 from routing.channels.addresses import is_one_address
@@ -19,7 +18,7 @@ from routing.intake.intake import check_webhook_url
 from tocsin.clock import to_datetime
 from tocsin.errors import InvalidRecordError
 from tocsin.keys import RecipientKeys
-from tocsin.storage.connect import translate
+from tocsin.storage.errors import translated
 from tocsin.storage.scripts import LET_IN, Script
 from tocsin.telemetry.reports import Fault
 from tocsin.wire.recipients import MASK, MAX_ID, Recipient, RecipientRequest
@@ -201,14 +200,12 @@ class RecipientStore:
 
     async def _fetch(self, recipient_ids: Sequence[str]) -> tuple[Any, Sequence[Any]]:
         """The version, then the recipients: these are as new as it or newer."""
-        try:
+        with translated():
             async with self._client.pipeline(transaction=False) as pipe:
                 pipe.get(self.keys.version)
                 if recipient_ids:
                     pipe.mget([self.keys.profile(one) for one in recipient_ids])
                 answers: list[Any] = await pipe.execute()
-        except (redis_errors.RedisError, OSError) as error:
-            raise translate(error) from error
         return answers[0], answers[1] if recipient_ids else ()
 
     async def put(self, recipient: Recipient) -> None:
@@ -217,14 +214,12 @@ class RecipientStore:
         Raises:
             StorageUnavailableError: the server did not confirm; trying again does no harm.
         """
-        try:
+        with translated():
             async with self._client.pipeline(transaction=True) as pipe:
                 pipe.set(self.keys.profile(recipient.id), _encode(recipient))
                 pipe.zadd(self.keys.index, {recipient.id: 0})
                 pipe.incr(self.keys.version)
                 await pipe.execute()
-        except (redis_errors.RedisError, OSError) as error:
-            raise translate(error) from error
 
     async def delete(self, recipient_id: str) -> bool:
         """Forget one; whether there was one.
@@ -232,14 +227,12 @@ class RecipientStore:
         Raises:
             StorageUnavailableError: the server did not confirm; trying again does no harm.
         """
-        try:
+        with translated():
             async with self._client.pipeline(transaction=True) as pipe:
                 pipe.delete(self.keys.profile(recipient_id))
                 pipe.zrem(self.keys.index, recipient_id)
                 pipe.incr(self.keys.version)
                 removed, *_ = await pipe.execute()
-        except (redis_errors.RedisError, OSError) as error:
-            raise translate(error) from error
         return bool(removed)
 
     async def page(self, *, after: str, limit: int) -> tuple[int, list[Recipient], str]:
@@ -248,15 +241,13 @@ class RecipientStore:
         Raises:
             StorageUnavailableError: the server does not answer.
         """
-        try:
+        with translated():
             async with self._client.pipeline(transaction=True) as pipe:
                 pipe.zcard(self.keys.index)
                 pipe.zrange(
                     self.keys.index, f"({after}" if after else "-", "+", bylex=True, offset=0, num=limit + 1
                 )
                 total, found = await pipe.execute()
-        except (redis_errors.RedisError, OSError) as error:
-            raise translate(error) from error
         ids = [one.decode() for one in found]
         known = await self.get_many(ids[:limit])
         return int(total), [one for one in known if one], ids[limit - 1] if len(ids) > limit else ""
@@ -294,9 +285,7 @@ class RedisWindows:
         args: list[Any] = [now, now - WINDOW_S, WINDOW_S]
         for wish in wishes:
             args += [wish.limit, len(wish.ids), *wish.ids]
-        try:
+        with translated():
             answer = await self._let_in.run(self._client, keys, args)
-        except (redis_errors.RedisError, OSError) as error:
-            raise translate(error) from error
         ids = (one for wish in wishes for one in wish.ids)
         return {one for one, let_in in zip(ids, answer, strict=True) if let_in}

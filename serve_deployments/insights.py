@@ -32,7 +32,7 @@ from tocsin.errors import ModelUnavailableError, NotFoundError, StorageUnavailab
 from tocsin.keys import FeatureKeys
 from tocsin.resilience.breaker import CHURN_CALLS, AsyncBreaker
 from tocsin.settings import Settings
-from tocsin.storage.connect import translate
+from tocsin.storage.errors import translate, translated
 from tocsin.wire.churn import ChurnAnswer
 from tocsin.wire.insights import InsightAnswer
 
@@ -122,10 +122,8 @@ class Insights(Application):
         return self._aged(made_at, answer)
 
     async def _fetch(self, advertiser_id: str) -> bytes | None:
-        try:
+        with translated():
             body: Any = await self._reader.client.get(self._keys.insight(advertiser_id))
-        except (redis_errors.RedisError, OSError) as error:
-            raise translate(error) from error
         return bytes(body) if body else None
 
     async def _keep(self, advertiser_id: str, answer: InsightAnswer) -> None:

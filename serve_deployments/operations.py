@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 
 import msgspec
 from prometheus_client.exposition import choose_encoder
-from redis import exceptions as redis_errors
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
@@ -26,7 +25,8 @@ from tocsin.errors import TocsinError
 from tocsin.resilience.breakers import read_breakers
 from tocsin.resilience.shared_breaker import BreakerView
 from tocsin.settings import Settings
-from tocsin.storage.connect import SERVE_TIMEOUT_S, translate
+from tocsin.storage.connect import SERVE_TIMEOUT_S
+from tocsin.storage.errors import translated
 from tocsin.storage.servers import MAIN, Server
 from tocsin.telemetry.latency import quantile_ms
 from tocsin.wire.lanes import LaneName
@@ -236,11 +236,9 @@ class Operations(Application):
     async def _lane_status(self, name: LaneName) -> LaneStatus:
         lane = self._lanes.lanes[name]
         depth = await lane.depth()
-        try:
+        with translated():
             counts: Any = await lane.client.hgetall(lane.keys.counts)
             latency: Any = await lane.client.hgetall(lane.keys.latency)
-        except (redis_errors.RedisError, OSError) as error:
-            raise translate(error) from error
         buckets = {int(bucket): int(number) for bucket, number in latency.items()}
         return LaneStatus(
             lane=name,
@@ -257,11 +255,9 @@ class Operations(Application):
 
     async def _consumers(self, name: LaneName) -> list[str]:
         """Who reported lately. A dead member lingers for one lease at the most."""
-        try:
+        with translated():
             lane = self._lanes.lanes[name]
             members: Any = await lane.client.zrange(lane.keys.members, 0, -1)
-        except (redis_errors.RedisError, OSError) as error:
-            raise translate(error) from error
         return sorted(member.decode() for member in members)
 
     async def _docs(self, _request: Request) -> Response:

@@ -27,7 +27,7 @@ from features.shard.shard import AppliedUnit, Change, Shard
 from tocsin.clock import Clock
 from tocsin.errors import OverloadedError
 from tocsin.keys import FeatureKeys, LaneKeys, digest
-from tocsin.storage.connect import translate
+from tocsin.storage.errors import translated
 from tocsin.storage.optimistic import Guarded, watch
 from tocsin.streams.lanes import Entry, pack_block, partition_of
 from tocsin.wire.activity import Activity
@@ -151,10 +151,8 @@ class Backfill:
         return Done(advertisers=len(wanted), events=events, skipped=skipped, again=again)
 
     async def _last(self) -> dict[int, str]:
-        try:
+        with translated():
             found: Any = await self._client.hgetall(self._progress)
-        except (redis_errors.RedisError, OSError) as error:
-            raise translate(error) from error
         return {int(partition): name.decode() for partition, name in found.items()}
 
     async def _settle(self, partition: int, portion: Sequence[Activity]) -> int:
@@ -163,18 +161,17 @@ class Backfill:
         entry = Entry(LaneName.ACTIVITY, partition, "0-0", WIRE_VERSION, block)
         for attempt in range(ATTEMPTS):
             stage = await self._shard.handle([entry])
-            try:
-                async with self._client.pipeline(transaction=True) as pipe:
-                    if isinstance(stage, Guarded) and stage.expected:
-                        await watch(pipe, stage.expected)
-                    stage(pipe)
-                    pipe.hset(self._progress, str(partition), portion[-1].advertiser_id)
-                    pipe.expire(self._progress, PROGRESS_TTL_S)
-                    await pipe.execute()
-            except redis_errors.WatchError:
-                continue
-            except (redis_errors.RedisError, OSError) as error:
-                raise translate(error) from error
+            with translated():
+                try:
+                    async with self._client.pipeline(transaction=True) as pipe:
+                        if isinstance(stage, Guarded) and stage.expected:
+                            await watch(pipe, stage.expected)
+                        stage(pipe)
+                        pipe.hset(self._progress, str(partition), portion[-1].advertiser_id)
+                        pipe.expire(self._progress, PROGRESS_TTL_S)
+                        await pipe.execute()
+                except redis_errors.WatchError:
+                    continue
             return attempt
         raise OverloadedError(
             f"partition {partition} moved at each of {ATTEMPTS} attempts",

@@ -18,7 +18,6 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 from redis import asyncio as aioredis
-from redis import exceptions as redis_errors
 
 from features.definitions import FEATURE_NAMES, VIEWS
 from features.offline.archive import Archive
@@ -28,7 +27,7 @@ from features.offline.versions import versions_of
 from features.online.usage import Served
 from features.shard.archiver import activities_in, read_log
 from tocsin.keys import FeatureKeys
-from tocsin.storage.connect import translate
+from tocsin.storage.errors import translated
 from tocsin.wire.activity import Activity
 
 STATES: Final = 100  # of knowledge tried for one sample
@@ -76,10 +75,8 @@ async def read_samples(client: aioredis.Redis, keys: FeatureKeys, *, limit: int)
     Raises:
         StorageUnavailableError: the server does not answer.
     """
-    try:
+    with translated():
         found: Any = await client.xrevrange(keys.served, count=limit)
-    except (redis_errors.RedisError, OSError) as error:
-        raise translate(error) from error
     return [
         ServedSample(_served.decode(values[b"b"]), int(entry.partition(b"-")[0]) / 1000)
         for entry, values in found

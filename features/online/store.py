@@ -16,14 +16,13 @@ from typing import Any, Final
 
 import msgspec
 from redis import asyncio as aioredis
-from redis import exceptions as redis_errors
 
 from features.definitions import DAY_S
 from features.tiles import History, decode, fold
 from tocsin.clock import to_epoch
 from tocsin.errors import InvalidRecordError
 from tocsin.keys import FeatureKeys
-from tocsin.storage.connect import translate
+from tocsin.storage.errors import translated
 from tocsin.wire.activity import Activity
 
 SCAN_PAGE = 200
@@ -71,10 +70,8 @@ class FeatureStore:
         """
         if not advertiser_ids:
             return []
-        try:
+        with translated():
             bodies: Any = await self._client.mget([self.keys.history(name) for name in advertiser_ids])
-        except (redis_errors.RedisError, OSError) as error:
-            raise translate(error) from error
         found = [read_history(body) for body in bodies]
         old = [name for name, (_, refold) in zip(advertiser_ids, found, strict=True) if refold]
         logs = dict(zip(old, await self.events_of(old), strict=True))
@@ -91,13 +88,11 @@ class FeatureStore:
         """
         if not advertiser_ids:
             return []
-        try:
+        with translated():
             async with self._client.pipeline(transaction=False) as pipe:
                 for name in advertiser_ids:
                     pipe.hvals(self.keys.events(name))
                 pages: list[list[bytes]] = await pipe.execute()
-        except (redis_errors.RedisError, OSError) as error:
-            raise translate(error) from error
         return [[decode_activity(body) for body in page] for page in pages]
 
     async def latest(self) -> float | None:
@@ -106,10 +101,8 @@ class FeatureStore:
         Raises:
             StorageUnavailableError: the server does not answer.
         """
-        try:
+        with translated():
             newest: Any = await self._client.zrange(self.keys.advertisers, 0, 0, desc=True, withscores=True)
-        except (redis_errors.RedisError, OSError) as error:
-            raise translate(error) from error
         return float(newest[0][1]) if newest else None
 
     async def active(self, since: float, *, limit: int) -> list[str]:
@@ -118,12 +111,10 @@ class FeatureStore:
         Raises:
             StorageUnavailableError: the server does not answer.
         """
-        try:
+        with translated():
             found: Any = await self._client.zrange(
                 self.keys.advertisers, "+inf", since, desc=True, byscore=True, offset=0, num=limit
             )
-        except (redis_errors.RedisError, OSError) as error:
-            raise translate(error) from error
         return [name.decode() for name in found]
 
     async def advertisers(self, *, limit: int) -> list[str]:
@@ -132,10 +123,8 @@ class FeatureStore:
         Raises:
             StorageUnavailableError: the server does not answer.
         """
-        try:
+        with translated():
             ids: Any = await self._client.zrange(self.keys.advertisers, 0, limit - 1, desc=True)
-        except (redis_errors.RedisError, OSError) as error:
-            raise translate(error) from error
         return [str(item, "utf-8") for item in ids]
 
     async def count(self) -> int:
@@ -144,10 +133,8 @@ class FeatureStore:
         Raises:
             StorageUnavailableError: the server does not answer.
         """
-        try:
+        with translated():
             return int(await self._client.zcard(self.keys.advertisers))
-        except (redis_errors.RedisError, OSError) as error:
-            raise translate(error) from error
 
     async def events(self) -> AsyncIterator[list[Activity]]:
         """The whole event log, some advertisers at a time; for training.

@@ -7,13 +7,12 @@ from typing import Any, Final
 
 import msgspec
 from redis import asyncio as aioredis
-from redis import exceptions as redis_errors
 
 from features.definitions import HOUR_S, VIEWS
 from features.online.result import Answer, Status
 from tocsin.clock import Clock
 from tocsin.keys import FeatureKeys
-from tocsin.storage.connect import translate
+from tocsin.storage.errors import translated
 from tocsin.streams.lanes import partition_of
 
 WANTED_TTL_S: Final = 3_600
@@ -102,7 +101,5 @@ class UsageNotes:
             for one in served:
                 body: dict[Any, Any] = {"b": self._encode(one)}
                 pipe.xadd(self._keys.served, body, maxlen=SERVED_ENTRIES, approximate=False)
-            try:
+            with translated():
                 await pipe.execute()
-            except (redis_errors.RedisError, OSError) as error:
-                raise translate(error) from error

@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from redis import asyncio as aioredis
-from redis import exceptions as redis_errors
 
 from tocsin.clock import Clock
 from tocsin.errors import TocsinError
 from tocsin.keys import FeatureKeys
-from tocsin.storage.connect import translate
+from tocsin.storage.errors import translated
 from tocsin.storage.scripts import BACKLOG, LANDED, Script
 from tocsin.telemetry.reports import Fault
 from tocsin.wire.activity import Activity
@@ -59,10 +58,8 @@ async def read_backlog(client: aioredis.Redis, keys: FeatureKeys, partitions: in
         StorageUnavailableError: the server does not answer.
     """
     logs = [keys.log(partition) for partition in range(partitions)]
-    try:
+    with translated():
         now_ms, fields, *depths = await _backlog.run(client, [keys.archive, *logs], [])
-    except (redis_errors.RedisError, OSError) as error:
-        raise translate(error) from error
     counts = {name.decode(): int(number) for name, number in zip(fields[::2], fields[1::2], strict=True)}
 
     def total(what: str) -> int:
@@ -170,12 +167,10 @@ class Archiver:
 
     async def _forget(self, partition: int, entries: Sequence[tuple[str, int]]) -> None:
         keys = [self._keys.archive, self._keys.log(partition)]
-        try:
+        with translated():
             for start in range(0, len(entries), FORGET_ENTRIES):
                 pairs = [part for entry in entries[start : start + FORGET_ENTRIES] for part in entry]
                 await self._script.run(self._client, keys, [partition, *pairs])
-        except (redis_errors.RedisError, OSError) as error:
-            raise translate(error) from error
 
     def _append(self, events: Sequence[Activity], name: str) -> None:
         self._archive = self._archive or self._open()
@@ -210,10 +205,8 @@ async def read_log(
     Raises:
         StorageUnavailableError: the server does not answer.
     """
-    try:
+    with translated():
         found: Any = await client.xrange(keys.log(partition), min=after, count=count)
-    except (redis_errors.RedisError, OSError) as error:
-        raise translate(error) from error
     ours = str(WIRE_VERSION).encode()
     return [(entry.decode(), values[b"b"] if values.get(b"v") == ours else b"") for entry, values in found]
 

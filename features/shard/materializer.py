@@ -26,7 +26,7 @@ from features.vectors import step_of
 from tocsin.clock import Clock
 from tocsin.errors import StorageUnavailableError, TocsinError
 from tocsin.keys import LaneKeys
-from tocsin.storage.connect import translate
+from tocsin.storage.errors import translated
 from tocsin.storage.scripts import WATERMARK, Script
 from tocsin.streams.lanes import partition_of
 from tocsin.telemetry.reports import Fault
@@ -96,10 +96,8 @@ class Materializer:
         if not held:
             return
         keys = [key for p in held for key in (self._keys.watermark(p), self._lane_keys.stream(p))]
-        try:
+        with translated():
             marks: list[bytes] = await self._script.run(self._client, keys, [])
-        except (redis_errors.RedisError, OSError) as error:
-            raise translate(error) from error
         self.marks = {partition: float(mark) for partition, mark in zip(held, marks, strict=True)}
 
     async def renew(self) -> None:
@@ -116,30 +114,27 @@ class Materializer:
         due, self._due = self._due[:RENEWED_AT_ONCE], self._due[RENEWED_AT_ONCE:]
         for partition in sorted(held):
             ours = [name for name in due if partition_of(name, self._partitions) == partition]
-            try:
+            with translated():
                 found: Any = await self._client.spop(self._keys.wanted(partition), RENEWED_AT_ONCE)
-            except (redis_errors.RedisError, OSError) as error:
-                raise translate(error) from error
             names = list(dict.fromkeys([*ours, *(str(name, "utf-8") for name in found or ())]))
             if names:
                 await self._renew(partition, names)
 
     async def _renew(self, partition: int, names: Sequence[str]) -> None:
         as_of = await self._moments.now()
-        try:
-            async with self._client.pipeline(transaction=True) as typed:
-                pipe: Any = typed  # half of it is untyped upstream
-                await pipe.watch(self._keys.applied(partition))
-                pairs = await self._vectors(names, as_of)
-                if pairs:
-                    pipe.multi()
-                    pipe.mset(pairs)
-                    await pipe.execute()
-                    self.renewed += len(names)
-        except redis_errors.WatchError:
-            log.debug("partition %d moved on; its vectors are renewed when asked for again", partition)
-        except (redis_errors.RedisError, OSError) as error:
-            raise translate(error) from error
+        with translated():
+            try:
+                async with self._client.pipeline(transaction=True) as typed:
+                    pipe: Any = typed  # half of it is untyped upstream
+                    await pipe.watch(self._keys.applied(partition))
+                    pairs = await self._vectors(names, as_of)
+                    if pairs:
+                        pipe.multi()
+                        pipe.mset(pairs)
+                        await pipe.execute()
+                        self.renewed += len(names)
+            except redis_errors.WatchError:
+                log.debug("partition %d moved on; its vectors are renewed when asked for again", partition)
 
     async def _vectors(self, names: Sequence[str], as_of: float) -> dict[Any, Any]:
         """Packed vectors as of a moment; where events are dated after it, of those before, until the first of them."""
@@ -161,10 +156,8 @@ class Materializer:
     async def _popular(self) -> list[str]:
         """Those most asked for in the hour before."""
         hour = int(self._clock.now() // HOUR_S) - 1
-        try:
+        with translated():
             found: Any = await self._client.zrange(self._keys.popular(hour), 0, POPULAR - 1, desc=True)
-        except (redis_errors.RedisError, OSError) as error:
-            raise translate(error) from error
         return [str(name, "utf-8") for name in found]
 
     async def _every(self, seconds: float, step: Callable[[], Any]) -> None:

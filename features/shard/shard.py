@@ -19,7 +19,6 @@ from typing import Any, Final
 
 import msgspec
 from redis import asyncio as aioredis
-from redis import exceptions as redis_errors
 from redis.asyncio.client import Pipeline
 
 from features.online.packing import pack_views
@@ -28,7 +27,7 @@ from features.shard.history_cache import HistoryCache
 from features.tiles import History, content, encode, fold, later, merge
 from tocsin.clock import Clock
 from tocsin.keys import LaneKeys
-from tocsin.storage.connect import translate
+from tocsin.storage.errors import translated
 from tocsin.storage.optimistic import Guarded
 from tocsin.streams.consumer import Hold
 from tocsin.streams.lanes import Entry, Writes, pack_block, partition_of
@@ -158,10 +157,8 @@ class Shard:
                 pipe.hmget(self._keys.events(name), list(unit.events[partition][name]))
             if unseen:
                 pipe.mget([self._keys.history(name) for _, name in unseen])
-            try:
+            with translated():
                 answers: list[Any] = await pipe.execute()
-            except (redis_errors.RedisError, OSError) as error:
-                raise translate(error) from error
         tokens = {p: token or b"" for p, token in zip(partitions, answers[0], strict=True)}
         for partition, token in tokens.items():
             self.memory.believe(partition, token)
@@ -178,10 +175,8 @@ class Shard:
         return tokens, known, newest, refold
 
     async def _bodies(self, advertiser_ids: Sequence[str]) -> list[bytes | None]:
-        try:
+        with translated():
             bodies: Any = await self._client.mget([self._keys.history(name) for name in advertiser_ids])
-        except (redis_errors.RedisError, OSError) as error:
-            raise translate(error) from error
         return list(bodies)
 
     def _learn(self, wanted: Sequence[tuple[int, str]], bodies: Sequence[bytes | None]) -> set[str]:

@@ -12,17 +12,15 @@ Everything is bounded and ends by itself. Lost observations cost a rollout time 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 from redis import asyncio as aioredis
-from redis import exceptions as redis_errors
 
 from models.rollout.observations import Observations
 from tocsin.keys import FeatureKeys, RolloutKeys
-from tocsin.storage.connect import translate
+from tocsin.storage.errors import translated
 
 VERDICT_TTL_S = 60
 OBSERVED_TTL_S = 2 * 86_400
@@ -65,7 +63,7 @@ class ObservationStore:
             StorageUnavailableError: the server does not answer.
         """
         key = self._keys.observed(trial, epoch)
-        with _translated():
+        with translated():
             async with self._client.pipeline(transaction=False) as pipe:
                 pipe.hset(key, replica, _encode(counts))
                 pipe.expire(key, OBSERVED_TTL_S)
@@ -77,7 +75,7 @@ class ObservationStore:
         Raises:
             StorageUnavailableError: the server does not answer.
         """
-        with _translated():
+        with translated():
             await self._client.set(self._keys.verdict(trial), verdict, ex=VERDICT_TTL_S)
 
     async def said(self, trial: str) -> str:
@@ -87,7 +85,7 @@ class ObservationStore:
             StorageUnavailableError: the server does not answer.
         """
         client: Any = self._client  # the driver's answers are untyped
-        with _translated():
+        with translated():
             found: bytes | None = await client.get(self._keys.verdict(trial))
         return found.decode() if found else ""
 
@@ -97,7 +95,7 @@ class ObservationStore:
         Raises:
             StorageUnavailableError: the server does not answer.
         """
-        with _translated():
+        with translated():
             async with self._client.pipeline(transaction=False) as pipe:
                 pipe.hvals(self._keys.observed(trial, epoch))
                 pipe.hgetall(self._keys.labels(trial))
@@ -115,7 +113,7 @@ class ObservationStore:
         """
         awaited, predicted = self._keys.awaited(trial), self._keys.predicted(trial)
         client: Any = self._client  # the driver's answers are untyped
-        with _translated():
+        with translated():
             taken = predictions[: max(0, MAX_AWAITED - await client.zcard(awaited))]
             if not taken:
                 return
@@ -146,7 +144,7 @@ class ObservationStore:
         """
         client: Any = self._client  # the driver's answers are untyped
         awaited, predicted = self._keys.awaited(trial), self._keys.predicted(trial)
-        with _translated():
+        with translated():
             due: list[bytes] = await client.zrange(
                 awaited, "(0", now, byscore=True, offset=0, num=DUE_AT_ONCE
             )
@@ -170,12 +168,3 @@ class ObservationStore:
                 pipe.expire(self._keys.labels(trial), LABELS_TTL_S)
                 await pipe.execute()
         return len(due)
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    """What the driver raises, as ours."""
-    try:
-        yield
-    except (redis_errors.RedisError, OSError) as error:
-        raise translate(error) from error

@@ -20,7 +20,7 @@ from tocsin.caching import Cache
 from tocsin.clock import Clock
 from tocsin.errors import ConflictError
 from tocsin.keys import DEDUP_TTL_S, EmergencyKeys
-from tocsin.storage.connect import translate
+from tocsin.storage.errors import translated
 from tocsin.telemetry.reports import Fault
 
 log = logging.getLogger(__name__)
@@ -119,10 +119,8 @@ async def settle_plan(
         OverloadedError: it is out of memory.
     """
     body = _encode(_Kept(fingerprint, plan))
-    try:
+    with translated():
         first: Any = await client.set(keys.call(idempotency_key), body, nx=True, get=True, ex=DEDUP_TTL_S)
-    except (redis_errors.RedisError, OSError) as error:
-        raise translate(error) from error
     if first is None:
         return plan
     kept = _kept.decode(first)

@@ -16,7 +16,6 @@ from typing import Any
 
 import msgspec
 from redis import asyncio as aioredis
-from redis import exceptions as redis_errors
 from redis.asyncio.client import Pipeline
 
 from routing.deliveries import Delivery
@@ -24,7 +23,7 @@ from routing.intake.intake import to_request
 from tocsin.clock import to_datetime, to_epoch
 from tocsin.errors import InvalidRecordError, NotFoundError
 from tocsin.keys import LaneKeys
-from tocsin.storage.connect import translate
+from tocsin.storage.errors import translated
 from tocsin.storage.scripts import PURGE, REPLAY, Script
 from tocsin.streams.lanes import Lane, Position
 from tocsin.wire.dead_letters import DeadLetter, DeadLetterFilter, DeadLetterView
@@ -130,10 +129,8 @@ class DeadLetters:
         Raises:
             StorageUnavailableError: the server does not answer.
         """
-        try:
+        with translated():
             return int(await self._client.zcard(self._keys.dead_index))
-        except (redis_errors.RedisError, OSError) as error:
-            raise translate(error) from error
 
     async def scan(
         self, wanted: DeadLetterFilter, after: Mark | None = None, *, matching: int, looks: int
@@ -169,13 +166,11 @@ class DeadLetters:
         high = high if after is None else min(high, after.at)
         offset = 0
         while True:
-            try:
+            with translated():
                 rows: Any = await self._client.zrange(
                     self._keys.dead_index, high, low,
                     desc=True, byscore=True, withscores=True, offset=offset, num=count,
                 )  # fmt: skip
-            except (redis_errors.RedisError, OSError) as error:
-                raise translate(error) from error
             marks = [Mark(float(at), letter_id.decode()) for letter_id, at in rows]
             older = [mark for mark in marks if after is None or mark < after]
             if older or len(rows) < count:
@@ -183,10 +178,8 @@ class DeadLetters:
             offset += count  # all of them died at the moment of `after` and were seen: look past them
 
     async def _fetch(self, marks: Sequence[Mark]) -> list[DeadLetter | None]:
-        try:
+        with translated():
             bodies: Any = await self._client.hmget(self._keys.dead, [mark.id for mark in marks])
-        except (redis_errors.RedisError, OSError) as error:
-            raise translate(error) from error
         return [_letter.decode(body) if body else None for body in bodies]
 
     async def get(self, notification_id: str) -> DeadLetter:
@@ -229,10 +222,8 @@ class DeadLetters:
         return await self._move(self._purge, keys, [letter_id])
 
     async def _move(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> bool:
-        try:
+        with translated():
             return bool(await script.run(self._client, keys, args))
-        except (redis_errors.RedisError, OSError) as error:
-            raise translate(error) from error
 
 
 def view_attempts(attempts: Sequence[Attempt]) -> list[AttemptView]:

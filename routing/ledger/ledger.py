@@ -15,7 +15,6 @@ from typing import Any
 
 import msgspec
 from redis import asyncio as aioredis
-from redis import exceptions as redis_errors
 from redis.asyncio.client import Pipeline
 
 from routing.deliveries import Delivery, OutcomeReason
@@ -25,7 +24,7 @@ from routing.ledger.outcomes import Outcome, by_home, field, fields, unpack
 from tocsin.clock import to_datetime
 from tocsin.errors import NotFoundError
 from tocsin.keys import LaneKeys
-from tocsin.storage.connect import translate
+from tocsin.storage.errors import translated
 from tocsin.storage.limit import execute_in_place
 from tocsin.streams.lanes import Lane, Position
 from tocsin.telemetry.latency import tally
@@ -95,7 +94,7 @@ class Ledger:
         Raises:
             StorageUnavailableError: the server did not confirm.
         """
-        try:
+        with translated():
             async with self._client.pipeline(transaction=False) as pipe:
                 again: dict[str, dict[Any, float]] = defaultdict(dict)
                 for one in retries:
@@ -103,8 +102,6 @@ class Ledger:
                 for key, bodies in again.items():
                     pipe.zadd(key, bodies, xx=True, gt=True)
                 await pipe.execute()
-        except (redis_errors.RedisError, OSError) as error:
-            raise translate(error) from error
 
     async def correct(self, late: Delivery, standin: Delivery) -> bool:
         """Write what became of a delivery in place of the retry that stands in for it.
@@ -119,10 +116,8 @@ class Ledger:
         late.envelope = msgspec.structs.replace(late.envelope, id=late.id)
         pipe = self._client.pipeline(transaction=True)
         self.stage(pipe, [late])
-        try:
+        with translated():
             return await execute_in_place(self._client, pipe, self.retries_of(standin), retry_body(standin))
-        except (redis_errors.RedisError, OSError) as error:
-            raise translate(error) from error
 
     def _stage_outcomes(self, pipe: Pipeline, deliveries: Sequence[Delivery], ttl_s: int) -> None:
         hashes: dict[str, dict[Any, Any]] = defaultdict(dict)
@@ -156,14 +151,12 @@ class Ledger:
 
     async def _find(self, position: Position) -> tuple[Outcome | None, Envelope | None]:
         """What became of a record, or the record itself while it waits; one step, so that it is never in between."""
-        try:
+        with translated():
             async with self._client.pipeline(transaction=True) as pipe:
                 key = self._keys.outcomes(position.partition, position.entry)
                 pipe.hmget(key, [field(position.entry, position.index), field(position.entry)])
                 self._lane.stage_peek(pipe, position)
                 (own, shared), waiting = await pipe.execute()
-        except (redis_errors.RedisError, OSError) as error:
-            raise translate(error) from error
         if own:
             return unpack(own, position.entry), None
         outcome = unpack(shared, position.entry) if shared else None

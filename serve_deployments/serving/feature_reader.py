@@ -14,7 +14,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 import msgspec
-from redis import exceptions as redis_errors
 
 from features.online.as_of import AsOf
 from features.online.last_served import LastServed
@@ -28,7 +27,8 @@ from tocsin.clock import Clock
 from tocsin.errors import StorageUnavailableError
 from tocsin.resilience.breaker import STORAGE_READS, AsyncBreaker
 from tocsin.settings import Settings
-from tocsin.storage.connect import SERVE_TIMEOUT_S, connect, resolve_url, translate
+from tocsin.storage.connect import SERVE_TIMEOUT_S, connect, resolve_url
+from tocsin.storage.errors import translated
 from tocsin.wire.lanes import LaneName
 
 log = logging.getLogger(__name__)
@@ -122,10 +122,8 @@ class FeatureReader:
                 await self._notes.flush(self.client)
 
     async def _read(self, advertiser_ids: Sequence[str], as_of: float) -> Answer:
-        try:
+        with translated():
             return await self._online.read(advertiser_ids, as_of)
-        except (redis_errors.RedisError, OSError) as error:
-            raise translate(error) from error
 
     async def _from_shards(self, question: Question, answer: Answer, names: Sequence[str]) -> set[str]:
         if self._ask_shards is None or not names:

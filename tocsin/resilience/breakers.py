@@ -16,14 +16,13 @@ from typing import Any, Protocol
 from uuid import uuid4
 
 from redis import asyncio as aioredis
-from redis import exceptions as redis_errors
 
 from tocsin.clock import Clock
 from tocsin.errors import ConfigurationError
 from tocsin.keys import BreakerKeys
 from tocsin.resilience.breaker import POLICIES, BreakerPolicy
 from tocsin.resilience.shared_breaker import SYNC_EVERY_S, BreakerState, BreakerView, SharedBreaker, make_view
-from tocsin.storage.connect import translate
+from tocsin.storage.errors import translated
 
 MAX_HOSTS = 512
 
@@ -190,7 +189,7 @@ async def read_breakers(client: aioredis.Redis, namespace: str, now: float) -> l
         StorageUnavailableError: the server does not answer.
     """
     keys = BreakerKeys(namespace)
-    try:
+    with translated():
         found: Any = await client.zrange(keys.names, 0, -1)
         names = sorted(name.decode() for name in found)
         async with client.pipeline(transaction=False) as pipe:
@@ -198,8 +197,6 @@ async def read_breakers(client: aioredis.Redis, namespace: str, now: float) -> l
                 pipe.hgetall(keys.state(name))
                 pipe.exists(keys.probe(name))
             answers: list[Any] = await pipe.execute()
-    except (redis_errors.RedisError, OSError) as error:
-        raise translate(error) from error
     pairs = zip(names, answers[::2], answers[1::2], strict=True)
     return [_stored_view(name, state, bool(probed), now) for name, state, probed in pairs if state]
 

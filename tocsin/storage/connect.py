@@ -17,9 +17,10 @@ from redis import exceptions as redis_errors
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from tocsin.errors import ConfigurationError, OverloadedError, StorageUnavailableError, TocsinError
+from tocsin.errors import ConfigurationError
 from tocsin.settings import Settings
 from tocsin.storage.embedded import read_endpoint
+from tocsin.storage.errors import translated
 from tocsin.wire.lanes import Durability, LaneName
 
 MIN_VERSION = 7
@@ -100,18 +101,6 @@ def redact(url: str) -> str:
     return f"{scheme}://{user + ':***@' if at else ''}{host}"
 
 
-def translate(error: Exception) -> TocsinError:
-    """A driver error as one of ours, by whether trying again can help."""
-    text = str(error) or type(error).__name__
-    if isinstance(error, redis_errors.OutOfMemoryError) or text.startswith("OOM"):
-        return OverloadedError("the storage server is at its memory limit", retry_after_s=5.0)
-    if isinstance(error, redis_errors.AuthenticationError | redis_errors.NoPermissionError):
-        return StorageUnavailableError(
-            f"the storage server refused the credentials: {text}", retry_after_s=30.0
-        )
-    return StorageUnavailableError(f"storage is unavailable: {text}", retry_after_s=1.0)
-
-
 class ServerFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What the server said of itself."""
 
@@ -128,11 +117,9 @@ async def inspect(client: aioredis.Redis) -> ServerFacts:
         ConfigurationError: it is older than version 7, or may evict data by itself.
         StorageUnavailableError: it does not answer.
     """
-    try:
+    with translated():
         info: dict[str, Any] = await client.info()
         config = await _config(client)
-    except (redis_errors.RedisError, OSError) as error:
-        raise translate(error) from error
     flavour = str(info.get("server_name", "redis"))
     version = str(info.get("valkey_version") or info.get("redis_version", "0"))
     if int(str(info.get("redis_version", "0")).split(".")[0]) < MIN_VERSION:

@@ -25,10 +25,10 @@ from redis import asyncio as aioredis
 from redis import exceptions as redis_errors
 from redis.asyncio.client import Pipeline
 
-from tocsin.errors import ConflictError, InvalidRecordError, StateMovedError
+from tocsin.errors import ConflictError, InvalidRecordError, StateMovedError, StorageUnavailableError
 from tocsin.keys import DEDUP_TTL_S, GROUP, LaneKeys
 from tocsin.settings import Settings
-from tocsin.storage.connect import translate
+from tocsin.storage.errors import translated
 from tocsin.storage.limit import create_group, execute_at_limit
 from tocsin.storage.optimistic import MOVED, Guarded, watch
 from tocsin.storage.scripts import APPEND, PROMOTE, Script
@@ -207,13 +207,11 @@ class Lane:
                 self.keys.dedup(dedup_key) if dedup_key else self.keys.counts,
             ]
             args += [len(members), 1 if dedup_key else 0, pack_block([records[i].body for i in members])]
-        try:
+        with translated():
             if wait_ms:
                 answer, synced = await self._append.run_synced(self.client, keys, args, wait_ms=wait_ms)
             else:
                 answer, synced = await self._append.run(self.client, keys, args), False
-        except (redis_errors.RedisError, OSError) as error:
-            raise translate(error) from error
         if answer[0] == b"conflict":
             raise ConflictError(
                 "this Idempotency-Key was used for a different request", hint="use a new key for each request"
@@ -257,13 +255,12 @@ class Lane:
             StorageUnavailableError: the server does not answer.
         """
         for partition in range(self.partitions):
-            try:
-                await create_group(self.client, self.keys.stream(partition), GROUP)
-            except redis_errors.ResponseError as error:
-                if "BUSYGROUP" not in str(error):
-                    raise translate(error) from error
-            except (redis_errors.RedisError, OSError) as error:
-                raise translate(error) from error
+            with translated():
+                try:
+                    await create_group(self.client, self.keys.stream(partition), GROUP)
+                except redis_errors.ResponseError as error:
+                    if "BUSYGROUP" not in str(error):
+                        raise
 
     async def read(
         self, consumer: str, partitions: Sequence[int], *, count: int, block_ms: int
@@ -275,21 +272,20 @@ class Lane:
         """
         streams: dict[Any, Any] = {self.keys.stream(partition): ">" for partition in partitions}
         by_key = {self.keys.stream(partition).encode(): partition for partition in partitions}
-        try:
-            answer: Any = await self.client.xreadgroup(
-                GROUP,
-                consumer,
-                streams,
-                count=count,
-                block=block_ms,
-            )
-        except redis_errors.ResponseError as error:
-            if "NOGROUP" in str(error):  # the server lost its data: begin anew
-                await self.ensure_groups()
-                return []
-            raise translate(error) from error
-        except (redis_errors.RedisError, OSError) as error:
-            raise translate(error) from error
+        with translated():
+            try:
+                answer: Any = await self.client.xreadgroup(
+                    GROUP,
+                    consumer,
+                    streams,
+                    count=count,
+                    block=block_ms,
+                )
+            except redis_errors.ResponseError as error:
+                if "NOGROUP" in str(error):  # the server lost its data: begin anew
+                    await self.ensure_groups()
+                    return []
+                raise
         return [
             self._entry(by_key[key], entry, values)
             for key, entries in answer or ()
@@ -306,19 +302,20 @@ class Lane:
         cursor: Any = "0-0"
         while True:
             try:
-                answer: Any = await self.client.xautoclaim(
-                    self.keys.stream(partition),
-                    GROUP,
-                    consumer,
-                    min_idle_ms,
-                    start_id=cursor,
-                    count=CLAIM_PAGE,
-                )
-            except (redis_errors.RedisError, OSError) as error:
-                if "NOGROUP" in str(error):
-                    await self.ensure_groups()
-                    return claimed
-                raise translate(error) from error
+                with translated():
+                    answer: Any = await self.client.xautoclaim(
+                        self.keys.stream(partition),
+                        GROUP,
+                        consumer,
+                        min_idle_ms,
+                        start_id=cursor,
+                        count=CLAIM_PAGE,
+                    )
+            except StorageUnavailableError as error:
+                if "NOGROUP" not in error.message:
+                    raise
+                await self.ensure_groups()
+                return claimed
             cursor, entries = answer[0], answer[1]
             claimed += [self._entry(partition, entry, values) for entry, values in entries if values]
             if cursor in {b"0-0", "0-0"}:
@@ -350,19 +347,18 @@ class Lane:
         for entry in entries:
             by_partition[entry.partition].append(entry.entry)
         expected = stage.expected if isinstance(stage, Guarded) else {}
-        try:
-            async with self.client.pipeline(transaction=True) as pipe:
-                if expected:
-                    await watch(pipe, expected)
-                stage(pipe)
-                self._stage_settled(pipe, by_partition)
-                await pipe.execute()
-        except redis_errors.WatchError:
-            raise StateMovedError(MOVED) from None
-        except redis_errors.OutOfMemoryError:
-            await self._settle_at_limit(by_partition, stage, expected)
-        except (redis_errors.RedisError, OSError) as error:
-            raise translate(error) from error
+        with translated():
+            try:
+                async with self.client.pipeline(transaction=True) as pipe:
+                    if expected:
+                        await watch(pipe, expected)
+                    stage(pipe)
+                    self._stage_settled(pipe, by_partition)
+                    await pipe.execute()
+            except redis_errors.WatchError:
+                raise StateMovedError(MOVED) from None
+            except redis_errors.OutOfMemoryError:
+                await self._settle_at_limit(by_partition, stage, expected)
 
     def _stage_settled(self, pipe: Pipeline, by_partition: Mapping[int, Sequence[str]]) -> None:
         for partition, ids in by_partition.items():
@@ -376,20 +372,16 @@ class Lane:
         pipe = self.client.pipeline(transaction=True)
         self._stage_settled(pipe, by_partition)
         stage(pipe)
-        try:
+        with translated():
             done = await execute_at_limit(self.client, pipe, expected)
-        except (redis_errors.RedisError, OSError) as error:
-            raise translate(error) from error
         if not done:
             raise StateMovedError(MOVED)
 
     async def _waits(self, entry: Entry) -> bool:
         """Whether a block is unsettled. A transaction is whole, so one block speaks for those settled with it."""
-        try:
+        with translated():
             key = self.keys.stream(entry.partition)
             return bool(await self.client.xrange(key, min=entry.entry, max=entry.entry, count=1))
-        except (redis_errors.RedisError, OSError) as error:
-            raise translate(error) from error
 
     async def unsettled(self, entries: Sequence[Entry]) -> list[Entry]:
         """Those of some blocks that nobody settled yet.
@@ -406,10 +398,8 @@ class Lane:
             StorageUnavailableError: the server does not answer.
         """
         keys = [self.keys.retries(partition), self.keys.stream(partition)]
-        try:
+        with translated():
             moved: int = await self._promote.run(self.client, keys, [now, limit, WIRE_VERSION])
-        except (redis_errors.RedisError, OSError) as error:
-            raise translate(error) from error
         return moved
 
     async def depth(self) -> LaneDepth:
@@ -418,15 +408,13 @@ class Lane:
         Raises:
             StorageUnavailableError: the server does not answer.
         """
-        try:
+        with translated():
             async with self.client.pipeline(transaction=False) as pipe:
                 for partition in range(self.partitions):
                     pipe.xlen(self.keys.stream(partition))
                     pipe.xpending(self.keys.stream(partition), GROUP)
                     pipe.zcard(self.keys.retries(partition))
                 answers: list[Any] = await pipe.execute(raise_on_error=False)
-        except (redis_errors.RedisError, OSError) as error:
-            raise translate(error) from error
         pending = (
             a["pending"] for a in answers[1::3] if not isinstance(a, Exception)
         )  # no group yet: none pending

@@ -15,11 +15,10 @@ from collections.abc import Sequence
 
 import msgspec
 from redis import asyncio as aioredis
-from redis import exceptions as redis_errors
 
 from tocsin.clock import Clock
 from tocsin.keys import LaneKeys
-from tocsin.storage.connect import translate
+from tocsin.storage.errors import translated
 from tocsin.storage.scripts import ACQUIRE, HEARTBEAT, RELEASE, Script
 
 
@@ -86,7 +85,7 @@ class Leases:
             StorageUnavailableError: the server does not answer; leases run on until they lapse.
         """
         ttl_ms = int(self.policy.ttl_s * 1000)
-        try:
+        with translated():
             leases = [self._keys.lease(p) for p in range(self._partitions)]
             members, _owners = await self._heartbeat.run(
                 self._client, [self._keys.members, *leases], [self.name, ttl_ms]
@@ -104,8 +103,6 @@ class Leases:
                         self._held_until[partition] = asked_at + self.policy.ttl_s
                     else:
                         self._held_until.pop(partition, None)
-        except (redis_errors.RedisError, OSError) as error:
-            raise translate(error) from error
         return surplus
 
     async def release(self, partitions: Sequence[int], *, leave: bool = False) -> None:
@@ -121,7 +118,5 @@ class Leases:
             keys.insert(0, self._keys.members)
         if not keys:
             return
-        try:
+        with translated():
             await self._release.run(self._client, keys, [self.name, 1 if leave else 0])
-        except (redis_errors.RedisError, OSError) as error:
-            raise translate(error) from error

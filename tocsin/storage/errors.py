@@ -1,0 +1,53 @@
+"""The driver's errors as the project's own, in one place.
+
+with translated():
+await client.get(key)
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from redis import exceptions as redis_errors
+
+from tocsin.errors import OverloadedError, StorageUnavailableError, TocsinError
+
+
+def translate(error: Exception) -> TocsinError:
+    """A driver error as one of ours, by whether trying again can help."""
+    text = str(error) or type(error).__name__
+    if isinstance(error, redis_errors.OutOfMemoryError) or text.startswith("OOM"):
+        return OverloadedError("the storage server is at its memory limit", retry_after_s=5.0)
+    if isinstance(error, redis_errors.AuthenticationError | redis_errors.NoPermissionError):
+        return StorageUnavailableError(
+            f"the storage server refused the credentials: {text}", retry_after_s=30.0
+        )
+    return StorageUnavailableError(f"storage is unavailable: {text}", retry_after_s=1.0)
+
+
+class _Translated:
+    """Holds no state, so that one serves every caller."""
+
+    __slots__ = ()
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, redis_errors.RedisError | OSError):
+            raise translate(error) from error
+
+
+_TRANSLATED = _Translated()
+
+
+def translated() -> _Translated:
+    """What the driver raises within the block is raised as one of ours.
+
+    Raises:
+        OverloadedError: the server is at its memory limit.
+        StorageUnavailableError: it does not answer, or refuses.
+    """
+    return _TRANSLATED
