@@ -1,7 +1,7 @@
-"""A pool member: one consumer in a thread with an event loop of its own.
+"""A pool member: hosts one consumer in a thread with an event loop of its own.
 
-The plain class does the work and is tested as such; `actors.pools` makes Ray actors of it. The consumer starts in
-the constructor, so that an actor Ray restarts goes on by itself; the thread keeps it apart from the actor's own
+What it consumes with is handed in (`launch.assembly`). `actors.pools` makes Ray actors of it. The consumer starts in
+the constructor, so that an actor Ray restarts continues by itself; the thread keeps it apart from the actor's own
 calls (health, stats, stop).
 """
 
@@ -13,39 +13,21 @@ import gc
 import logging
 import os
 import threading
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from typing import Protocol
 
 import msgspec
 import uvloop
-from redis import asyncio as aioredis
 
-from features.online.as_of import AsOf
-from features.shard.archiver import Archiver, open_archive
-from features.shard.materializer import Materializer
-from features.shard.shard import Shard
-from routing.channels.configured import configured_channels
-from routing.delivery.fallback import Fallback
-from routing.delivery.late_answers import LateDeliveries, LatePolicy
-from routing.delivery.pipeline import DeliveryStage
-from routing.delivery.router import Router
-from routing.delivery.stages.choose import Choose
-from routing.delivery.stages.deliver import Deliver
-from routing.delivery.stages.expire import Expire
-from routing.delivery.stages.preferences import Preferences
-from routing.delivery.stages.quiet_hours import QuietHours
-from routing.delivery.stages.throttle import Throttle
-from routing.ledger.ledger import Ledger
-from routing.recipients import RecipientStore, RedisWindows
+from actors.lane_policies import POLICIES
 from tocsin.clock import Clock, SystemClock
-from tocsin.resilience.breakers import Breakers, ChannelGuard
-from tocsin.resilience.retry import RetryPolicy
 from tocsin.settings import Settings
 from tocsin.storage.connect import CONSUME_TIMEOUT_S, connect, resolve_url
 from tocsin.storage.servers import Servers
-from tocsin.streams.consumer import Consumer, ConsumerPolicy, ConsumerState, Handler
-from tocsin.streams.lanes import Lane, partition_of
-from tocsin.streams.leases import LeasePolicy, Leases
+from tocsin.streams.consumer import Consumer, ConsumerState, Handler
+from tocsin.streams.lanes import Lane
+from tocsin.streams.leases import Leases
 from tocsin.telemetry.reports import Reports, faults_of
 from tocsin.wire.lanes import LaneName
 
@@ -57,48 +39,42 @@ NICENESS = {LaneName.P0: 0, LaneName.P1: 2, LaneName.P2: 10, LaneName.ACTIVITY: 
 GC_THRESHOLDS = (50_000, 20, 50)
 
 
-class LanePolicy(msgspec.Struct, frozen=True, kw_only=True):
-    """How a lane is consumed, leased and retried."""
+class Hosted(Protocol):
+    """What a member hosts: a lane's handler with everything it stands on."""
 
-    consumer: ConsumerPolicy
-    lease: LeasePolicy
-    retry: RetryPolicy
-    late: LatePolicy = LatePolicy(patience_s=0.1)
+    @property
+    def handler(self) -> Handler:
+        """Handles the lane's blocks."""
+        ...
+
+    def parts(self) -> Sequence[object]:
+        """Those that count faults, for the reports."""
+        ...
+
+    def remembered(self, advertiser_ids: Sequence[str]) -> list[tuple[bytes | None, float | None]]:
+        """The last known history of each advertiser, encoded, with the time (epoch seconds) up to which its
+        partition was known to be applied. Only a feature shard remembers any.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """End what runs beside the blocks, when nothing is in flight any more."""
+        ...
 
 
-# A dead p0 router is noticed within two seconds; the others trade speed for fewer heartbeats.
-POLICIES: dict[LaneName, LanePolicy] = {
-    LaneName.P0: LanePolicy(
-        consumer=ConsumerPolicy(unit_entries=1, read_entries=32, concurrency=64, heartbeat_s=0.4),
-        lease=LeasePolicy(ttl_s=1.8, heartbeat_s=0.4),
-        retry=RetryPolicy(max_attempts=6, base_s=0.2, cap_s=5.0, patience_s=600.0),
-        late=LatePolicy(patience_s=0.25, lease_s=6.0),
-    ),
-    LaneName.P1: LanePolicy(
-        consumer=ConsumerPolicy(unit_entries=1, read_entries=8, concurrency=8),
-        lease=LeasePolicy(),
-        retry=RetryPolicy(max_attempts=6, base_s=1.0, cap_s=60.0),
-    ),
-    LaneName.P2: LanePolicy(
-        consumer=ConsumerPolicy(unit_entries=4, read_entries=8, concurrency=16, promote_every_s=1.0),
-        lease=LeasePolicy(),
-        retry=RetryPolicy(max_attempts=5, base_s=2.0, cap_s=120.0, patience_s=21_600.0),
-    ),
-    LaneName.ACTIVITY: LanePolicy(
-        # One unit at a time: a history has one writer. Large units, whatever the size of blocks: under load an
-        # advertiser's events share its cost. Two MiB are some 25,000 events and half a second.
-        consumer=ConsumerPolicy(
-            unit_entries=1024,
-            unit_bytes=2 * 1024 * 1024,
-            read_entries=256,
-            concurrency=1,
-            promote_every_s=60.0,
-            read_every_s=0.1,
-        ),
-        lease=LeasePolicy(),
-        retry=RetryPolicy(max_attempts=1, base_s=1.0, cap_s=1.0),
-    ),
-}
+class Place(msgspec.Struct, frozen=True, kw_only=True):
+    """Where something is hosted: the member, its lane, its partitions, its connections."""
+
+    name: str  # of the member; unique in the pool, the same after a restart
+    settings: Settings
+    lane: Lane
+    servers: Servers
+    leases: Leases
+    clock: Clock
+
+
+Assemble = Callable[[Place], Hosted]
+"""Puts together what a member hosts; called within its event loop. Ray finds it by its name, so it is a module's."""
 
 
 class MemberStats(msgspec.Struct, frozen=True, kw_only=True):
@@ -121,18 +97,18 @@ class PoolMember:
         name: Unique in the pool, the same after a restart.
         lane: The lane's name.
         settings: Where and how.
+        assemble: Puts together what is hosted.
     """
 
-    def __init__(self, name: str, lane: str, settings: Settings) -> None:
+    def __init__(self, name: str, lane: str, settings: Settings, assemble: Assemble) -> None:
         self._name = name
         self._lane = LaneName(lane)
         self._settings = settings
+        self._assemble = assemble
         self._clock: Clock = SystemClock()
         self._consumer: Consumer | None = None
         self._leases: Leases | None = None
-        self._shard: Shard | None = None
-        self._freshener: Materializer | None = None
-        self._lander: Archiver | None = None
+        self._hosted: Hosted | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._started: Future[None] = Future()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -162,16 +138,10 @@ class PoolMember:
         return not self._thread.is_alive()
 
     def remembered(self, advertiser_ids: Sequence[str]) -> list[tuple[bytes | None, float | None]]:
-        """For when storage is down: the last known history of each advertiser, encoded, with the time (epoch
-        seconds) up to which its partition was known to be applied. Only a feature shard remembers any.
-        """
-        if self._shard is None or self._freshener is None:
+        """What is hosted here remembers of these advertisers: see `Hosted.remembered`."""
+        if self._hosted is None:
             return [(None, None)] * len(advertiser_ids)
-        marks, partitions = self._freshener.marks, self._settings.partitions(self._lane)
-        return [
-            (body, marks.get(partition_of(name, partitions)))
-            for name, body in zip(advertiser_ids, self._shard.remembered(advertiser_ids), strict=True)
-        ]
+        return self._hosted.remembered(advertiser_ids)
 
     def _run(self) -> None:
         # Blocks hold thousands of small acyclic records at once; walking them over and over finds nothing.
@@ -207,93 +177,29 @@ class PoolMember:
             policy=policy.lease,
             clock=self._clock,
         )
-        handler, close = self._handler(lane, servers, policy, leases)
-        consumer = self._consumer = Consumer(lane, leases, handler, policy=policy.consumer, clock=self._clock)
+        hosted = self._hosted = self._assemble(
+            Place(
+                name=self._name,
+                settings=self._settings,
+                lane=lane,
+                servers=servers,
+                leases=leases,
+                clock=self._clock,
+            )
+        )
+        consumer = self._consumer = Consumer(
+            lane, leases, hosted.handler, policy=policy.consumer, clock=self._clock
+        )
         self._leases, self._loop = leases, asyncio.get_running_loop()
-        parts = (consumer, lane, handler, self._freshener, self._lander)
+        parts = (consumer, lane, *hosted.parts())
         reports = Reports(control, lane.keys.reports, lambda: faults_of(*parts))
-        telling = asyncio.create_task(reports.run())
+        reporting = asyncio.create_task(reports.run())
         self._started.set_result(None)
         try:
             await consumer.run()
         finally:
-            telling.cancel()
-            await asyncio.gather(telling, return_exceptions=True)
-            await close()
+            reporting.cancel()
+            await asyncio.gather(reporting, return_exceptions=True)
+            await hosted.aclose()
             await servers.aclose()
             await control.aclose()
-
-    def _handler(
-        self, lane: Lane, servers: Servers, policy: LanePolicy, leases: Leases
-    ) -> tuple[Handler, Callable[[], Awaitable[None]]]:
-        client = servers.main
-        if self._lane is LaneName.ACTIVITY:
-            return self._shard_handler(lane, client, leases)
-        settings, namespace = self._settings, self._settings.namespace
-        breakers = Breakers(client, namespace, self._clock, holder=self._name)
-        sharing = asyncio.create_task(breakers.run())
-        guard = ChannelGuard(breakers, self._lane, self._clock)
-        channels = configured_channels(settings, self._lane, self._name, self._clock, guard)
-        profiles = RecipientStore(client, namespace=namespace)
-        stages: tuple[DeliveryStage, ...] = (
-            Expire(self._lane),
-            Preferences(profiles, self._lane),
-            QuietHours(self._lane),
-            Throttle(RedisWindows(client, namespace=namespace), self._lane),
-            Deliver(channels, policy.retry, self._clock),
-        )
-        if self._lane is LaneName.P0:
-            stages = (
-                Preferences(profiles, self._lane),
-                Choose("webhook" if settings.webhook_url else "log"),
-                Deliver(channels, policy.retry, self._clock, fallback=Fallback(channels, profiles)),
-            )
-
-        ledger = Ledger(lane, lane.client, retention_s=settings.outcome_retention_s)
-        late = LateDeliveries(ledger, policy.late, self._clock)
-
-        async def close() -> None:
-            await late.drain()
-            sharing.cancel()
-            for channel in channels.values():
-                await channel.close()
-
-        return Router(stages, ledger, lane.keys, self._clock, late=late), close
-
-    def _shard_handler(
-        self, lane: Lane, client: aioredis.Redis, leases: Leases
-    ) -> tuple[Handler, Callable[[], Awaitable[None]]]:
-        settings = self._settings
-        shard = Shard(
-            client,
-            lane.keys,
-            namespace=settings.namespace,
-            partitions=lane.partitions,
-            as_of=settings.as_of,
-            clock=self._clock,
-        )
-        freshener = Materializer(
-            shard.store,
-            client,
-            lane.keys,
-            held=leases.held,
-            partitions=lane.partitions,
-            moments=AsOf(settings.as_of, shard.store.latest, self._clock),
-            clock=self._clock,
-        )
-        lander = Archiver(
-            client,
-            shard.store.keys,
-            archive=lambda: open_archive(settings.archive),
-            held=leases.held,
-            clock=self._clock,
-        )
-        self._shard, self._freshener, self._lander = shard, freshener, lander
-        beside = [asyncio.create_task(freshener.run()), asyncio.create_task(lander.run())]
-
-        async def close() -> None:
-            for task in beside:
-                task.cancel()
-            await asyncio.gather(*beside, return_exceptions=True)
-
-        return shard, close

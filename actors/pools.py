@@ -13,8 +13,8 @@ from typing import Any
 import ray
 from ray.util import list_named_actors
 
-from actors.members import MemberStats, PoolMember
-from actors.supervisor import Supervisor
+from actors.members import Assemble, MemberStats, PoolMember
+from actors.supervisor import OpenGuard, Supervisor
 from tocsin.settings import Settings
 from tocsin.wire.lanes import LaneName
 
@@ -37,19 +37,21 @@ def member_names(settings: Settings) -> dict[str, LaneName]:
     }
 
 
-def ensure_pools(settings: Settings) -> dict[str, Any]:
+def ensure_pools(settings: Settings, assemble: Assemble) -> dict[str, Any]:
     """Start what is not running yet; returns handles by name. Does not wait for them."""
-    return {name: _start(name, lane, settings) for name, lane in member_names(settings).items()}
+    return {name: _start(name, lane, settings, assemble) for name, lane in member_names(settings).items()}
 
 
-def ensure_supervisor(settings: Settings) -> Any:
+def ensure_supervisor(settings: Settings, assemble: Assemble, guard: OpenGuard) -> Any:
     """Start the supervisor unless it runs; returns its handle."""
-    return SupervisorActor.options(**_options(SUPERVISOR)).remote(settings)
+    return SupervisorActor.options(**_options(SUPERVISOR)).remote(settings, assemble, guard)
 
 
-def _start(name: str, lane: LaneName, settings: Settings) -> Any:
+def _start(name: str, lane: LaneName, settings: Settings, assemble: Assemble) -> Any:
     actor = ShardActor if lane is LaneName.ACTIVITY else RouterActor
-    return actor.options(**_options(name), resources=_placement()).remote(name, lane.value, settings)
+    return actor.options(**_options(name), resources=_placement()).remote(
+        name, lane.value, settings, assemble
+    )
 
 
 def _options(name: str) -> dict[str, Any]:
@@ -71,10 +73,12 @@ class RayPool:
 
     Args:
         settings: What members are made with.
+        assemble: Puts together what they host.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, assemble: Assemble) -> None:
         self._settings = settings
+        self._assemble = assemble
 
     def size(self, lane: LaneName) -> int:
         """How many members of a lane there are."""
@@ -84,7 +88,7 @@ class RayPool:
         """Start one more, under the lowest number that is free."""
         taken = set(running_members(lane))
         number = next(n for n in range(len(taken) + 1) if member_name(lane, n) not in taken)
-        _start(member_name(lane, number), lane, self._settings)
+        _start(member_name(lane, number), lane, self._settings, self._assemble)
 
     def shrink(self, lane: LaneName) -> None:
         """Drain the member with the highest number and end its actor; its partitions go to the others."""
@@ -96,8 +100,8 @@ class RayPool:
 class SupervisorShell(Supervisor):
     """The shell: a supervisor that moves Ray actors, and starts by itself after a restart."""
 
-    def __init__(self, settings: Settings) -> None:
-        super().__init__(settings, RayPool(settings))
+    def __init__(self, settings: Settings, assemble: Assemble, guard: OpenGuard) -> None:
+        super().__init__(settings, RayPool(settings, assemble), guard)
         self.start()
 
 

@@ -10,15 +10,15 @@ It is also where the guard of a model's rollout is at work: there is one supervi
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Protocol
 
 from actors.scaling import PoolBounds, PoolLoad, ScalingPolicy, plan
-from tocsin.errors import TocsinError
+from tocsin.background import repeat
 from tocsin.settings import Settings
 from tocsin.storage.connect import WRITE_TIMEOUT_S
 from tocsin.storage.servers import Server, Servers
@@ -54,17 +54,31 @@ class Pool(Protocol):
         ...
 
 
+class Guard(Protocol):
+    """Watches the rollout of a model until told to stop: `models.rollout.guard_loop.GuardLoop`."""
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Look over and over."""
+        ...
+
+
+OpenGuard = Callable[[Settings, Servers], Guard]
+"""Puts the guard together; a module's function, as Ray finds it by its name."""
+
+
 class Supervisor:
     """Watches all lanes until told to stop.
 
     Args:
         settings: Bounds, server, partitions.
         pool: Where members are started and stopped.
+        guard: Puts the guard of the models' rollouts together; heavy, so the first sample does not wait for it.
     """
 
-    def __init__(self, settings: Settings, pool: Pool) -> None:
+    def __init__(self, settings: Settings, pool: Pool, guard: OpenGuard) -> None:
         self._settings = settings
         self._pool = pool
+        self._open_guard = guard
         self._loads: dict[LaneName, PoolLoad] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping: asyncio.Event | None = None
@@ -95,7 +109,8 @@ class Supervisor:
         self._started.set_result(None)
         try:
             await asyncio.gather(
-                *(self._watch(server, stopping) for server in servers.all), self._guard(servers, stopping)
+                *(self._watch(server, stopping) for server in servers.all),
+                self._watch_rollouts(servers, stopping),
             )
         finally:
             await servers.aclose()
@@ -103,24 +118,19 @@ class Supervisor:
     async def _watch(self, server: Server, stopping: asyncio.Event) -> None:
         """The lanes of one storage server; another that does not answer does not hold them up."""
         lanes = [Lane.of(server.client, self._settings, name) for name in server.lanes]
-        while not stopping.is_set():
-            for lane in lanes:
-                try:
-                    depth = await lane.depth()
-                except TocsinError as error:
-                    log.warning("supervisor: %s; the pools stay as they are", error)
-                    break
-                await asyncio.to_thread(self.look, LaneName(lane.name), depth.blocks, time.monotonic())
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stopping.wait(), SAMPLE_S)
 
-    async def _guard(self, servers: Servers, stopping: asyncio.Event) -> None:
+        async def sample() -> None:
+            for lane in lanes:
+                depth = await lane.depth()
+                await asyncio.to_thread(self.look, LaneName(lane.name), depth.blocks, time.monotonic())
+
+        await repeat(f"supervisor: sampling {server.name}", sample, every_s=SAMPLE_S, until=stopping)
+
+    async def _watch_rollouts(self, servers: Servers, stopping: asyncio.Event) -> None:
         """The guard of the models' rollouts; without it the pools are still watched."""
         try:
-            from actors.rollouts import guardian_of  # noqa: PLC0415 (heavy: the first sample does not wait for it)
-
-            guardian = await asyncio.to_thread(guardian_of, self._settings, servers)
-            await guardian.run(stopping)
+            guard = await asyncio.to_thread(self._open_guard, self._settings, servers)
+            await guard.run(stopping)
         except Exception:
             log.exception("supervisor: no guard watches the models")
 

@@ -18,9 +18,11 @@ import msgspec
 import uvloop
 from redis import asyncio as aioredis
 
-from actors.members import POLICIES, PoolMember
+from actors.lane_policies import POLICIES
+from actors.members import PoolMember
 from benchmarks.harness import hear, tell
 from benchmarks.payloads import BLOCK_RECORDS, p2_bodies
+from launch.assembly import host
 from tocsin.keys import GROUP
 from tocsin.settings import Settings
 from tocsin.storage.connect import CONSUME_TIMEOUT_S, WRITE_TIMEOUT_S, connect, resolve_url
@@ -39,7 +41,7 @@ Depth = Callable[[], Awaitable[int]]
 
 def member(pipe: Connection, name: str, lane: str, settings: Settings) -> None:
     """Consume a lane until the pipe closes, then drain."""
-    found = PoolMember(name, lane, settings)
+    found = PoolMember(name, lane, settings, host)
     tell(pipe, found.stats().name)
     with contextlib.suppress(EOFError):
         hear(pipe, str)

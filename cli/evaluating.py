@@ -77,7 +77,7 @@ def evaluate_activity(
         log = read_log(file, file_format, mapping, time_format, status.update)
         run: Any = map
         if parallel:
-            from launch.parallel import spread
+            from actors.parallel import spread
 
             status.update("starting Ray")
             run = stack.enter_context(spread())

@@ -75,12 +75,12 @@ def _backfill(
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0"
     )  # or each worker would make its own environment
     if parallel <= 1 and not address:
-        from actors.backfilling import backfill
+        from actors.backfill import backfill
 
         return asyncio.run(backfill(settings, uri, work, sorted(work.counts), on_events))
     import ray
 
-    from actors.backfilling import backfill_on_ray
+    from actors.backfill import backfill_on_ray
 
     quiet: dict[str, Any] = {
         "log_to_driver": False,

@@ -261,13 +261,15 @@ class Platform:
 
     def _start_pools(self) -> dict[str, Any]:
         from actors.pools import ensure_pools
+        from launch.assembly import host
 
-        return ensure_pools(self.settings)
+        return ensure_pools(self.settings, host)
 
     def _await_pools(self, handles: dict[str, Any]) -> None:
         from actors.pools import await_pools, ensure_supervisor
+        from launch.assembly import guard, host
 
-        ensure_supervisor(self.settings)
+        ensure_supervisor(self.settings, host, guard)
         members = await_pools(handles, timeout_s=READY_DEADLINE_S)
         for lane in LaneName:
             names = [member.name for member in members if member.lane == lane]

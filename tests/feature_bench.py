@@ -56,7 +56,7 @@ class Bench:
             self.lane.keys,
             held=lambda: list(held),
             partitions=PARTITIONS,
-            moments=AsOf("now", store.latest, self.clock),
+            as_of=AsOf("now", store.latest, self.clock),
             clock=self.clock,
         )
 

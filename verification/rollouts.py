@@ -29,11 +29,11 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from actors.alerts import OwnerAlert
 from benchmarks.harness import Worker, machine, obeying_sigterm, reserved_stdout, say, workspace
 from benchmarks.workers import member
 from features.offline.point_in_time import event_frame
 from features.simulator import simulate
+from launch.owner_alert import OwnerAlert
 from launch.storage import prepare
 from models.registry.lineup import RolloutPolicy, RolloutStage
 from models.registry.registry import Registry

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 from redis import asyncio as aioredis
 
+from tocsin.background import repeat
 from tocsin.clock import Clock
 from tocsin.errors import TocsinError
 from tocsin.keys import FeatureKeys
@@ -114,10 +115,11 @@ class Archiver:
 
     async def run(self) -> None:
         """Until cancelled; what could not be landed is tried again."""
-        while True:
-            await self._try(Fault.LANDING, self.land)
-            await self._try(Fault.COMPACTION, self._compact)
-            await asyncio.sleep(LAND_EVERY_S)
+        await repeat("the archiver", self._turn, every_s=LAND_EVERY_S)
+
+    async def _turn(self) -> None:
+        await self._try(Fault.LANDING, self.land)
+        await self._try(Fault.COMPACTION, self._compact)
 
     async def _try(self, what: Fault, step: Callable[[], Awaitable[object]]) -> None:
         try:

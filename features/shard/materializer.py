@@ -23,8 +23,8 @@ from features.online.packing import pack_views
 from features.online.store import FeatureStore
 from features.tiles import History, fold
 from features.vectors import step_of
+from tocsin.background import repeat
 from tocsin.clock import Clock
-from tocsin.errors import StorageUnavailableError, TocsinError
 from tocsin.keys import LaneKeys
 from tocsin.storage.errors import translated
 from tocsin.storage.scripts import WATERMARK, Script
@@ -48,7 +48,7 @@ class Materializer:
         lane_keys: Of the activity lane.
         held: The partitions that are ours now.
         partitions: How many the lane has.
-        moments: The "now" of features.
+        as_of: The "now" of features.
         clock: Time.
     """
 
@@ -60,7 +60,7 @@ class Materializer:
         *,
         held: Callable[[], Sequence[int]],
         partitions: int,
-        moments: AsOf,
+        as_of: AsOf,
         clock: Clock,
     ) -> None:
         self.renewed = 0  # advertisers
@@ -72,7 +72,7 @@ class Materializer:
         self._lane_keys = lane_keys
         self._held = held
         self._partitions = partitions
-        self._moments = moments
+        self._as_of = as_of
         self._clock = clock
         self._script = Script(WATERMARK)
         self._hour: int | None = None
@@ -84,7 +84,25 @@ class Materializer:
 
     async def run(self) -> None:
         """Until cancelled."""
-        await asyncio.gather(self._every(MARK_EVERY_S, self.mark), self._every(RENEW_EVERY_S, self.renew))
+        await asyncio.gather(
+            repeat(
+                "writing watermarks",
+                self.mark,
+                every_s=MARK_EVERY_S,
+                failed=self._count,
+                level=logging.DEBUG,
+            ),
+            repeat(
+                "renewing vectors",
+                self.renew,
+                every_s=RENEW_EVERY_S,
+                failed=self._count,
+                level=logging.DEBUG,
+            ),
+        )
+
+    def _count(self, _error: Exception) -> None:
+        self.failures += 1
 
     async def mark(self) -> None:
         """Write the watermarks of the partitions held.
@@ -107,7 +125,7 @@ class Materializer:
             StorageUnavailableError: the server does not answer.
         """
         held = set(self._held())
-        hour = step_of(await self._moments.now(), HOUR_S)
+        hour = step_of(await self._as_of.now(), HOUR_S)
         if self._hour is not None and hour != self._hour:
             self._due = await self._popular()
         self._hour = hour
@@ -121,7 +139,7 @@ class Materializer:
                 await self._renew(partition, names)
 
     async def _renew(self, partition: int, names: Sequence[str]) -> None:
-        as_of = await self._moments.now()
+        as_of = await self._as_of.now()
         with translated():
             try:
                 async with self._client.pipeline(transaction=True) as typed:
@@ -159,16 +177,3 @@ class Materializer:
         with translated():
             found: Any = await self._client.zrange(self._keys.popular(hour), 0, POPULAR - 1, desc=True)
         return [str(name, "utf-8") for name in found]
-
-    async def _every(self, seconds: float, step: Callable[[], Any]) -> None:
-        while True:
-            try:
-                await step()
-            except StorageUnavailableError as error:
-                self.failures += 1
-                log.debug("features are not freshened: %s", error)
-            except Exception as error:
-                self.failures += 1
-                if not isinstance(error, TocsinError):
-                    log.exception("freshening features failed")
-            await asyncio.sleep(seconds)

@@ -24,12 +24,12 @@ import apprise
 from routing.channels import Deliverable, Failure, FailureReason
 from routing.channels.addresses import is_one_address
 from tocsin.errors import ConfigurationError
+from tocsin.resilience.retry import RETRYABLE_STATUSES
 from tocsin.wire.notifications import Notification
 
 TARGET = "{target}"
 MAX_THREADS = 8
 TIMEOUT_S = 10.0
-RETRYABLE_STATUSES = frozenset({408, 425, 429})
 
 _SAMPLE = "15550100"
 _STATUS = re.compile(r"error=(\d{3})\b")

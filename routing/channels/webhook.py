@@ -22,9 +22,9 @@ from routing.channels import Deliverable, Failure, FailureReason
 from routing.channels.addresses import public_address
 from tocsin.clock import Clock, to_datetime
 from tocsin.errors import ConfigurationError
+from tocsin.resilience.retry import RETRYABLE_STATUSES
 from tocsin.wire.notifications import Notification
 
-RETRYABLE_STATUSES = frozenset({408, 425, 429})
 SECRET_PREFIX = "whsec_"  # noqa: S105 (the prefix, not a secret)
 _encode = msgspec.json.Encoder().encode
 

@@ -1,25 +1,29 @@
-"""The delivery pipeline: stages over a batch, each a decision with a named reason.
+"""The delivery pipeline: stages that decide, each with a named reason, then one step that delivers.
 
-    DELIVERY = (Expire(), Preferences(store), QuietHours(), Throttle(windows), Choose(…), Deliver(channels, retry))
+    decide = (Expire(), Preferences(store), QuietHours(), Throttle(windows))  ──undecided──►  Deliver(channels, retry)
 
-A stage gets the deliveries that are still undecided and may decide some. What no stage decides stays pending.
+A stage receives the deliveries that are still undecided and may decide some. `routing.delivery.assembly` holds the
+pipelines of the lanes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from routing.deliveries import Delivery
 from tocsin.clock import Clock
 from tocsin.wire.notifications import NotificationState
 
+DeliveryStep = Callable[[Sequence[Delivery]], Awaitable[None]]
+"""Delivers what no stage decided, and records in each delivery what became of it."""
+
 
 class DeliveryStage(Protocol):
-    """One step of the pipeline."""
+    """One decision of the pipeline."""
 
-    async def __call__(self, batch: Sequence[Delivery], now: float) -> int | None:
-        """Decide some of these, or none. Returns how many; None where it does not count."""
+    async def __call__(self, batch: Sequence[Delivery], now: float) -> int:
+        """Decide some of these, or none. Returns how many it decided."""
         ...
 
 
@@ -30,6 +34,6 @@ async def run_stages(
     for stage in stages:
         if not batch:
             break
-        if await stage(batch, clock.now()) != 0:
+        if await stage(batch, clock.now()):
             batch = [delivery for delivery in batch if delivery.state is NotificationState.ACCEPTED]
     return batch

@@ -12,7 +12,7 @@ from redis.asyncio.client import Pipeline
 from routing.deliveries import Delivery
 from routing.delivery.late_answers import LateDeliveries
 from routing.delivery.ordered_gate import OrderedGate
-from routing.delivery.pipeline import DeliveryStage, run_stages
+from routing.delivery.pipeline import DeliveryStage, DeliveryStep, run_stages
 from routing.ledger.ledger import Ledger
 from tocsin.clock import Clock
 from tocsin.errors import StorageUnavailableError
@@ -41,7 +41,7 @@ class Work:
     def __init__(self, entries: Sequence[Entry]) -> None:
         self.entries = entries
         self.deliveries: list[Delivery] = []
-        self.open: Sequence[Delivery] = ()  # those that no stage but the last decides
+        self.open: Sequence[Delivery] = ()  # those that no stage decided
         self.unreadable: list[Entry] = []
 
     def only(self, entries: Sequence[Entry]) -> Work:
@@ -59,7 +59,8 @@ class Router:
     """The handler of a notification lane.
 
     Args:
-        stages: The pipeline, a literal; the last one delivers.
+        decide: The stages, in order.
+        deliver: Delivers what no stage decided.
         ledger: Where outcomes go.
         keys: The lane's keys.
         clock: Time.
@@ -68,7 +69,8 @@ class Router:
 
     def __init__(
         self,
-        stages: Sequence[DeliveryStage],
+        decide: Sequence[DeliveryStage],
+        deliver: DeliveryStep,
         ledger: Ledger,
         keys: LaneKeys,
         clock: Clock,
@@ -76,7 +78,8 @@ class Router:
         late: LateDeliveries | None = None,
     ) -> None:
         self._late = late
-        self._stages = tuple(stages)
+        self._stages = tuple(decide)
+        self._deliver = deliver
         self._ledger = ledger
         self._keys = keys
         self._clock = clock
@@ -90,9 +93,9 @@ class Router:
     async def handle(self, entries: Sequence[Entry], hold: Hold | None = None) -> Writes:
         """Deliver what the blocks hold; what to write is settled together with their acknowledgement.
 
-        The last stage begins in the order in which blocks came, or a recipient's would get mixed up. Blocks overlap
-        while recipients are looked up, and again while channels wait for their answers. Where the store does not
-        answer, the block keeps its turn and looks again, and those after it wait with it.
+        Delivery begins in the order in which blocks came, so that a recipient's notifications stay in order. Blocks
+        overlap while recipients are looked up, and again while channels wait for their answers. Where the store does
+        not answer, the block keeps its place and looks again, and those after it wait with it.
 
         Args:
             entries: The blocks.
@@ -110,15 +113,15 @@ class Router:
             if self._clock.monotonic() - looked_at > FRESH_S:
                 work = await self._prepare(work.entries, hold)
             work = work.only(hold.begin())
-            last = asyncio.ensure_future(self._deliver(work.open))
+            delivering = asyncio.ensure_future(self._deliver_open(work.open))
             await asyncio.sleep(0)  # each channel is asked before the next block's are
         finally:
             turn.passes()
         settled: Sequence[Delivery] = work.deliveries
-        if self._late is not None and not last.done():
-            settled = await self._late.settle_by(last, work.deliveries)
+        if self._late is not None and not delivering.done():
+            settled = await self._late.settle_by(delivering, work.deliveries)
         else:
-            await last
+            await delivering
 
         def stage(pipe: Pipeline) -> None:
             if settled:
@@ -128,11 +131,11 @@ class Router:
         return stage
 
     async def _prepare(self, entries: Sequence[Entry], hold: Hold) -> Work:
-        """Every stage but the last; as often as it takes. What a try that failed had decided is forgotten."""
+        """Read the blocks and run the stages, until the store answers. A try that failed leaves nothing behind."""
         while True:
             work = self._read(entries)
             try:
-                work.open = await run_stages(self._stages[:-1], work.deliveries, self._clock)
+                work.open = await run_stages(self._stages, work.deliveries, self._clock)
             except StorageUnavailableError as error:
                 log.warning(
                     "%d blocks wait for the store (%s), and so does what comes after", len(entries), error
@@ -143,9 +146,9 @@ class Router:
             else:
                 return work
 
-    async def _deliver(self, deliveries: Sequence[Delivery]) -> None:
+    async def _deliver_open(self, deliveries: Sequence[Delivery]) -> None:
         if deliveries:
-            await self._stages[-1](deliveries, self._clock.now())
+            await self._deliver(deliveries)
 
     def _read(self, entries: Sequence[Entry]) -> Work:
         work = Work(entries)

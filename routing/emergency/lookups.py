@@ -14,12 +14,12 @@ import httpx2
 import msgspec
 
 from tocsin.errors import InvalidRecordError, TocsinError
+from tocsin.resilience.retry import RETRYABLE_STATUSES
 from tocsin.resilience.shared_breaker import BreakerOpenError, SharedBreaker
 
 T = TypeVar("T")
 
 MAX_ANSWER_BYTES = 65_536
-BUSY_STATUSES = frozenset({408, 425, 429})
 
 
 class LookupReason(StrEnum):
@@ -109,7 +109,7 @@ class Lookup:
             method, self._url, params=params, content=content, headers=headers
         ) as answer:
             status = answer.status_code
-            if 400 <= status < 500 and status not in BUSY_STATUSES:
+            if 400 <= status < 500 and status not in RETRYABLE_STATUSES:
                 raise _RefusedError(f"the service refused the question with {status}")
             if status != 200:
                 raise LookupFailedError(LookupReason.SERVICE_ERROR, f"the service answered {status}")

@@ -14,6 +14,7 @@ import redis
 import trustme
 
 from actors.members import PoolMember
+from launch.assembly import host
 from launch.platform import Platform
 from launch.storage import prepare
 from serve_deployments.notifications import Notifications
@@ -88,7 +89,7 @@ async def test_a_server_that_hides_its_configuration_is_not_believed_to_sync_eac
 
 async def test_a_notification_goes_through_tls_and_acl_to_its_end(settings: Settings) -> None:
     await prepare(settings)
-    router = PoolMember("router-p0-0", LaneName.P0, settings)
+    router = PoolMember("router-p0-0", LaneName.P0, settings, host)
     try:
         app = Notifications(settings).__serve_build_asgi_app__()
         transport = httpx2.ASGITransport(app=app)

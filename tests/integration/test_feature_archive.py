@@ -79,7 +79,7 @@ def state(settings: Settings, advertisers: list[str]) -> dict[bytes, Any]:
 def test_what_was_lost_comes_back_from_the_archive(
     settings: Settings, advertisers: list[str], parallel: int
 ) -> None:
-    from actors.backfilling import backfill, backfill_on_ray
+    from actors.backfill import backfill, backfill_on_ray
     from features.jobs.backfill import plan
 
     before = state(settings, advertisers)

@@ -16,6 +16,7 @@ import redis
 
 from actors.members import PoolMember
 from actors.supervisor import Supervisor
+from launch.assembly import guard, host
 from launch.platform import Platform
 from launch.storage import prepare
 from serve_deployments.dead_letters import DeadLetters
@@ -85,7 +86,7 @@ async def test_each_lane_is_on_its_server_and_ends_there(
     settings: Settings, main: Foreign, own: Foreign
 ) -> None:
     await prepare(settings)
-    routers = [PoolMember(f"router-{lane}-0", lane, settings) for lane in (LaneName.P0, LaneName.P1)]
+    routers = [PoolMember(f"router-{lane}-0", lane, settings, host) for lane in (LaneName.P0, LaneName.P1)]
     try:
         async with (
             serving(Notifications(settings)) as http,
@@ -122,7 +123,7 @@ async def test_p0_is_accepted_and_delivered_without_the_main_server(
     settings: Settings, main: Foreign, how: str
 ) -> None:
     await prepare(settings)
-    router = PoolMember("router-p0-0", LaneName.P0, settings)
+    router = PoolMember("router-p0-0", LaneName.P0, settings, host)
     apps = Notifications(settings), EmergencyCallIntake(settings), DeadLetters(settings)
     try:
         async with (
@@ -218,7 +219,7 @@ async def test_the_supervisor_watches_p0_without_the_main_server(settings: Setti
         assert (await http.post("/", json=[P0] * 200)).status_code == 202
     main.process.send_signal(signal.SIGSTOP)
     pool = Sizes()
-    supervisor = Supervisor(msgspec.structs.replace(settings, p0_routers=1), pool)
+    supervisor = Supervisor(msgspec.structs.replace(settings, p0_routers=1), pool, guard)
     supervisor.start()
     try:
         eventually(lambda: pool.grown == {LaneName.P0}, what="the p0 pool growing")

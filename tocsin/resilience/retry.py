@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
+RETRYABLE_STATUSES = frozenset({408, 425, 429})
+"""HTTP statuses below 500 that say "not now": Request Timeout, Too Early, Too Many Requests."""
+
 
 class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """`max_attempts` tries in all; the wait before the n-th retry is drawn from 0.5 to 1 times its ceiling.

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 from redis import asyncio as aioredis
 
-from actors.alerts import OwnerAlert
+from launch.owner_alert import OwnerAlert
 from models.evaluation.leakage import Finding
 from models.registry.journal import Action
 from models.registry.lineup import RolloutPolicy, RolloutStage

@@ -14,8 +14,8 @@ import pytest
 from redis import asyncio as aioredis
 
 from routing.channels import Failure, FailureReason
+from routing.delivery.deliver import Deliver
 from routing.delivery.router import Router
-from routing.delivery.stages.deliver import Deliver
 from routing.delivery.stages.expire import Expire
 from routing.intake.admission import AdmissionReason
 from routing.ledger.dead_letters import DeadLetters
@@ -137,8 +137,8 @@ async def routers(client: aioredis.Redis, told: Told) -> AsyncIterator[dict[str,
             client, keys=lane.keys, name=f"{name}-0", partitions=PARTITIONS, policy=LeasePolicy(), clock=clock
         )
         retry = RetryPolicy(max_attempts=3, base_s=0.05, cap_s=0.05)
-        stages = (Expire(name), Deliver({"log": told}, retry, clock))
-        router = Router(stages, Ledger(lane, client, retention_s=600.0), lane.keys, clock)
+        deliver = Deliver({"log": told}, retry, clock)
+        router = Router((Expire(name),), deliver, Ledger(lane, client, retention_s=600.0), lane.keys, clock)
         tasks.append(asyncio.create_task(consume(lane, leases, router, done)))
         lanes[str(name)] = lane
     try:

@@ -10,9 +10,9 @@ import pytest
 from redis import asyncio as aioredis
 
 from routing.channels import Deliverable, LocalChannel, Tries
+from routing.delivery.deliver import Deliver
 from routing.delivery.late_answers import LateDeliveries, LatePolicy
 from routing.delivery.router import Router
-from routing.delivery.stages.deliver import Deliver
 from routing.intake.intake import Intake
 from routing.intake.priority import Classifier
 from routing.ledger.ledger import Ledger
@@ -56,8 +56,8 @@ class Post:
         self.ledger = Ledger(self.lane, client, retention_s=3600.0)
         self.channel = Slow(self.clock)
         self.late = LateDeliveries(self.ledger, POLICY, self.clock)
-        stages = (Deliver({"webhook": self.channel}, RETRY, self.clock, draw=lambda: 1.0),)
-        self.router = Router(stages, self.ledger, self.lane.keys, self.clock, late=self.late)
+        deliver = Deliver({"webhook": self.channel}, RETRY, self.clock, draw=lambda: 1.0)
+        self.router = Router((), deliver, self.ledger, self.lane.keys, self.clock, late=self.late)
         self.client = client
 
     async def send(self, *recipients: str) -> list[str]:

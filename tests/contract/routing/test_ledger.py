@@ -10,8 +10,8 @@ import pytest
 from redis import asyncio as aioredis
 
 from routing.channels import Channel, Failure, FailureReason
+from routing.delivery.deliver import Deliver
 from routing.delivery.router import Router
-from routing.delivery.stages.deliver import Deliver
 from routing.delivery.stages.expire import Expire
 from routing.intake.intake import Intake
 from routing.intake.priority import Classifier
@@ -64,8 +64,8 @@ class Post:
         self.log = Scripted("log", self.clock)
         self.webhook = Scripted("webhook", self.clock)
         channels: Mapping[str, Channel] = {"log": self.log, "webhook": self.webhook}
-        stages = (Expire(LaneName.P2), Deliver(channels, RETRY, self.clock, draw=lambda: 1.0))
-        self.router = Router(stages, self.ledger, self.lane.keys, self.clock)
+        deliver = Deliver(channels, RETRY, self.clock, draw=lambda: 1.0)
+        self.router = Router((Expire(LaneName.P2),), deliver, self.ledger, self.lane.keys, self.clock)
         self.intake = Intake(Classifier(), dict.fromkeys(LaneName, PARTITIONS))
         self._client = client
 
@@ -293,7 +293,7 @@ async def test_a_block_of_500_takes_few_bytes(client: aioredis.Redis, namespace:
     blocks = [
         Entry("p2", 0, f"1732430000000-{n}", WIRE_VERSION, pack_block([body] * 500)) for n in range(300)
     ]
-    router = Router((Deliver({"log": post.log}, RETRY, post.clock),), post.ledger, lane.keys, post.clock)
+    router = Router((), Deliver({"log": post.log}, RETRY, post.clock), post.ledger, lane.keys, post.clock)
     for block in blocks:
         await lane.settle([block], await router.handle([block]))
     key = lane.keys.outcomes(0, blocks[0].entry)

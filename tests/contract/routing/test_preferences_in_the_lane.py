@@ -10,8 +10,8 @@ import pytest
 from redis import asyncio as aioredis
 
 from routing.channels import Failure, FailureReason
+from routing.delivery.deliver import Deliver
 from routing.delivery.router import Router
-from routing.delivery.stages.deliver import Deliver
 from routing.delivery.stages.expire import Expire
 from routing.delivery.stages.preferences import Preferences
 from routing.delivery.stages.quiet_hours import QuietHours
@@ -76,14 +76,14 @@ class Post:
             Preferences(self.profiles, name),
             QuietHours(name),
             Throttle(RedisWindows(client, namespace=namespace), name),
-            Deliver(
-                {"log": self.log, "webhook": self.webhook},
-                RetryPolicy(max_attempts=3, base_s=10.0, cap_s=10.0),
-                self.clock,
-                draw=lambda: 1.0,
-            ),
         )
-        self.router = Router(stages, self.ledger, self.lane.keys, self.clock)
+        deliver = Deliver(
+            {"log": self.log, "webhook": self.webhook},
+            RetryPolicy(max_attempts=3, base_s=10.0, cap_s=10.0),
+            self.clock,
+            draw=lambda: 1.0,
+        )
+        self.router = Router(stages, deliver, self.ledger, self.lane.keys, self.clock)
         self.intake = Intake(Classifier(), dict.fromkeys(LaneName, 1))
         self._client = client
 

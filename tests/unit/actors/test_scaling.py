@@ -6,8 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.scaling import PoolBounds, PoolLoad, ScalingPolicy, plan
-from actors.supervisor import SCALING, Supervisor
+from actors.supervisor import SCALING, Guard, Supervisor
 from tests.support import free_settings
+from tocsin.settings import Settings
+from tocsin.storage.servers import Servers
 from tocsin.wire.lanes import LaneName
 
 POLICY = ScalingPolicy(blocks_a_member=10, grow_after=2, idle_s=60.0)
@@ -60,6 +62,10 @@ def test_a_pool_never_leaves_its_bounds_and_moves_by_one(depths: list[int], leas
         load = after
 
 
+def no_guard(_settings: Settings, _servers: Servers) -> Guard:
+    raise AssertionError("no lane has to do with the models")
+
+
 class Members:
     """A pool as a count, and what was done to it."""
 
@@ -82,7 +88,7 @@ class Members:
 
 def test_the_supervisor_moves_the_pool_with_what_waits(tmp_path: Path) -> None:
     pool = Members(1)
-    supervisor = Supervisor(free_settings(tmp_path), pool)
+    supervisor = Supervisor(free_settings(tmp_path), pool, no_guard)
     waiting = SCALING[LaneName.P2].blocks_a_member * 10
     for second in range(20):
         supervisor.look(LaneName.P2, waiting, float(second))
@@ -95,11 +101,11 @@ def test_the_supervisor_moves_the_pool_with_what_waits(tmp_path: Path) -> None:
 
 def test_a_lost_member_is_started_again(tmp_path: Path) -> None:
     pool = Members(0)
-    supervisor = Supervisor(free_settings(tmp_path), pool)
+    supervisor = Supervisor(free_settings(tmp_path), pool, no_guard)
     supervisor.look(LaneName.P2, 0, 0.0)
     assert pool.count == 1
 
 
 def test_a_pool_has_no_more_members_than_its_lane_has_partitions(tmp_path: Path) -> None:
     settings = free_settings(tmp_path)
-    assert Supervisor(settings, Members(1)).bounds(LaneName.P0) == PoolBounds(least=2, most=4)
+    assert Supervisor(settings, Members(1), no_guard).bounds(LaneName.P0) == PoolBounds(least=2, most=4)

@@ -8,9 +8,9 @@ import pytest
 
 from routing.channels import Deliverable, Failure, FailureReason, LocalChannel, Tries
 from routing.deliveries import Delivery, OutcomeReason
+from routing.delivery.deliver import Deliver, open_channels
 from routing.delivery.fallback import Fallback
 from routing.delivery.stages.choose import Choose
-from routing.delivery.stages.deliver import Deliver, open_channels
 from tests.fakes import START, ManualClock
 from tests.recipient_fakes import MemoryProfiles, recipient
 from tocsin.errors import StorageUnavailableError
@@ -82,7 +82,7 @@ class House:
         parked_at = earlier.parked_at if earlier else 0.0
         one = Delivery("p0-0-1-0-0", Envelope(note, "", attempts, parked_at=parked_at))
         one.recipient = recipient("ann", wishes or RecipientRequest())
-        await self.deliver([one], self.clock.now())
+        await self.deliver([one])
         return one
 
 

@@ -13,8 +13,8 @@ from redis import asyncio as aioredis
 
 from routing.channels import Failure
 from routing.deliveries import Delivery
+from routing.delivery.deliver import Deliver
 from routing.delivery.router import FRESH_S, Router
-from routing.delivery.stages.deliver import Deliver
 from routing.ledger.ledger import Ledger
 from tests.fakes import START, FixedOwnership, ManualClock, MemoryLane, OneByOne, wait_until
 from tocsin.errors import StorageUnavailableError
@@ -44,13 +44,14 @@ class Store:
         self.gates: dict[str, asyncio.Event] = {}
         self.asked: list[str] = []
 
-    async def __call__(self, batch: Sequence[Delivery], now: float) -> None:  # noqa: ARG002 (part of the port)
+    async def __call__(self, batch: Sequence[Delivery], now: float) -> int:  # noqa: ARG002 (part of the port)
         for title in [delivery.envelope.notification.title for delivery in batch]:
             self.asked.append(title)
             if (gate := self.gates.get(title)) is not None:
                 await gate.wait()
             if title in self.down:
                 raise StorageUnavailableError("the store does not answer")
+        return 0
 
 
 class Inbox(OneByOne):
@@ -77,7 +78,7 @@ class Office:
         keyed = Lane(nowhere, namespace="memory", name="p2", partitions=2, block_records=500)
         deliver = Deliver({"log": self.inbox}, RetryPolicy(max_attempts=3, base_s=10.0, cap_s=60.0), clock)
         self.router = Router(
-            (self.store, deliver), Ledger(keyed, nowhere, retention_s=60.0), keyed.keys, clock
+            (self.store,), deliver, Ledger(keyed, nowhere, retention_s=60.0), keyed.keys, clock
         )
         self.consumer = Consumer(self.lane, self.ownership, self.router, policy=policy, clock=clock)
 

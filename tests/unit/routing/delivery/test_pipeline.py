@@ -6,8 +6,8 @@ import pytest
 
 from routing.channels import Failure, FailureReason
 from routing.deliveries import Delivery, OutcomeReason
+from routing.delivery.deliver import Deliver
 from routing.delivery.pipeline import DeliveryStage, run_stages
-from routing.delivery.stages.deliver import Deliver
 from routing.delivery.stages.expire import Expire
 from routing.delivery.stages.preferences import Preferences
 from routing.delivery.stages.quiet_hours import QuietHours
@@ -56,7 +56,7 @@ def failed(channel: str, times: int = 1) -> tuple[Attempt, ...]:
 async def deliver(clock: ManualClock, one: Delivery, draw: float = 1.0, **channels: FakeChannel) -> Delivery:
     for name, channel in channels.items():
         channel.name = name
-    await Deliver(channels, RETRY, clock, draw=lambda: draw)([one], clock.now())
+    await Deliver(channels, RETRY, clock, draw=lambda: draw)([one])
     return one
 
 
@@ -181,7 +181,7 @@ async def test_a_channel_nobody_set_up_is_refused_for_good(clock: ManualClock) -
 async def test_every_delivery_of_a_batch_is_decided_by_itself(clock: ManualClock) -> None:
     channel = FakeChannel(clock, None, BUSY, REFUSED)
     batch = [delivery(id_=f"p0-0-1-0-{i}") for i in range(4)]
-    await Deliver({"log": channel}, RETRY, clock, draw=lambda: 1.0)(batch, clock.now())
+    await Deliver({"log": channel}, RETRY, clock, draw=lambda: 1.0)(batch)
     assert [one.state for one in batch] == [
         NotificationState.DELIVERED,
         NotificationState.RETRYING,
@@ -200,9 +200,10 @@ class Seen:
     def __init__(self) -> None:
         self.ids: list[list[str]] = []
 
-    async def __call__(self, batch: Sequence[Delivery], now: float) -> None:
+    async def __call__(self, batch: Sequence[Delivery], now: float) -> int:
         assert now == START
         self.ids.append([one.id for one in batch])
+        return 0
 
 
 async def test_a_stage_gets_only_what_is_undecided(clock: ManualClock) -> None:

@@ -10,8 +10,8 @@ from redis import asyncio as aioredis
 
 from routing.channels import Failure, FailureReason
 from routing.deliveries import Delivery
+from routing.delivery.deliver import Deliver
 from routing.delivery.router import Router
-from routing.delivery.stages.deliver import Deliver
 from routing.delivery.stages.expire import Expire
 from routing.ledger.ledger import Ledger
 from tests.fakes import START, ManualClock, OneByOne, staged
@@ -49,11 +49,10 @@ class Desk:
         self.keys = self.lane.keys
         self.inbox = Inbox(clock)
         retry = RetryPolicy(max_attempts=3, base_s=10.0, cap_s=60.0)
-        stages = (
-            Expire(LaneName.P2),
-            Deliver({"log": self.inbox}, retry, clock, draw=lambda: 1.0),
+        deliver = Deliver({"log": self.inbox}, retry, clock, draw=lambda: 1.0)
+        self.router = Router(
+            (Expire(LaneName.P2),), deliver, Ledger(self.lane, nowhere, retention_s=60.0), self.keys, clock
         )
-        self.router = Router(stages, Ledger(self.lane, nowhere, retention_s=60.0), self.keys, clock)
 
 
 @pytest.fixture
@@ -152,21 +151,22 @@ class SlowLookup:
         self.gates: dict[str, asyncio.Event] = {}
         self.broken: set[str] = set()
 
-    async def __call__(self, batch: Sequence[Delivery], now: float) -> None:  # noqa: ARG002 (part of the port)
+    async def __call__(self, batch: Sequence[Delivery], now: float) -> int:  # noqa: ARG002 (part of the port)
         for delivery in batch:
             if delivery.id in self.broken:
                 raise StorageUnavailableError("the store does not answer")
             if (gate := self.gates.get(delivery.id)) is not None:
                 await gate.wait()
+        return 0
 
 
 @pytest.fixture
 def lookup(desk: Desk, clock: ManualClock) -> SlowLookup:
     found = SlowLookup()
     retry = RetryPolicy(max_attempts=3, base_s=10.0, cap_s=60.0)
-    stages = (found, Deliver({"log": desk.inbox, "webhook": desk.inbox}, retry, clock))
+    deliver = Deliver({"log": desk.inbox, "webhook": desk.inbox}, retry, clock)
     nowhere = cast("aioredis.Redis", None)
-    desk.router = Router(stages, Ledger(desk.lane, nowhere, retention_s=60.0), desk.keys, clock)
+    desk.router = Router((found,), deliver, Ledger(desk.lane, nowhere, retention_s=60.0), desk.keys, clock)
     return found
 
 

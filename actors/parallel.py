@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import ray
+
 if TYPE_CHECKING:
     from models.training.training import Run
 
@@ -13,8 +15,6 @@ if TYPE_CHECKING:
 @contextmanager
 def spread() -> Iterator[Run]:
     """A `map` whose calls run as Ray tasks, in a small cluster of its own that ends with the block."""
-    import ray
-
     started = not ray.is_initialized()
     if started:
         ray.init(address="local", include_dashboard=False, log_to_driver=False, configure_logging=False)

@@ -6,8 +6,8 @@ from datetime import datetime
 
 import msgspec
 
-from actors.alerts import OwnerAlert
 from features.online.store import FeatureStore
+from launch.owner_alert import OwnerAlert
 from models.registry.registry import Registry
 from models.rollout.guard_loop import ACTOR, GuardLoop
 from models.rollout.observation_store import ObservationStore
@@ -16,7 +16,7 @@ from tocsin.settings import Settings
 from tocsin.storage.servers import Servers
 
 
-def guardian_of(settings: Settings, servers: Servers, clock: Clock | None = None) -> GuardLoop:
+def open_guard(settings: Settings, servers: Servers, clock: Clock | None = None) -> GuardLoop:
     """A guard for this platform.
 
     Args:

@@ -47,7 +47,7 @@ class Deliver:
         self._draw = draw
         self._fallback = fallback
 
-    async def __call__(self, batch: Sequence[Delivery], now: float) -> None:  # noqa: ARG002 (attempts take their own time)
+    async def __call__(self, batch: Sequence[Delivery]) -> None:
         """Decide every delivery of the batch."""
         calls = [
             (name, [waiting[place] for place in places] if len(places) < len(waiting) else waiting)
