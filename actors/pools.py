@@ -15,26 +15,11 @@ from ray.util import list_named_actors
 
 from actors.members import Assemble, MemberStats, PoolMember
 from actors.supervisor import OpenGuard, Supervisor
+from tocsin.actor_names import NAMESPACE, SUPERVISOR, kind_of, member_name, member_names
 from tocsin.settings import Settings
 from tocsin.wire.lanes import LaneName
 
-NAMESPACE = "tocsin"
 CALL_TIMEOUT_S = 20.0
-
-SUPERVISOR = "supervisor"
-
-
-def member_name(lane: LaneName, number: int) -> str:
-    """The name of a pool member."""
-    kind = "shard" if lane is LaneName.ACTIVITY else f"router-{lane}"
-    return f"{kind}-{number}"
-
-
-def member_names(settings: Settings) -> dict[str, LaneName]:
-    """The members every pool begins with, p0 first."""
-    return {
-        member_name(lane, number): lane for lane in LaneName for number in range(settings.pool_size(lane))
-    }
 
 
 def ensure_pools(settings: Settings, assemble: Assemble) -> dict[str, Any]:
@@ -115,7 +100,7 @@ def running_members(lane: LaneName | None = None) -> list[str]:
     listing: Any = list_named_actors  # untyped upstream
     found = [item["name"] for item in listing(all_namespaces=True) if item["namespace"] == NAMESPACE]
     lanes = LaneName if lane is None else (lane,)
-    kinds = {member_name(one, 0).rpartition("-")[0] for one in lanes}
+    kinds = {kind_of(one) for one in lanes}
     return [name for name in found if name.rpartition("-")[0] in kinds]
 
 

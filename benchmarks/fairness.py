@@ -27,7 +27,7 @@ from benchmarks import harness
 from benchmarks.harness import Figures, Options, Worker, hear, say, tell
 from benchmarks.load import Order, Round, ask, encode_request, generator
 from benchmarks.payloads import BLOCK_RECORDS
-from cli.importing import lane_counts
+from launch.local_client import lane_counts
 from launch.platform import Platform
 from tocsin.settings import Settings
 from tocsin.wire.lanes import LaneName

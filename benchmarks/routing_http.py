@@ -19,7 +19,7 @@ from benchmarks import harness
 from benchmarks.harness import Figures, Options, Worker, say
 from benchmarks.load import Order, ask, encode_request, generator
 from benchmarks.payloads import BLOCK_RECORDS, reminders_json
-from cli.importing import await_lane, lane_counts
+from launch.local_client import await_lane, lane_counts
 from launch.platform import Platform
 from tocsin.settings import Settings
 from tocsin.wire.lanes import LaneName

@@ -31,11 +31,11 @@ from benchmarks.harness import Figures, Options, Worker, say
 from benchmarks.load import Order, Round, ask, encode_request, generator, plain_server
 from benchmarks.payloads import BLOCK_RECORDS, reminders_json
 from benchmarks.serving_peers import STARTED_S, fastapi_server, stock_server
-from cli.importing import await_lane, client_of, request_of
-from cli.status import fetch
-from cli.training import train
+from cli.import_files import request_of
 from features.simulator import simulate
+from launch.local_client import await_lane, client_of, fetch
 from launch.platform import Platform
+from launch.training import train
 from tocsin.settings import Settings
 from tocsin.storage.embedded import read_endpoint
 from tocsin.wire.lanes import NOTIFICATION_LANES

@@ -11,10 +11,12 @@ import typer
 from rich import box
 from rich.table import Table
 
-from cli import evaluating, features, reading, recipients
+from cli import evaluate as evaluation
+from cli import features, recipients
 from cli.dlq import dlq
 from cli.models import models
 from cli.output import JsonFlag, console, emit
+from features.importing import activity_log
 from tocsin.errors import TocsinError
 from tocsin.settings import Settings, describe
 
@@ -97,7 +99,7 @@ def train(
     The split is temporal: trained on earlier weeks, measured on later ones. The churn deployment follows within two
     seconds.
     """
-    from cli import training as command
+    from cli import train as command
 
     command.train_command(Settings.from_env(), console(to_stderr=json), promote=promote, json=json, emit=emit)
 
@@ -114,7 +116,7 @@ def at_risk(
     command.show(Settings.from_env(), console(), limit, json=json, emit=emit)
 
 
-@app.command(help=evaluating.HELP)
+@app.command(help=evaluation.HELP)
 def evaluate(
     *,
     activity: Annotated[
@@ -123,15 +125,15 @@ def evaluate(
             help="Parquet or CSV of what advertisers did, a row each time.",
             exists=True,
             dir_okay=False,
-            rich_help_panel=evaluating.OF_A_LOG,
+            rich_help_panel=evaluation.OF_A_LOG,
         ),
     ] = None,
     file_format: Annotated[
-        reading.ActivityFormat | None,
+        activity_log.ActivityFormat | None,
         typer.Option(
             "--format",
             help="google-ads, or csv (or Parquet) with --map. Default: found out from the columns.",
-            rich_help_panel=evaluating.OF_A_LOG,
+            rich_help_panel=evaluation.OF_A_LOG,
         ),
     ] = None,
     mapping: Annotated[
@@ -140,7 +142,7 @@ def evaluate(
             "--map",
             help="FIELD=COLUMN, as often as needed: advertiser_id and event_time; amount, campaign_id, currency, "
             "kind, event_id, arrival where there are such columns.",
-            rich_help_panel=evaluating.OF_A_LOG,
+            rich_help_panel=evaluation.OF_A_LOG,
         ),
     ] = None,
     time_format: Annotated[
@@ -148,7 +150,7 @@ def evaluate(
         typer.Option(
             help="How times are written, where not as 2019-02-17 or 2019-02-17T08:30:00+01:00 or seconds since 1970: "
             "a pattern as '%d.%m.%Y %H:%M' or '%Y%m%d', or ms.",
-            rich_help_panel=evaluating.OF_A_LOG,
+            rich_help_panel=evaluation.OF_A_LOG,
         ),
     ] = "",
     train_until: Annotated[
@@ -156,32 +158,32 @@ def evaluate(
         typer.Option(
             help="A day, as 2019-02-17: labels learned from end by it, all complete weeks from it on are the test. "
             "Default: the newest quarter of the weeks is.",
-            rich_help_panel=evaluating.OF_A_LOG,
+            rich_help_panel=evaluation.OF_A_LOG,
         ),
     ] = "",
     active_days: Annotated[
         int,
         typer.Option(
-            help="Asked about: who did anything in so many days before.", rich_help_panel=evaluating.OF_A_LOG
+            help="Asked about: who did anything in so many days before.", rich_help_panel=evaluation.OF_A_LOG
         ),
     ] = 28,
     horizon_days: Annotated[
         int,
         typer.Option(
             help="Churned: who does nothing in so many days after. Longer than a usual pause of theirs.",
-            rich_help_panel=evaluating.OF_A_LOG,
+            rich_help_panel=evaluation.OF_A_LOG,
         ),
     ] = 28,
     embargo_days: Annotated[
         int,
         typer.Option(
-            help="Kept free between training labels and the test.", rich_help_panel=evaluating.OF_A_LOG
+            help="Kept free between training labels and the test.", rich_help_panel=evaluation.OF_A_LOG
         ),
     ] = 0,
     parallel: Annotated[
         bool,
         typer.Option(
-            "--parallel", help="Spread the fits over the cores by Ray.", rich_help_panel=evaluating.OF_A_LOG
+            "--parallel", help="Spread the fits over the cores by Ray.", rich_help_panel=evaluation.OF_A_LOG
         ),
     ] = False,
     table: Annotated[
@@ -190,13 +192,13 @@ def evaluate(
             help="Instead of a log: CSV or Parquet, one row an account, 70% to learn from and 30% to test on.",
             exists=True,
             dir_okay=False,
-            rich_help_panel=evaluating.OF_A_TABLE,
+            rich_help_panel=evaluation.OF_A_TABLE,
         ),
     ] = None,
     label: Annotated[
         str,
         typer.Option(
-            help="Its column that says who left: yes or no, 1 or 0.", rich_help_panel=evaluating.OF_A_TABLE
+            help="Its column that says who left: yes or no, 1 or 0.", rich_help_panel=evaluation.OF_A_TABLE
         ),
     ] = "Churn",
     html: Annotated[Path | None, typer.Option(help="Also write a page with pictures here.")] = None,
@@ -208,9 +210,9 @@ def evaluate(
         raise typer.BadParameter("give --activity FILE or --table FILE")
     quiet = console(to_stderr=json)
     if table is not None:
-        evaluating.evaluate_labelled_table(quiet, table, label, seed=seed, html=html, json=json, emit=emit)
+        evaluation.evaluate_labelled_table(quiet, table, label, seed=seed, html=html, json=json, emit=emit)
         return
-    evaluating.evaluate_activity(
+    evaluation.evaluate_activity(
         quiet,
         cast("Path", activity),
         file_format=file_format,
@@ -290,7 +292,7 @@ def import_activity(
     json: JsonFlag = False,
 ) -> None:
     """Send a table of advertiser activity to the platform. Importing it again changes nothing."""
-    from cli import importing as command
+    from cli import import_files as command
 
     command.import_activity(
         Settings.from_env(), console(to_stderr=json), file, mapping or [], rejects, json=json, emit=emit
@@ -309,7 +311,7 @@ def import_alerts(
 
     Severity Extreme or Severe rides p0, Moderate p1, the rest p2.
     """
-    from cli import importing as command
+    from cli import import_files as command
 
     command.import_alerts(Settings.from_env(), console(to_stderr=json), file, json=json, emit=emit)
 

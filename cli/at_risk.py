@@ -8,7 +8,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from cli.importing import client_of
+from launch.local_client import client_of
 from tocsin.settings import Settings
 
 

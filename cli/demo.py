@@ -15,10 +15,10 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from cli.importing import await_lane, client_of, request_of, send_activity, send_notifications
-from cli.status import fetch
-from cli.training import train
+from cli.import_files import request_of, send_activity, send_notifications
+from launch.local_client import await_lane, client_of, fetch
 from launch.platform import Platform
+from launch.training import train
 from tocsin.errors import UnreadableFileError
 from tocsin.ports import free_port, is_free
 from tocsin.settings import Settings

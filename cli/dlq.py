@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cli.output import JsonFlag, console, emit
+from launch.local_client import client_of
 from tocsin.clock import to_datetime
 from tocsin.errors import InvalidRecordError, NotFoundError
 from tocsin.settings import Settings
@@ -51,13 +52,6 @@ Until = Annotated[str, typer.Option(help="Died then or earlier, as --since.")]
 Text = Annotated[str, typer.Option(help="Stands in the error.")]
 Ids = Annotated[list[str] | None, typer.Option("--id", help="This letter; may be given many times.")]
 Most = Annotated[int | None, typer.Option(min=1, help="How many at the most. Default: all that match.")]
-
-
-def client_of(settings: Settings) -> Client:
-    """A client of the platform these settings describe."""
-    from cli import importing
-
-    return importing.client_of(settings)
 
 
 def moment(text: str, now: float) -> datetime:
@@ -300,7 +294,7 @@ def replay_in_steps(
     Raises:
         TocsinError: the platform does not answer; run it again for the rest.
     """
-    from cli.importing import progress_bar
+    from cli.import_files import progress_bar
 
     step = max(1, min(MAX_HANDLED, int(rate * STEP_S)))
     ids: list[str] = []

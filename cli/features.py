@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Annotated, Any
 
 import msgspec
 import typer
 from rich import box
+from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -16,6 +17,7 @@ from cli.output import JsonFlag, console, emit
 from tocsin.errors import NotFoundError
 from tocsin.settings import Settings
 from tocsin.wire.features import FeaturesAnswer
+from tocsin.wire.lanes import LaneName
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -102,7 +104,7 @@ def get_command(
     json: JsonFlag = False,
 ) -> None:
     """The features of one advertiser, by view, each with its status."""
-    from cli.importing import client_of
+    from launch.local_client import client_of
 
     moment = _moment(as_of) if as_of else None
     with client_of(Settings.from_env()) as client:
@@ -181,9 +183,7 @@ def backfill_command(
 
     What is known changes nothing, so it may be stopped and run again: it goes on where it was.
     """
-    from cli import feature_jobs
-
-    feature_jobs.backfill_command(
+    _backfill(
         Settings.from_env(),
         console(to_stderr=json),
         uri=archive,
@@ -202,9 +202,7 @@ def verify_command(
     json: JsonFlag = False,
 ) -> None:
     """Replay a sample of what was served from the archived event log. Exit code 1 where a value differs."""
-    from cli import feature_jobs
-
-    clean = feature_jobs.verify_command(
+    clean = _verify(
         Settings.from_env(),
         console(to_stderr=json),
         uri=archive,
@@ -214,6 +212,89 @@ def verify_command(
     )
     if not clean:
         raise typer.Exit(1)
+
+
+def _backfill(
+    settings: Settings,
+    console: Console,
+    *,
+    uri: str,
+    parallel: int,
+    address: str,
+    json: bool,
+    emit: Callable[[object], None],
+) -> None:
+    """Bring the online state up to the archive, and say what was done.
+
+    Raises:
+        TocsinError: the archive is empty or unusable, or storage does not answer; run it again to go on.
+    """
+    from cli.import_files import progress_bar
+    from features.jobs.backfill import plan
+    from features.offline.archive import Archive
+    from launch import archive_jobs
+
+    uri = uri or settings.archive
+    source = Archive(uri)
+    work = plan(source, settings.partitions(LaneName.ACTIVITY))
+    total = work.events(range(work.partitions))
+    if not total:
+        raise NotFoundError(f"there are no events in {source.place}", hint="name the archive with --archive")
+    with archive_jobs.with_next_step(), progress_bar(console) as bar:
+        task = bar.add_task("backfilling", total=total)
+        done = archive_jobs.run_backfill(
+            settings, uri, work, parallel, address, lambda number: bar.advance(task, float(number))
+        )
+    if json:
+        emit({**msgspec.to_builtins(done), "archive_events": total})
+        return
+    said = f"{done.events:,} events of {done.advertisers:,} advertisers gone through"
+    if done.skipped:
+        said += f"; {done.skipped:,} advertisers had been done before"
+    if done.again:
+        said += f"; {done.again:,} portions worked out again, as live shards wrote meanwhile"
+    console.print(said)
+
+
+def _verify(
+    settings: Settings,
+    console: Console,
+    *,
+    uri: str,
+    limit: int,
+    json: bool,
+    emit: Callable[[object], None],
+) -> bool:
+    """Replay what was served, and say what differs. Returns whether nothing does.
+
+    Raises:
+        TocsinError: storage does not answer, or the archive is unusable.
+    """
+    from launch.archive_jobs import replay_served
+
+    report = replay_served(settings, uri or settings.archive, limit)
+    if json:
+        emit({**msgspec.to_builtins(report), "clean": report.clean})
+        return report.clean
+    console.print(
+        f"{report.samples:,} served vectors sampled, {report.compared:,} replayed offline; not compared: "
+        f"{report.other_schema:,} of other definitions, {report.unsettled:,} served while too much arrived"
+    )
+    if report.clean:
+        console.print("[bold]no value differs[/bold]")
+        return True
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    for heading in ("feature", "differ", "an advertiser", "served", "offline"):
+        table.add_column(heading, no_wrap=heading in {"feature", "an advertiser"})
+    first = {one.feature: one for one in reversed(report.examples)}
+    for name, number in sorted(report.mismatches.items(), key=lambda pair: -pair[1]):
+        example = first.get(name)
+        shown = (
+            (example.advertiser_id, f"{example.served}", f"{example.offline}") if example else ("", "", "")
+        )
+        table.add_row(name, f"{number:,}", *shown)
+    console.print(table)
+    return False
 
 
 def catalogue() -> dict[str, list[dict[str, Any]]]:

@@ -166,7 +166,7 @@ def promote_model(
 
 
 def _served_skew(settings: Settings, registry: Registry, version: str) -> Finding:
-    from cli.feature_jobs import served_skew
+    from launch.archive_jobs import served_skew
 
     try:
         return served_skew(settings, registry.metadata(version).card.feature_names)

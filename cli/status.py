@@ -6,45 +6,15 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-import httpx2
-import msgspec
 from rich import box
 from rich.console import Console, Group
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from launch.platform import RunRecord, read_run
-from tocsin.errors import RequestFailedError, UnreachableError
+from launch.local_client import fetch
+from launch.run_record import RunRecord, read_run
 from tocsin.settings import Settings
-
-TIMEOUT_S = 5.0
-
-
-def fetch(settings: Settings, path: str = "/v1/status") -> dict[str, Any]:
-    """One of the platform's own answers as a dictionary.
-
-    Raises:
-        UnreachableError: it is not up.
-        RequestFailedError: it answered with an error.
-    """
-    headers = {"authorization": f"Bearer {settings.api_key}"} if settings.api_key else {}
-    try:
-        answer = httpx2.get(settings.base_url + path, headers=headers, timeout=TIMEOUT_S, trust_env=False)
-    except httpx2.HTTPError as error:
-        raise UnreachableError(
-            f"nothing answers at {settings.base_url}: {error}", hint="start it with `tocsin up`"
-        ) from None
-    try:
-        body: dict[str, Any] = msgspec.json.decode(answer.content)
-    except msgspec.MsgspecError:
-        body = {}
-    if answer.status_code != 200 and "checks" not in body:
-        raise RequestFailedError(
-            f"{path} answered {answer.status_code}: {body.get('detail', 'no detail')}",
-            status=answer.status_code,
-        )
-    return body
 
 
 def show(settings: Settings, console: Console, *, json: bool, emit: Callable[[object], None]) -> None:

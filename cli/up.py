@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
-import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from types import FrameType
 
-import psutil
 from rich.console import Console
 from rich.live import Live
 
-from cli.status import fetch, lanes_table
-from launch.platform import AlreadyRunningError, Platform, read_run, remove_scratch
-from tocsin.errors import StorageUnavailableError, TocsinError
+from cli.status import lanes_table
+from launch import daemon
+from launch.local_client import fetch
+from launch.platform import AlreadyRunningError, Platform
+from launch.run_record import read_run
+from tocsin.errors import TocsinError
 from tocsin.settings import Settings
-from tocsin.storage.embedded import read_endpoint, stop_process
 
-DETACH_DEADLINE_S = 120.0
-DOWN_DEADLINE_S = 90.0
 REFRESH_S = 2.0
 
 
@@ -38,7 +34,13 @@ def up(settings: Settings, console: Console, *, address: str, detach: bool) -> N
         TocsinError: it could not start.
     """
     if detach:
-        _detach(settings, console, address)
+        record = read_run(settings)
+        if record is not None and record.ready:
+            console.print(f"already running at {record.base_url} (process {record.pid}); nothing to do")
+            return
+        with console.status("starting"):
+            said = daemon.detach(settings, address)
+        console.print(said)
         return
     stop, up_and_running = threading.Event(), threading.Event()
     try:
@@ -92,36 +94,6 @@ def _signals(stop: threading.Event, up_and_running: threading.Event) -> Iterator
             signal.signal(number, handler)
 
 
-def _detach(settings: Settings, console: Console, address: str) -> None:
-    record = read_run(settings)
-    if record is not None and record.ready:
-        console.print(f"already running at {record.base_url} (process {record.pid}); nothing to do")
-        return
-    logs = settings.data_path / "logs"
-    logs.mkdir(parents=True, exist_ok=True)
-    path = logs / "up.log"
-    command = [sys.executable, "-m", "cli", "up", *(["--address", address] if address else [])]
-    with path.open("wb") as log:
-        child = subprocess.Popen(  # noqa: S603 (ourselves)
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            env=os.environ | settings.to_env(),
-        )
-    deadline = time.monotonic() + DETACH_DEADLINE_S
-    with console.status("starting"):
-        while time.monotonic() < deadline and child.poll() is None:
-            record = read_run(settings)
-            if record is not None and record.ready:
-                console.print(path.read_text(errors="replace").rstrip())
-                return
-            time.sleep(0.2)
-    tail = "\n".join(path.read_text(errors="replace").splitlines()[-8:])
-    raise StorageUnavailableError(f"it did not come up:\n{tail}", hint=f"see {path}")
-
-
 def down(settings: Settings, console: Console) -> None:
     """Stop the platform of this data folder, and a storage server its death left behind.
 
@@ -129,21 +101,6 @@ def down(settings: Settings, console: Console) -> None:
         StorageUnavailableError: it did not end in time.
     """
     record = read_run(settings)
-    if record is not None:
-        process = psutil.Process(record.pid)
-        process.send_signal(signal.SIGTERM)
-        with console.status(f"stopping process {record.pid}"):
-            try:
-                process.wait(timeout=DOWN_DEADLINE_S)
-            except psutil.TimeoutExpired:
-                raise StorageUnavailableError(
-                    f"process {record.pid} did not end within {DOWN_DEADLINE_S:g} s",
-                    hint=f"kill -9 {record.pid}",
-                ) from None
-    remove_scratch(settings)
-    endpoint = read_endpoint(settings.data_path)
-    left_behind = endpoint is not None and stop_process(endpoint)
-    if record is None and not left_behind:
-        console.print(f"nothing runs in {settings.data_path}")
-    else:
-        console.print("down; the data stays")
+    with console.status(f"stopping process {record.pid}" if record else "looking for what was left behind"):
+        ran = daemon.end(settings, record)
+    console.print("down; the data stays" if ran else f"nothing runs in {settings.data_path}")

@@ -13,18 +13,13 @@ import contextlib
 import fcntl
 import logging
 import os
-import random
-import secrets
 import shutil
-import signal
-import socket
 import sys
 import tempfile
-import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -32,61 +27,20 @@ from typing import IO, Any, Self
 import msgspec
 import psutil
 
+from launch.ray_cluster import ensure_token, join, keep_signal_handlers, quieten, ray_environment, start
+from launch.run_record import RunRecord, read_run, remove_scratch
 from launch.storage import check_places, prepare
 from tocsin.errors import ConfigurationError, StorageUnavailableError, TocsinError
-from tocsin.ports import free_port, is_free
+from tocsin.ports import is_free
 from tocsin.settings import ACCOUNT_CHANNELS, Settings
 from tocsin.storage.embedded import EmbeddedServer
 from tocsin.storage.servers import MAIN
 from tocsin.wire.lanes import LaneName
 
 READY_DEADLINE_S = 60.0
-LOGICAL_CPUS = 8  # declared to Ray: what runs here waits more than it computes
-REPLICA_PORTS = 128
-REPLICA_PORT_SPACE = (20_000, 32_768)  # above Ray's worker ports, below those the system hands out
-ROOT = Path(__file__).resolve().parents[2]
 
 Report = Callable[[str, str], None]
 """Called with a part's name and a line about it as it comes up."""
-
-
-class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """What `<data>/run.json` says about the platform that runs there."""
-
-    pid: int
-    started_at: float  # of the process
-    base_url: str
-    dashboard_url: str
-    token_path: str
-    storage: str
-    scratch: str  # Ray's working files; gone when it stops
-    ready: bool = False
-
-    def alive(self) -> bool:
-        """Whether that process still runs."""
-        try:
-            return abs(psutil.Process(self.pid).create_time() - self.started_at) < 1.0
-        except psutil.NoSuchProcess:
-            return False
-
-
-def read_run(settings: Settings) -> RunRecord | None:
-    """The record of a running platform in this data folder; None when none runs."""
-    try:
-        record = msgspec.json.decode((settings.data_path / "run.json").read_bytes(), type=RunRecord)
-    except (FileNotFoundError, msgspec.MsgspecError):
-        return None
-    return record if record.alive() else None
-
-
-def remove_scratch(settings: Settings) -> None:
-    """Remove what a platform that was killed left behind of Ray's working files."""
-    path = settings.data_path / "run.json"
-    with contextlib.suppress(FileNotFoundError, msgspec.MsgspecError):
-        record = msgspec.json.decode(path.read_bytes(), type=RunRecord)
-        if record.scratch and not record.alive():
-            shutil.rmtree(record.scratch, ignore_errors=True)
-            path.unlink()
 
 
 class AlreadyRunningError(TocsinError):
@@ -225,39 +179,15 @@ class Platform:
         if not self._address:  # a cluster that runs already has its token
             ensure_token(self.token_path)
             os.environ["RAY_AUTH_TOKEN_PATH"] = str(self.token_path)
-        import ray
-
         self._ray_started = True
         quieten(self.settings.data_path / "logs")
         with keep_signal_handlers():
-            self._init_ray(ray, scratch)
-
-    def _init_ray(self, ray: Any, scratch: Path) -> None:
-        if self._address:
-            check_reachable(self._address)
-            environment = {"working_dir": str(ROOT), "excludes": [".venv", ".git", ".uv", ".*_cache"]}
-            ray.init(
-                address=self._address,
-                namespace="tocsin",
-                runtime_env=environment,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                configure_logging=False,
-            )
-            self._report("ray", f"joined the cluster at {self._address}")
-            return
-        ray.init(
-            num_cpus=LOGICAL_CPUS,
-            include_dashboard=True,
-            dashboard_host="127.0.0.1",
-            dashboard_port=self.settings.dashboard_port,
-            namespace="tocsin",
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            configure_logging=False,
-            _temp_dir=str(scratch / "ray"),
-        )
-        self._report("ray", f"dashboard at {self.dashboard_url}, token in {self.token_path}")
+            if self._address:
+                join(self._address)
+                self._report("ray", f"joined the cluster at {self._address}")
+            else:
+                start(scratch, self.settings.dashboard_port)
+                self._report("ray", f"dashboard at {self.dashboard_url}, token in {self.token_path}")
 
     def _start_pools(self) -> dict[str, Any]:
         from actors.pools import ensure_pools
@@ -386,102 +316,3 @@ class Platform:
         temporary = path.with_suffix(".json.new")
         temporary.write_bytes(msgspec.json.encode(record))
         temporary.replace(path)
-
-
-def ensure_token(path: Path) -> None:
-    """Make the cluster's token, readable by the owner alone, unless there is one."""
-    if not path.exists():
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w", encoding="ascii") as file:
-            file.write(secrets.token_hex(32))
-
-
-def ray_environment(settings: Settings, scratch: Path) -> dict[str, str]:
-    """What Ray and its workers find in their environment. Holds secrets, as `Settings.to_env` does."""
-    replica_ports = port_block(REPLICA_PORTS)
-    return settings.to_env() | {
-        # Replicas share ports by SO_REUSEPORT: two platforms with the same range would take each other's requests.
-        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(replica_ports.start),
-        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(replica_ports.stop - 1),
-        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(free_port()),
-        "RAY_AUTH_MODE": "token",
-        "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_worker_niceness": "0",  # the pools rank themselves, p0 first
-        "RAY_SERVE_ENABLE_HA_PROXY": "1",
-        "RAY_SERVE_HAPROXY_NBTHREAD": "1",
-        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(scratch / "haproxy" / "haproxy.cfg"),
-        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(scratch / "haproxy" / "admin.sock"),
-        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(scratch / "haproxy"),
-        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(scratch / "haproxy" / "server-state"),
-        "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
-        "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
-        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
-        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
-        "OMP_NUM_THREADS": "1",
-        "PYTHONWARNINGS": "ignore::FutureWarning",
-    }
-
-
-@contextlib.contextmanager
-def keep_signal_handlers() -> Iterator[None]:
-    """Ray installs handlers that end the process on the spot; ours stop the platform in order."""
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.getsignal(number) for number in numbers}
-    try:
-        yield
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-
-def quieten(folder: Path) -> None:
-    """Send what Ray says of its own workings to a file: standard output belongs to the command.
-
-    Ray prints raylet messages to the driver's standard output whatever `log_to_driver` says.
-    """
-    import ray._private.worker as driver
-
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "ray.log"
-
-    def keep(data: dict[str, Any], ignore_prefix: bool = False) -> None:  # noqa: ARG001 (the hook's signature)
-        with path.open("a", encoding="utf-8") as file:
-            file.writelines(f"{line}\n" for line in data["lines"])
-
-    driver.print_to_stdstream = keep
-
-
-def check_reachable(address: str) -> None:
-    """Ask before Ray does: it would try for minutes.
-
-    Raises:
-        ConfigurationError: nothing listens at `host:port`. Other forms (`auto`, `ray://…`) are Ray's to check.
-    """
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdigit() or "/" in host:
-        return
-    try:
-        socket.create_connection((host, int(port)), timeout=3).close()
-    except OSError as error:
-        raise ConfigurationError(
-            f"no Ray cluster answers at {address}: {error}", hint="`ray status` there shows whether it runs"
-        ) from None
-
-
-def port_block(size: int) -> range:
-    """A run of loopback ports nobody listens on, below those the system hands out by itself.
-
-    Raises:
-        ConfigurationError: there is none.
-    """
-    starts = list(range(*REPLICA_PORT_SPACE, size))
-    random.shuffle(starts)  # two platforms that start together are unlikely to look at the same run
-    for start in starts:
-        block = range(start, start + size)
-        if all(is_free("127.0.0.1", port) for port in block):
-            return block
-    raise ConfigurationError(
-        f"no {size} free ports in a row between {REPLICA_PORT_SPACE[0]} and {REPLICA_PORT_SPACE[1]}"
-    )

@@ -68,9 +68,10 @@ def client(settings: Settings) -> Iterator[Client]:
 @pytest.fixture(scope="session")
 def trained(settings: Settings, client: Client) -> list[str]:
     """Advertisers with history and a champion that serves them; returns their ids."""
-    from cli.importing import await_lane, request_of
-    from cli.training import train
+    from cli.import_files import request_of
     from features.simulator import simulate
+    from launch.local_client import await_lane
+    from launch.training import train
     from tests.support import eventually
 
     simulation = simulate(advertisers=150, weeks=50, seed=11, end=SIMULATION_END)

@@ -111,7 +111,7 @@ def member_stats(name: str) -> MemberStats:
     import ray
 
     from actors.members import MemberStats
-    from actors.pools import NAMESPACE
+    from tocsin.actor_names import NAMESPACE
 
     untyped: Any = ray
     stats = untyped.get(untyped.get_actor(name, namespace=NAMESPACE).stats.remote(), timeout=20)

@@ -21,8 +21,8 @@ from redis import asyncio as aioredis
 from redis import exceptions as redis_errors
 from redis.asyncio.client import Pipeline
 
+from features.event_table import activities_of
 from features.offline.archive import Archive, Part
-from features.offline.event_table import activities_of
 from features.shard.shard import AppliedUnit, Change, Shard
 from tocsin.clock import Clock
 from tocsin.errors import OverloadedError

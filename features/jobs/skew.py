@@ -20,8 +20,8 @@ import pyarrow as pa
 from redis import asyncio as aioredis
 
 from features.definitions import FEATURE_NAMES, VIEWS
+from features.event_table import event_table
 from features.offline.archive import Archive
-from features.offline.event_table import event_table
 from features.offline.point_in_time import point_in_time
 from features.offline.versions import versions_of
 from features.online.usage import Served

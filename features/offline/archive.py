@@ -31,7 +31,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from pyarrow import fs as pafs
 
-from features.offline.event_table import DICTIONARY_COLUMNS, ORDER, SCHEMA, as_events, check_schema
+from features.event_table import DICTIONARY_COLUMNS, ORDER, SCHEMA, as_events, check_schema
 from tocsin.errors import (
     ArchiveUnavailableError,
     ConfigurationError,

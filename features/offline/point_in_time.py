@@ -19,9 +19,9 @@ import pyarrow.compute as pc
 
 from features import vectors
 from features.definitions import FEATURE_NAMES, FEATURES, Feature
+from features.event_table import SchemaMismatchError, as_events, event_frame, event_table
 from features.offline import columnar
 from features.offline.archive import BATCH_ROWS, Archive
-from features.offline.event_table import SchemaMismatchError, as_events, event_frame, event_table
 from features.offline.timelines import Floats, Ints, Questions, Timelines, portions
 from features.offline.versions import versions_of
 from features.tiles import fold
@@ -47,7 +47,7 @@ def point_in_time(
     """The features of each row of `entities` as they were known at its moment.
 
     Args:
-        events: the archive, or a table or frame with the columns of `features.offline.event_table.SCHEMA`.
+        events: the archive, or a table or frame with the columns of `features.event_table.SCHEMA`.
         entities: columns `advertiser_id` and `as_of` (epoch seconds, or a timestamp; without a zone it is UTC), and
             `known_at` where what was known at another moment than `as_of` is asked for; further columns are kept.
             Repeats and any order are fine.

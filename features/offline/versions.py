@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from features.offline.event_table import activities_of
+from features.event_table import activities_of
 from features.offline.timelines import Campaigns, Floats, Ints, Versions
 from features.tiles import campaign_hash, content
 

@@ -177,7 +177,7 @@ class Archiver:
     def _append(self, events: Sequence[Activity], name: str) -> None:
         self._archive = self._archive or self._open()
         if events:
-            from features.offline.event_table import event_table  # noqa: PLC0415 - pyarrow: only when there is work for it
+            from features.event_table import event_table  # noqa: PLC0415 - pyarrow: only when there is work for it
 
             self._archive.append(event_table(events), name)
 

@@ -57,7 +57,7 @@ def cautions(
     """All that applies, a sentence each.
 
     Args:
-        events: Columns of `features.offline.event_table.SCHEMA`.
+        events: Columns of `features.event_table.SCHEMA`.
         cutoffs: Those tested on, seconds since the epoch.
         policy: The windows.
         found: What came of the test.

@@ -48,7 +48,7 @@ def future_shuffle(
     """Shuffle when and for how much things happen after a cutoff; features must not move.
 
     Args:
-        events: columns of `features.offline.event_table.SCHEMA`.
+        events: columns of `features.event_table.SCHEMA`.
         cutoffs: seconds since the epoch; the first, the middle and the last are tried.
         features_at: features of shape `(rows, features)` for events and entities (`advertiser_id`, `as_of`).
         seed: of the shuffle.

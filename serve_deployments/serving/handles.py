@@ -11,9 +11,9 @@ from ray import serve
 from ray.exceptions import RayError, RayTaskError
 from ray.util import list_named_actors
 
+from tocsin.actor_names import NAMESPACE, kind_of
 from tocsin.wire.churn import ChurnAnswer
-
-ACTOR_NAMESPACE = "tocsin"  # of `actors.pools`, which is no import of ours
+from tocsin.wire.lanes import LaneName
 
 
 class ChurnHandle:
@@ -51,11 +51,11 @@ class ShardHandles:
         names = [
             item["name"]
             for item in found
-            if item["namespace"] == ACTOR_NAMESPACE and item["name"].startswith("shard-")
+            if item["namespace"] == NAMESPACE
+            and item["name"].rpartition("-")[0] == kind_of(LaneName.ACTIVITY)
         ]
         asked = [
-            ray.get_actor(name, namespace=ACTOR_NAMESPACE).remembered.remote(list(advertiser_ids))
-            for name in names
+            ray.get_actor(name, namespace=NAMESPACE).remembered.remote(list(advertiser_ids)) for name in names
         ]
         best: list[tuple[bytes | None, float | None]] = [(None, None)] * len(advertiser_ids)
         answers: list[Any] = await asyncio.gather(*asked, return_exceptions=True)

@@ -12,7 +12,7 @@ import httpx2
 import psutil
 import pytest
 
-from cli.status import fetch
+from launch.local_client import fetch
 from tests.support import eventually, member_stats
 from tocsin import Client
 from tocsin.settings import Settings

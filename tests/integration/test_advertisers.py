@@ -7,7 +7,8 @@ import httpx2
 import pytest
 from rich.console import Console
 
-from cli.importing import await_lane, send_activity
+from cli.import_files import send_activity
+from launch.local_client import await_lane
 from tests.platform_fixtures import SIMULATION_END
 from tocsin import Client
 from tocsin.errors import NotFoundError

@@ -121,7 +121,7 @@ def test_a_p0_by_account_alone_is_also_told_to_the_operators_webhook(
 
 def test_the_breakers_show_in_the_status(client: Client, settings: Settings) -> None:
     """After the tests above: the first sms account fails whoever is texted."""
-    from cli.status import fetch
+    from launch.local_client import fetch
 
     for number in range(4):
         receipt = client.send(

@@ -15,11 +15,12 @@ from msgspec import structs
 from typer.testing import CliRunner
 
 from cli.app import app
-from cli.importing import await_lane, request_of
+from cli.import_files import request_of
+from features.event_table import event_table
 from features.offline.archive import Archive
-from features.offline.event_table import event_table
 from features.shard.archiver import Archiver
 from features.simulator import simulate
+from launch.local_client import await_lane
 from tests.fakes import ManualClock
 from tests.platform_fixtures import SIMULATION_END
 from tests.support import eventually

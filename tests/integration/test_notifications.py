@@ -6,7 +6,7 @@ import httpx2
 import msgspec
 import pytest
 
-from cli.importing import await_lane, lane_counts
+from launch.local_client import await_lane, lane_counts
 from tests.support import Webhook, eventually
 from tocsin import Client
 from tocsin.errors import InvalidRecordError, NotFoundError

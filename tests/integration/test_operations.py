@@ -9,11 +9,12 @@ import pytest
 from openapi_spec_validator import validate
 from prometheus_client import parser
 
-from actors.pools import member_names, running_members
+from actors.pools import running_members
 from launch.platform import AlreadyRunningError, Platform
 from serve_deployments.applications import SPECS
 from tests.support import free_settings, member_stats
 from tocsin import Client
+from tocsin.actor_names import member_names
 from tocsin.errors import ConfigurationError
 from tocsin.settings import Settings
 from tocsin.telemetry.metrics import METRICS

@@ -11,10 +11,10 @@ import pytest
 from redis import asyncio as aioredis
 
 from features.definitions import DAY_S
+from features.event_table import activities_of, event_table
 from features.jobs.backfill import Backfill, Plan, plan
 from features.jobs.skew import Report, ServedSample, read_samples, read_tail, verify
 from features.offline.archive import Archive
-from features.offline.event_table import activities_of, event_table
 from features.online.usage import SAMPLE_EVERY, UsageNotes
 from features.shard.archiver import Archiver, Backlog, read_backlog
 from tests.contract.features.test_feature_store import event, some_events

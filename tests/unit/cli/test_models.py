@@ -9,10 +9,10 @@ import msgspec
 import pytest
 from typer.testing import CliRunner
 
-from cli import feature_jobs
 from cli.app import app
 from cli.models import duration_s, percentages
-from cli.training import _put_forward
+from launch import archive_jobs
+from launch.training import _put_forward
 from models.evaluation.leakage import train_serve_skew
 from models.registry.registry import Registry
 from models.training.card import TrainedModel
@@ -27,7 +27,7 @@ def stored(trained: TrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     registry.promote(registry.save(trained), reason="the first")
     later = msgspec.structs.replace(trained.card, created_at=trained.card.created_at + timedelta(hours=1))
     registry.save(TrainedModel(trained.estimator, later))
-    monkeypatch.setattr(feature_jobs, "served_skew", lambda _settings, names: train_serve_skew(9, {}, names))
+    monkeypatch.setattr(archive_jobs, "served_skew", lambda _settings, names: train_serve_skew(9, {}, names))
     return registry
 
 
@@ -96,7 +96,7 @@ def test_a_store_that_serves_other_values_than_training_saw_stops_a_promotion(
     stored: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        feature_jobs, "served_skew", lambda _settings, names: train_serve_skew(9, {names[0]: 1}, names)
+        archive_jobs, "served_skew", lambda _settings, names: train_serve_skew(9, {names[0]: 1}, names)
     )
     for how in ([], ["--now"]):
         with pytest.raises(ConflictError, match="9 served vectors replayed; values differ"):

@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from launch import platform
+from launch import ray_cluster
 from launch.storage import check_places
 from tocsin.errors import ConfigurationError
 from tocsin.settings import Settings
@@ -19,13 +19,13 @@ def test_a_block_of_ports_leaves_out_those_somebody_listens_on(monkeypatch: pyte
         listener.listen()
         taken = listener.getsockname()[1]
         start = taken - taken % 8
-        monkeypatch.setattr(platform, "REPLICA_PORT_SPACE", (start, start + 8))
+        monkeypatch.setattr(ray_cluster, "REPLICA_PORT_SPACE", (start, start + 8))
         with pytest.raises(ConfigurationError, match="free ports"):
-            platform.port_block(8)
+            ray_cluster.port_block(8)
 
 
 def test_a_block_of_ports_is_of_the_size_asked_for() -> None:
-    assert len(platform.port_block(16)) == 16
+    assert len(ray_cluster.port_block(16)) == 16
 
 
 @pytest.mark.parametrize("name", ["archive_uri", "models_url"])

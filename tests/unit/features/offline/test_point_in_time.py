@@ -16,8 +16,8 @@ from msgspec import structs
 from pandas.testing import assert_frame_equal
 
 from features.definitions import DAY_S, FEATURE_NAMES, HOUR_S
+from features.event_table import SCHEMA, SchemaMismatchError
 from features.offline.archive import Archive
-from features.offline.event_table import SCHEMA, SchemaMismatchError
 from features.offline.point_in_time import event_frame, event_table, point_in_time
 from features.simulator import simulate
 from features.tiles import fold

@@ -9,12 +9,13 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from features.importing.importer import GOOGLE_COLUMNS, Reject, SourceFormat, detect, read_activity
+from features.importing.tables import count_rows
 from tocsin.errors import ConfigurationError, UnreadableFileError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from features.importing.importer import Reject
 
 # Judging stores nothing, so a log may be of any time; what lies outside is a mistake, as milliseconds read as seconds.
 EARLIEST = datetime(1980, 1, 1, tzinfo=UTC).timestamp()
@@ -98,11 +99,9 @@ def read_log(
         UnreadableFileError: not a table, columns missing, or more than half of its rows refused; says which and why.
         ConfigurationError: options that contradict each other.
     """
-    import pyarrow as pa
+    import pyarrow as pa  # noqa: PLC0415 - heavy: the options alone need none of it
 
-    from features.importing.importer import SourceFormat, detect, read_activity
-    from features.importing.tables import count_rows
-    from features.offline.event_table import event_table
+    from features.event_table import event_table  # noqa: PLC0415 - as above
 
     weekly = not mapping and detect(file) is SourceFormat.GOOGLE_WEEKLY_SPEND
     _check_format(file, file_format, mapping, weekly=weekly)
@@ -127,8 +126,6 @@ def read_log(
 def _check_format(
     file: Path, file_format: ActivityFormat | None, mapping: Mapping[str, str] | None, *, weekly: bool
 ) -> None:
-    from features.importing.importer import GOOGLE_COLUMNS
-
     if file_format is not ActivityFormat.GOOGLE_ADS or weekly:
         return
     if mapping:

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from cli import importing
-from cli.importing import _refused
+from cli.import_files import _refused
 from features.importing.importer import ImportBatch
+from launch import local_client
 from tocsin.errors import RequestFailedError
 from tocsin.settings import Settings
 from tocsin.wire.activity import Activity
@@ -43,17 +43,17 @@ def test_a_busy_moment_of_the_platform_is_waited_out(monkeypatch: pytest.MonkeyP
             raise answer
         return answer
 
-    monkeypatch.setattr(importing, "fetch", fetch)
-    monkeypatch.setattr(importing, "POLL_S", 0.0)
+    monkeypatch.setattr(local_client, "fetch", fetch)
+    monkeypatch.setattr(local_client, "POLL_S", 0.0)
     settings = Settings.from_env({})
-    assert importing.lane_counts(settings, "p1") == {"a": 1}
+    assert local_client.lane_counts(settings, "p1") == {"a": 1}
     answers.append(RequestFailedError("broken", status=500))
     with pytest.raises(RequestFailedError, match="broken"):
-        importing.lane_counts(settings, "p1")
-    monkeypatch.setattr(importing, "PATIENCE_S", -1.0)
+        local_client.lane_counts(settings, "p1")
+    monkeypatch.setattr(local_client, "PATIENCE_S", -1.0)
     answers.append(RequestFailedError("still busy", status=503))
     with pytest.raises(RequestFailedError, match="still busy"):
-        importing.lane_counts(settings, "p1")
+        local_client.lane_counts(settings, "p1")
 
 
 def test_a_platform_that_could_not_take_a_row_is_no_fault_of_the_row() -> None:

@@ -19,10 +19,10 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
-from cli.status import fetch
+from launch.local_client import await_lane, client_of, lane_counts
 from tocsin.client import Client
 from tocsin.clock import to_datetime
-from tocsin.errors import InvalidRecordError, RequestFailedError, TimedOutError
+from tocsin.errors import InvalidRecordError, RequestFailedError
 from tocsin.settings import Settings
 from tocsin.wire.activity import Activity, ActivityRequest
 from tocsin.wire.lanes import NOTIFICATION_LANES
@@ -32,15 +32,7 @@ from tocsin.wire.problems import RecordError
 if TYPE_CHECKING:
     from features.importing.importer import ImportBatch, Reject
 
-SETTLE_DEADLINE_S = 300.0
-POLL_S = 0.2
-PATIENCE_S = 30.0
 ALERT_BATCH = 1000
-
-
-def client_of(settings: Settings) -> Client:
-    """A client of the platform these settings describe."""
-    return Client(settings.base_url, settings.api_key or None, timeout_s=30.0)
 
 
 def progress_bar(console: Console) -> Progress:
@@ -236,47 +228,3 @@ def send_notifications(
                 ids.append(receipt.id)
             bar.update(task, completed=accepted)
     return {"accepted": accepted, "duplicates": duplicates, "lanes": lanes, "ids": len(set(ids))}
-
-
-def lane_counts(settings: Settings, lane: str) -> dict[str, int]:
-    """The totals of one lane.
-
-    Raises:
-        TocsinError: the platform does not answer.
-    """
-    found: dict[str, int] = next(
-        item["counts"] for item in _status(settings)["lanes"] if item["lane"] == lane
-    )
-    return found
-
-
-def _status(settings: Settings) -> dict[str, Any]:
-    """The platform's status; a busy moment of its storage is waited out, or half an import would be told as none."""
-    deadline = time.monotonic() + PATIENCE_S
-    while True:
-        try:
-            return fetch(settings)
-        except RequestFailedError as error:
-            if error.status != 503 or time.monotonic() > deadline:
-                raise
-        time.sleep(POLL_S)
-
-
-def await_lane(settings: Settings, *lanes: str) -> None:
-    """Wait until nothing waits, is pending or is to be tried again in these lanes.
-
-    Raises:
-        TimedOutError: something still waits after five minutes.
-    """
-    deadline = time.monotonic() + SETTLE_DEADLINE_S
-    while time.monotonic() < deadline:
-        waiting = [
-            item
-            for item in _status(settings)["lanes"]
-            if item["lane"] in lanes
-            and item["blocks_waiting"] + item["blocks_pending"] + item["retrying"] > 0
-        ]
-        if not waiting:
-            return
-        time.sleep(POLL_S)
-    raise TimedOutError(f"work still waits in {', '.join(lanes)} after {SETTLE_DEADLINE_S:g} s")

@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from cli.importing import parse_mapping
-from cli.reading import ActivityFormat, Log, read_log
+from cli.import_files import parse_mapping
+from features.importing.activity_log import ActivityFormat, Log, read_log
 from tocsin.errors import ConfigurationError
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from cli.reading import Log, read_log
+from features.importing.activity_log import Log, read_log
 from tocsin.errors import UnreadableFileError
 
 MAP = {"advertiser_id": "who", "event_time": "when", "amount": "paid"}

@@ -1,4 +1,4 @@
-"""`tocsin train`: from the event log to a champion, or to one who challenges it."""
+"""Training on what is stored: from the event log to a champion, or to one who challenges it."""
 
 from __future__ import annotations
 
@@ -8,10 +8,6 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.table import Table
-
-from cli.output import certified
 from tocsin.errors import ConflictError, ModelUnavailableError
 from tocsin.settings import Settings
 from tocsin.storage.connect import CONSUME_TIMEOUT_S, connect, resolve_url
@@ -27,35 +23,6 @@ if TYPE_CHECKING:
     from models.training.card import ModelCard
 
 
-def train_command(
-    settings: Settings, console: Console, *, promote: bool, json: bool, emit: Callable[[object], None]
-) -> None:
-    """Train, compare, store, perhaps promote; say what happened.
-
-    Raises:
-        TocsinError: storage does not answer, or there is too little data.
-    """
-    with console.status("training on the stored activity") as status:
-        result, card = train(settings, promote=promote, say=status.update)
-    if json:
-        emit(result)
-        return
-    console.print(_table(card))
-    console.print(
-        f"{result['rows']:,} labelled rows of {result['advertisers']:,} advertisers; {card.algorithm}; "
-        f"AUC gain {card.evaluation.auc_gain:+.3f} "
-        f"(95% {card.evaluation.auc_gain_low:+.3f} to {card.evaluation.auc_gain_high:+.3f})"
-    )
-    said = "is the champion now" if result["promoted"] else "was stored, not promoted"
-    if result["stage"] == "shadow":
-        said = "is tried beside the champion now, first in shadow"
-    console.print(f"[bold]{result['version']}[/bold] {said}: {result['reason']}")
-    if result["stage"] == "shadow":
-        console.print(
-            "`tocsin models list` shows how far it is; `tocsin models promote VERSION --now` skips the rest"
-        )
-
-
 def train(
     settings: Settings, *, promote: bool, say: Callable[[str], None] = lambda _: None
 ) -> tuple[dict[str, Any], ModelCard]:
@@ -65,12 +32,12 @@ def train(
         What happened, for machines, and the model's card.
 
     Raises:
-        TocsinError: as `train_command`.
+        TocsinError: storage does not answer, or there is too little data.
     """
     # Fits this small lose more to threads waiting for each other than they gain.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    from cli.feature_jobs import served_skew
     from features.offline.point_in_time import event_table
+    from launch.archive_jobs import served_skew
     from models.evaluation.leakage import blocking
     from models.registry.registry import Registry
     from models.training.training import train as fit
@@ -128,8 +95,8 @@ def _with_earlier_versions(settings: Settings, events: pa.Table) -> pd.DataFrame
     """
     import pyarrow as pa
 
+    from features.event_table import as_events
     from features.offline.archive import Archive
-    from features.offline.event_table import as_events
 
     landed = [as_events(table).cast(events.schema) for table in Archive(settings.archive).read()]
     frame: pd.DataFrame = pa.concat_tables([events, *landed]).to_pandas()
@@ -145,27 +112,3 @@ async def _events(settings: Settings) -> list[Activity]:
         return [activity async for page in store.events() for activity in page]
     finally:
         await client.aclose()
-
-
-def _table(card: ModelCard) -> Table:
-    evaluation = card.evaluation
-    table = Table(
-        "measure",
-        "model",
-        "recency baseline",
-        "logistic baseline",
-        title="On later weeks than it was trained on",
-        title_justify="left",
-    )
-    for name, label in (
-        ("auc", "AUC"),
-        ("average_precision", "average precision"),
-        ("brier", "Brier score (lower is better)"),
-        ("log_loss", "log loss (lower is better)"),
-        ("calibration_error", "calibration error (lower is better)"),
-    ):
-        scores = (evaluation.model, evaluation.baseline, evaluation.logistic)
-        table.add_row(label, *(f"{getattr(one, name):.3f}" for one in scores))
-    for certificate in card.certificates:
-        table.add_row(f'answers "{certificate.decision}"', certified(certificate), "", "")
-    return table
