@@ -30,7 +30,8 @@ from serve_deployments.serving.feature_reader import FeatureReader
 from tocsin.clock import Clock, SystemClock, to_datetime
 from tocsin.errors import ModelUnavailableError, NotFoundError, StorageUnavailableError, TocsinError
 from tocsin.keys import FeatureKeys
-from tocsin.resilience.breaker import CHURN_CALLS, AsyncBreaker
+from tocsin.resilience.breaker import Breaker
+from tocsin.resilience.policies import CHURN_CALLS
 from tocsin.settings import Settings
 from tocsin.storage.errors import translate, translated
 from tocsin.wire.churn import ChurnAnswer
@@ -76,7 +77,7 @@ class Insights(Application):
         self._reader = FeatureReader(settings, self._clock)
         self._keys = FeatureKeys(settings.namespace)
         self._ask_churn = ask_churn
-        self._churn_breaker = AsyncBreaker(CHURN_CALLS)
+        self._churn_breaker = Breaker(CHURN_CALLS, CHURN_CALLS.name, self._clock)
         self._local: OrderedDict[str, tuple[float, InsightAnswer]] = OrderedDict()
         self._peers: PeerTable | None = None
         self._peers_made_at = float("-inf")

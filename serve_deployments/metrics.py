@@ -11,7 +11,7 @@ from redis import exceptions as redis_errors
 
 from features.definitions import VIEWS
 from features.online.store import FeatureStore
-from features.shard.archiver import read_backlog
+from features.shard.event_log import read_backlog
 from routing.channels import FailureReason
 from routing.emergency.lookups import LookupReason
 from routing.intake.admission import AdmissionReason
@@ -21,8 +21,7 @@ from serve_deployments.serving.lane_set import LaneSet
 from tocsin.clock import Clock
 from tocsin.errors import TocsinError
 from tocsin.keys import FeatureKeys
-from tocsin.resilience.breakers import read_breakers
-from tocsin.resilience.shared_breaker import BreakerState, BreakerView
+from tocsin.resilience.pool_state import BreakerState, BreakerView, read_breakers
 from tocsin.storage.connect import SERVE_TIMEOUT_S
 from tocsin.streams.lanes import Lane, LaneDepth
 from tocsin.telemetry.metrics import Page

@@ -15,15 +15,14 @@ from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 
 from features.online.store import FeatureStore
-from features.shard.archiver import Backlog, read_backlog
+from features.shard.event_log import Backlog, read_backlog
 from models.registry.registry import Registry
 from serve_deployments.http.application import Application, Endpoint, json_response
 from serve_deployments.metrics import scrape
 from serve_deployments.serving.lane_set import LaneSet
 from tocsin.clock import SystemClock
 from tocsin.errors import TocsinError
-from tocsin.resilience.breakers import read_breakers
-from tocsin.resilience.shared_breaker import BreakerView
+from tocsin.resilience.pool_state import BreakerView, read_breakers
 from tocsin.settings import Settings
 from tocsin.storage.connect import SERVE_TIMEOUT_S
 from tocsin.storage.errors import translated

@@ -7,7 +7,8 @@ from typing import ClassVar
 
 from starlette.requests import Request
 
-from routing.recipients import RecipientStore, check_recipient, kept, masked
+from routing.recipients.rules import check_recipient, kept, masked
+from routing.recipients.store import RecipientStore
 from serve_deployments.http.application import (
     Application,
     Endpoint,

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from routing.deliveries import Delivery
-from routing.recipients import WINDOW_S, Wish
+from routing.recipients.windows import WINDOW_S, Wish
 from tests.fakes import START
 from tocsin.clock import to_datetime
 from tocsin.wire.notifications import Attempt, Envelope, Notification

@@ -25,7 +25,7 @@ from features.offline.archive import Archive
 from features.offline.point_in_time import point_in_time
 from features.offline.versions import versions_of
 from features.online.usage import Served
-from features.shard.archiver import activities_in, read_log
+from features.shard.event_log import activities_in, read_log
 from tocsin.keys import FeatureKeys
 from tocsin.storage.errors import translated
 from tocsin.wire.activity import Activity

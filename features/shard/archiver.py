@@ -11,20 +11,17 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-import msgspec
 from redis import asyncio as aioredis
 
+from features.shard.event_log import activities_in, forget, read_log
 from tocsin.background import repeat
 from tocsin.clock import Clock
 from tocsin.errors import TocsinError
 from tocsin.keys import FeatureKeys
-from tocsin.storage.errors import translated
-from tocsin.storage.scripts import BACKLOG, LANDED, Script
 from tocsin.telemetry.reports import Fault
 from tocsin.wire.activity import Activity
-from tocsin.wire.lanes import WIRE_VERSION
 
 if TYPE_CHECKING:
     from features.offline.archive import Archive
@@ -37,44 +34,6 @@ FORGET_ENTRIES: Final = 1_000  # in one step
 FILE_EVENTS: Final = 100_000  # from here a file is full
 COMPACT_EVERY_S: Final = 3_600.0
 COMPACT_FILES: Final = 24  # of a month; fewer are left alone
-_block: Final = msgspec.msgpack.Decoder(list[Activity])
-_backlog: Final = Script(BACKLOG)
-
-
-class Backlog(msgspec.Struct, frozen=True, kw_only=True):
-    """What stands between the event log on Redis and the archive."""
-
-    waiting: int  # events logged and not landed
-    landed: int  # events, since the beginning
-    lost: int  # events that left the log before they were landed; found out when a partition's log is empty
-    blocks: dict[int, int]  # that wait, by partition
-    oldest_age_s: dict[int, float]  # of these; 0 where none waits
-    landed_at: float | None  # epoch seconds; None: never
-
-
-async def read_backlog(client: aioredis.Redis, keys: FeatureKeys, partitions: int) -> Backlog:
-    """How far landing is; one round trip.
-
-    Raises:
-        StorageUnavailableError: the server does not answer.
-    """
-    logs = [keys.log(partition) for partition in range(partitions)]
-    with translated():
-        now_ms, fields, *depths = await _backlog.run(client, [keys.archive, *logs], [])
-    counts = {name.decode(): int(number) for name, number in zip(fields[::2], fields[1::2], strict=True)}
-
-    def total(what: str) -> int:
-        return sum(number for name, number in counts.items() if name.startswith(f"{what}:"))
-
-    blocks, oldest = depths[::2], depths[1::2]
-    return Backlog(
-        waiting=max(total("logged") - total("landed") - total("lost"), 0) if any(blocks) else 0,
-        landed=total("landed"),
-        lost=total("lost"),
-        blocks=dict(enumerate(blocks)),
-        oldest_age_s={p: max(now_ms - at, 0) / 1000 if at else 0.0 for p, at in enumerate(oldest)},
-        landed_at=float(counts["landed_at"]) if "landed_at" in counts else None,
-    )
 
 
 class Archiver:
@@ -107,7 +66,6 @@ class Archiver:
         self._held = held
         self._clock = clock
         self._compacted_at = clock.monotonic()
-        self._script = Script(LANDED)
 
     def faults(self) -> Mapping[Fault, int]:
         """How often something was not done and tried again, and which entries could not be read."""
@@ -168,11 +126,8 @@ class Archiver:
         return len(events) >= FILE_EVENTS
 
     async def _forget(self, partition: int, entries: Sequence[tuple[str, int]]) -> None:
-        keys = [self._keys.archive, self._keys.log(partition)]
-        with translated():
-            for start in range(0, len(entries), FORGET_ENTRIES):
-                pairs = [part for entry in entries[start : start + FORGET_ENTRIES] for part in entry]
-                await self._script.run(self._client, keys, [partition, *pairs])
+        for start in range(0, len(entries), FORGET_ENTRIES):
+            await forget(self._client, self._keys, partition, entries[start : start + FORGET_ENTRIES])
 
     def _append(self, events: Sequence[Activity], name: str) -> None:
         self._archive = self._archive or self._open()
@@ -197,26 +152,3 @@ def open_archive(uri: str) -> Archive:
     from features.offline.archive import Archive  # noqa: PLC0415 - as above
 
     return Archive(uri)
-
-
-async def read_log(
-    client: aioredis.Redis, keys: FeatureKeys, partition: int, *, after: str = "-", count: int
-) -> list[tuple[str, bytes]]:
-    """Entries of a partition's log, the oldest first: their ids and blocks; empty for one of another version.
-
-    Raises:
-        StorageUnavailableError: the server does not answer.
-    """
-    with translated():
-        found: Any = await client.xrange(keys.log(partition), min=after, count=count)
-    ours = str(WIRE_VERSION).encode()
-    return [(entry.decode(), values[b"b"] if values.get(b"v") == ours else b"") for entry, values in found]
-
-
-def activities_in(body: bytes) -> list[Activity] | None:
-    """The events of a block; None, and a line in the log, where it cannot be read."""
-    try:
-        return _block.decode(body)
-    except msgspec.MsgspecError as error:
-        log.error("a block of the event log cannot be read: %s", error)  # noqa: TRY400 (where does not matter)
-        return None

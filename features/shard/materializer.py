@@ -21,13 +21,13 @@ from features.definitions import HOUR_S
 from features.online.as_of import AsOf
 from features.online.packing import pack_views
 from features.online.store import FeatureStore
+from features.shard.watermarks import write_watermarks
 from features.tiles import History, fold
 from features.vectors import step_of
 from tocsin.background import repeat
 from tocsin.clock import Clock
 from tocsin.keys import LaneKeys
 from tocsin.storage.errors import translated
-from tocsin.storage.scripts import WATERMARK, Script
 from tocsin.streams.lanes import partition_of
 from tocsin.telemetry.reports import Fault
 
@@ -74,7 +74,6 @@ class Materializer:
         self._partitions = partitions
         self._as_of = as_of
         self._clock = clock
-        self._script = Script(WATERMARK)
         self._hour: int | None = None
         self._due: list[str] = []  # popular advertisers whose step has ended
 
@@ -113,10 +112,10 @@ class Materializer:
         held = list(self._held())
         if not held:
             return
-        keys = [key for p in held for key in (self._keys.watermark(p), self._lane_keys.stream(p))]
+        pairs = [(self._keys.watermark(p), self._lane_keys.stream(p)) for p in held]
         with translated():
-            marks: list[bytes] = await self._script.run(self._client, keys, [])
-        self.marks = {partition: float(mark) for partition, mark in zip(held, marks, strict=True)}
+            marks = await write_watermarks(self._client, pairs)
+        self.marks = dict(zip(held, marks, strict=True))
 
     async def renew(self) -> None:
         """Compute vectors again: those wanted, and after an hour has ended the popular ones.

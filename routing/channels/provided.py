@@ -140,9 +140,8 @@ class ProvidedChannel:
         call = slots.began(self._clock.monotonic())
         try:
             host = provider.host(items)
-            wait_s = self._guard.admit(provider.name, host)
-            if wait_s is not None:
-                return max(wait_s, MIN_PARKED_S)
+            if not self._guard.allows(provider.name, host):
+                return max(self._guard.retry_after(provider.name, host), MIN_PARKED_S)
             return await self._attempt(provider, items, host)
         finally:
             slots.ended(call)

@@ -25,7 +25,8 @@ from routing.delivery.stages.preferences import Preferences
 from routing.delivery.stages.quiet_hours import QuietHours
 from routing.delivery.stages.throttle import Throttle
 from routing.ledger.ledger import Ledger
-from routing.recipients import RecipientStore, RedisWindows
+from routing.recipients.store import RecipientStore
+from routing.recipients.windows import RedisWindows
 from tocsin.clock import Clock
 from tocsin.resilience.breakers import Breakers, ChannelGuard
 from tocsin.resilience.retry import RetryPolicy

@@ -15,7 +15,7 @@ import msgspec
 
 from routing.channels import LOCAL, Channel
 from routing.deliveries import Delivery
-from routing.recipients import Profiles
+from routing.recipients.store import Profiles
 from tocsin.errors import StorageUnavailableError
 from tocsin.wire.lanes import LaneName
 from tocsin.wire.notifications import Attempt, Notification

@@ -14,8 +14,8 @@ import httpx2
 import msgspec
 
 from tocsin.errors import InvalidRecordError, TocsinError
+from tocsin.resilience.breaker import Breaker, BreakerOpenError
 from tocsin.resilience.retry import RETRYABLE_STATUSES
-from tocsin.resilience.shared_breaker import BreakerOpenError, SharedBreaker
 
 T = TypeVar("T")
 
@@ -59,9 +59,7 @@ class Lookup:
         deadline_s: For connecting, asking and reading together.
     """
 
-    def __init__(
-        self, url: str, http: httpx2.AsyncClient, breaker: SharedBreaker, *, deadline_s: float
-    ) -> None:
+    def __init__(self, url: str, http: httpx2.AsyncClient, breaker: Breaker, *, deadline_s: float) -> None:
         self._url = url
         self._http = http
         self._breaker = breaker

@@ -20,14 +20,13 @@ from redis.asyncio.client import Pipeline
 
 from routing.deliveries import Delivery
 from routing.intake.intake import to_request
+from routing.ledger.dead_letter_scripts import purge_letter, replay_letter
 from tocsin.clock import to_datetime, to_epoch
 from tocsin.errors import InvalidRecordError, NotFoundError
 from tocsin.keys import LaneKeys
 from tocsin.storage.errors import translated
-from tocsin.storage.scripts import PURGE, REPLAY, Script
 from tocsin.streams.lanes import Lane, Position
 from tocsin.wire.dead_letters import DeadLetter, DeadLetterFilter, DeadLetterView
-from tocsin.wire.lanes import WIRE_VERSION
 from tocsin.wire.notifications import Attempt, AttemptView, Envelope, NotificationState
 
 SCAN_PAGE = 200  # letters fetched at once: at most some 2 MB
@@ -120,8 +119,6 @@ class DeadLetters:
         self.name = lane.name
         self._keys: LaneKeys = lane.keys
         self._client = client
-        self._replay = Script(REPLAY)
-        self._purge = Script(PURGE)
 
     async def total(self) -> int:
         """How many there are.
@@ -208,9 +205,14 @@ class DeadLetters:
             replays=letter.replays + 1,
             earlier_attempts=letter.earlier_attempts + len(letter.attempts),
         )
-        stream = self._keys.stream(Position.parse(letter.id).partition)
-        keys = [self._keys.dead, self._keys.dead_index, stream, self._keys.counts, self._keys.reports]
-        return await self._move(self._replay, keys, [letter.id, WIRE_VERSION, _encode(envelope)])
+        with translated():
+            return await replay_letter(
+                self._client,
+                self._keys,
+                partition=Position.parse(letter.id).partition,
+                letter_id=letter.id,
+                envelope=_encode(envelope),
+            )
 
     async def purge(self, letter_id: str) -> bool:
         """Delete a letter for good and count it as purged; false when it is gone already.
@@ -218,12 +220,8 @@ class DeadLetters:
         Raises:
             StorageUnavailableError: the server did not confirm; it may or may not be gone.
         """
-        keys = [self._keys.dead, self._keys.dead_index, self._keys.counts]
-        return await self._move(self._purge, keys, [letter_id])
-
-    async def _move(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> bool:
         with translated():
-            return bool(await script.run(self._client, keys, args))
+            return await purge_letter(self._client, self._keys, letter_id=letter_id)
 
 
 def view_attempts(attempts: Sequence[Attempt]) -> list[AttemptView]:

@@ -25,7 +25,8 @@ from features.tiles import decode
 from features.vectors import covers
 from tocsin.clock import Clock
 from tocsin.errors import StorageUnavailableError
-from tocsin.resilience.breaker import STORAGE_READS, AsyncBreaker
+from tocsin.resilience.breaker import Breaker
+from tocsin.resilience.policies import STORAGE_READS
 from tocsin.settings import Settings
 from tocsin.storage.connect import SERVE_TIMEOUT_S, connect, resolve_url
 from tocsin.storage.errors import translated
@@ -54,7 +55,7 @@ class FeatureReader:
     def __init__(self, settings: Settings, clock: Clock, ask_shards: AskShards | None = None) -> None:
         self.client = connect(resolve_url(settings), timeout_s=SERVE_TIMEOUT_S)
         self.store = FeatureStore(self.client, namespace=settings.namespace)
-        self.breaker = AsyncBreaker(STORAGE_READS)
+        self.breaker = Breaker(STORAGE_READS, STORAGE_READS.name, clock)
         self._partitions = settings.partitions(LaneName.ACTIVITY)
         self._online = AsyncOnlineReader(
             self.client, namespace=settings.namespace, partitions=self._partitions

@@ -33,10 +33,9 @@ from routing.intake.admission import (
     Holdings,
     LaneFacts,
 )
+from serve_deployments.serving.lane_facts import read_facts, share_holdings
 from tocsin.clock import Clock
 from tocsin.errors import OverloadedError
-from tocsin.keys import GROUP
-from tocsin.storage.scripts import FACTS, SOURCES, Script
 from tocsin.streams.lanes import Lane
 from tocsin.telemetry.reports import REFUSED, Fault, Reports
 from tocsin.wire.lanes import LaneName
@@ -75,7 +74,7 @@ class LaneSample(msgspec.Struct, frozen=True):
 
     @classmethod
     def read(cls, answer: Sequence[Any]) -> LaneSample:
-        """What the script FACTS returns."""
+        """From what `read_facts` returns."""
         text, now_ms, blocks, retrying, oldest_ms, accepted, finished = answer
         return cls(
             read_memory(text.decode()), now_ms / 1000, blocks, retrying, oldest_ms / 1000, accepted, finished
@@ -92,20 +91,13 @@ class LaneSample(msgspec.Struct, frozen=True):
         return max(self.records - self.retrying, 0)
 
 
-_facts = Script(FACTS)
-_sources = Script(SOURCES)
-
-
 async def take_sample(lane: Lane) -> LaneSample:
     """Ask its server about one lane.
 
     Raises:
         RedisError: as the driver raises it.
     """
-    keys = [lane.keys.counts]
-    for partition in range(lane.partitions):
-        keys += [lane.keys.stream(partition), lane.keys.retries(partition)]
-    return LaneSample.read(await _facts.run(lane.client, keys, [GROUP]))
+    return LaneSample.read(await read_facts(lane))
 
 
 def read_memory(text: str) -> ServerMemory:
@@ -261,12 +253,9 @@ class Gate:
         """Tell the others what this replica let in, and learn what each source holds of what waits."""
         holdings = self._holdings[LaneName(lane.name)]
         told = holdings.untold()
-        pairs = [part for source, records in told.items() for part in (source, records)]
-        arguments = [waiting, REMEMBERED_S, MAX_SOURCES, *pairs]
-        answer = await _sources.run(lane.client, [lane.keys.sources], arguments)
-        held = {
-            source.decode(): float(records) for source, records in zip(answer[::2], answer[1::2], strict=True)
-        }
+        held = await share_holdings(
+            lane, told, waiting=waiting, remembered_s=REMEMBERED_S, max_sources=MAX_SOURCES
+        )
         holdings.renew(held, told)
 
     def _measure(self, lane: LaneName, sample: LaneSample) -> None:

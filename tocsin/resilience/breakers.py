@@ -12,17 +12,18 @@ import os
 import socket
 from collections import OrderedDict
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Protocol
 from uuid import uuid4
 
 from redis import asyncio as aioredis
 
+from tocsin.background import repeat
 from tocsin.clock import Clock
 from tocsin.errors import ConfigurationError
 from tocsin.keys import BreakerKeys
-from tocsin.resilience.breaker import POLICIES, BreakerPolicy
-from tocsin.resilience.shared_breaker import SYNC_EVERY_S, BreakerState, BreakerView, SharedBreaker, make_view
-from tocsin.storage.errors import translated
+from tocsin.resilience.breaker import SYNC_EVERY_S, Breaker
+from tocsin.resilience.policies import POLICIES, BreakerPolicy
+from tocsin.resilience.pool_state import BreakerState, BreakerView
 
 MAX_HOSTS = 512
 
@@ -30,15 +31,16 @@ MAX_HOSTS = 512
 class BreakerGuard(Protocol):
     """What stands before the providers: whether to call one now, and how a call went. Neither waits for anything."""
 
-    def admit(self, provider: str, host: str = "") -> float | None:
-        """None is go; else the seconds until it is worth trying again.
+    def allows(self, provider: str, host: str = "") -> bool:
+        """Whether to call it now. `host` is that of a target which the sender named; it has a breaker of its own."""
+        ...
 
-        `host` is that of a target which the sender named; it has a breaker of its own then.
-        """
+    def retry_after(self, provider: str, host: str = "") -> float:
+        """Seconds until it is worth asking again, after `allows` said no."""
         ...
 
     def record(self, provider: str, *, ok: bool, duration_s: float, reason: str, host: str = "") -> None:
-        """How a call that was admitted ended; a refusal by the target is ok: it answered."""
+        """How a call that was allowed ended; a refusal by the target is ok: it answered."""
         ...
 
 
@@ -69,10 +71,10 @@ class Breakers:
         self._clock = clock
         self._holder = holder or f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
         self._policies = policies
-        self._breakers: dict[str, SharedBreaker] = {}
+        self._breakers: dict[str, Breaker] = {}
         self._news = asyncio.Event()
 
-    def get(self, name: str, policy: str = "") -> SharedBreaker:
+    def get(self, name: str, policy: str = "") -> Breaker:
         """The breaker of a dependency.
 
         Args:
@@ -87,7 +89,7 @@ class Breakers:
             found = self._breakers[name] = self.make(name, policy or name)
         return found
 
-    def make(self, name: str, policy: str) -> SharedBreaker:
+    def make(self, name: str, policy: str) -> Breaker:
         """A breaker that is not kept here, and so not shared.
 
         Raises:
@@ -96,12 +98,12 @@ class Breakers:
         thresholds = self._policies.get(policy)
         if thresholds is None:
             raise ConfigurationError(f"no breaker policy is called {policy!r}")
-        return SharedBreaker(
+        return Breaker(
             thresholds,
             name,
-            self._client,
-            self._keys,
             self._clock,
+            client=self._client,
+            keys=self._keys,
             holder=self._holder,
             changed=self._news.set,
         )
@@ -113,18 +115,11 @@ class Breakers:
 
     async def sync(self) -> None:
         """Share all of them once."""
-        self._news.clear()
         await asyncio.gather(*(breaker.sync() for breaker in list(self._breakers.values())))
 
     async def run(self, every_s: float = SYNC_EVERY_S) -> None:
         """Share them every `every_s`, and at once when one changed, until cancelled."""
-        while True:
-            await self.sync()
-            try:
-                async with asyncio.timeout(every_s):
-                    await self._news.wait()
-            except TimeoutError:
-                continue
+        await repeat("sharing breakers", self.sync, every_s=every_s, wake=self._news)
 
 
 class ChannelGuard:
@@ -141,17 +136,21 @@ class ChannelGuard:
         self._lane = lane
         self._clock = clock
         self._alone = Breakers(None, "", clock, holder="alone")
-        self._by_host: OrderedDict[tuple[str, str], SharedBreaker] = OrderedDict()
+        self._by_host: OrderedDict[tuple[str, str], Breaker] = OrderedDict()
 
-    def admit(self, provider: str, host: str = "") -> float | None:
-        """None is go; else the seconds until it is worth trying again."""
-        return self._of(provider, host).admit(self._clock.now())
+    def allows(self, provider: str, host: str = "") -> bool:
+        """Whether to call it now."""
+        return self._of(provider, host).allows(self._clock.now())
+
+    def retry_after(self, provider: str, host: str = "") -> float:
+        """Seconds until it is worth asking again."""
+        return self._of(provider, host).retry_after(self._clock.now())
 
     def record(self, provider: str, *, ok: bool, duration_s: float, reason: str, host: str = "") -> None:
-        """How a call that was admitted ended."""
+        """How a call that was allowed ended."""
         self._of(provider, host).record(ok, duration_s, reason)
 
-    def _of(self, provider: str, host: str) -> SharedBreaker:
+    def _of(self, provider: str, host: str) -> Breaker:
         policy = f"{self._lane}_channels"
         if not host:
             return self._breakers.get(f"{self._lane}:{provider}", policy)
@@ -169,51 +168,13 @@ class ChannelGuard:
 class OpenDoor:
     """A `BreakerGuard` that lets everything through."""
 
-    def admit(self, provider: str, host: str = "") -> float | None:  # noqa: ARG002 (the port's)
-        """Always go."""
-        return None
+    def allows(self, provider: str, host: str = "") -> bool:  # noqa: ARG002 (the port's)
+        """Always."""
+        return True
+
+    def retry_after(self, provider: str, host: str = "") -> float:  # noqa: ARG002 (the port's)
+        """At once."""
+        return 0.0
 
     def record(self, provider: str, *, ok: bool, duration_s: float, reason: str, host: str = "") -> None:
         """Nothing to learn."""
-
-
-async def read_breakers(client: aioredis.Redis, namespace: str, now: float) -> list[BreakerView]:
-    """Every shared breaker of a namespace as the pool knows it, by name.
-
-    Args:
-        client: Where they are shared.
-        namespace: The prefix of their keys.
-        now: Seconds since the epoch.
-
-    Raises:
-        StorageUnavailableError: the server does not answer.
-    """
-    keys = BreakerKeys(namespace)
-    with translated():
-        found: Any = await client.zrange(keys.names, 0, -1)
-        names = sorted(name.decode() for name in found)
-        async with client.pipeline(transaction=False) as pipe:
-            for name in names:
-                pipe.hgetall(keys.state(name))
-                pipe.exists(keys.probe(name))
-            answers: list[Any] = await pipe.execute()
-    pairs = zip(names, answers[::2], answers[1::2], strict=True)
-    return [_stored_view(name, state, bool(probed), now) for name, state, probed in pairs if state]
-
-
-def _stored_view(name: str, stored: Mapping[bytes, bytes], probed: bool, now: float) -> BreakerView:
-    opened_at = float(stored.get(b"opened_at", b"0"))
-    state = BreakerState(stored.get(b"state", b"closed").decode())
-    if state is BreakerState.OPEN and probed:
-        state = BreakerState.HALF_OPEN
-    opened, closed, probes = (int(stored.get(field, b"0")) for field in (b"opened", b"closed", b"probes"))
-    return make_view(
-        name,
-        state,
-        failures=int(stored.get(b"failures", b"0")),
-        opened_at=opened_at,
-        reason=stored.get(b"reason", b"").decode(),
-        retry_in_s=opened_at + float(stored.get(b"reset_s", b"0")) - now,
-        totals=(opened, closed, probes),
-        opened_for=stored.get(b"opened_for", b"").decode(),
-    )

@@ -10,16 +10,58 @@ Only what drains is exempt. `append` is not: there the refusal is the point.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from redis import asyncio as aioredis
 from redis.asyncio.client import Pipeline
 
-from tocsin.storage.scripts import CREATE_GROUP, IN_PLACE, TRANSACTION, Script
+from tocsin.storage.script import Script
 
-_transaction = Script(TRANSACTION)
-_in_place = Script(IN_PLACE)
-_create_group = Script(CREATE_GROUP)
+_COMMANDS = """
+local function carry_out(first_key, a)
+  for _ = first_key, #KEYS do
+    local parts = {}
+    for i = 1, tonumber(ARGV[a]) do parts[i] = ARGV[a + i] end
+    redis.call(unpack(parts))
+    a = a + 1 + #parts
+  end
+end
+"""
+
+_TRANSACTION: Final = Script(
+    "#!lua flags=allow-oom"
+    + _COMMANDS
+    + """
+guards = tonumber(guards)
+for k = 1, guards do
+  if (redis.call('GET', KEYS[k]) or '') ~= ARGV[parts_at + k - 1] then return 0 end
+end
+carry_out(guards + 1, parts_at + guards)
+return 1
+""",
+    keys="names*",
+    args="guards parts*",
+)
+
+_IN_PLACE: Final = Script(
+    "#!lua flags=allow-oom"
+    + _COMMANDS
+    + """
+if redis.call('ZREM', retries, body) == 0 then return 0 end
+carry_out(names_at, parts_at)
+return 1
+""",
+    keys="retries names*",
+    args="body parts*",
+)
+
+_CREATE_GROUP: Final = Script(
+    """#!lua flags=allow-oom
+return redis.call('XGROUP', 'CREATE', stream, group, '0', 'MKSTREAM')
+""",
+    keys="stream",
+    args="group",
+)
 
 
 async def execute_at_limit(
@@ -40,8 +82,10 @@ async def execute_at_limit(
     """
     keys, args = _queued(pipe)
     guards = expected or {}
-    arguments = [len(guards), *guards.values(), *args]
-    return bool(await _transaction.run(client, [*guards, *keys], arguments) >= 0)
+    done = await _TRANSACTION.run(
+        client, names=[*guards, *keys], guards=len(guards), parts=[*guards.values(), *args]
+    )
+    return bool(done)
 
 
 async def execute_in_place(client: aioredis.Redis, pipe: Pipeline, retries: str, body: bytes) -> bool:
@@ -51,7 +95,7 @@ async def execute_in_place(client: aioredis.Redis, pipe: Pipeline, retries: str,
         RedisError: as the driver raises it.
     """
     keys, args = _queued(pipe)
-    return bool(await _in_place.run(client, [retries, *keys], [body, *args]))
+    return bool(await _IN_PLACE.run(client, retries=retries, names=keys, body=body, parts=args))
 
 
 def _queued(pipe: Pipeline) -> tuple[list[Any], list[Any]]:
@@ -69,4 +113,4 @@ async def create_group(client: aioredis.Redis, stream: str, group: str) -> None:
     Raises:
         RedisError: as the driver raises it; BUSYGROUP when the group exists.
     """
-    await _create_group.run(client, [stream], [group])
+    await _CREATE_GROUP.run(client, stream=stream, group=group)

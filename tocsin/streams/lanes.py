@@ -26,14 +26,14 @@ from redis import exceptions as redis_errors
 from redis.asyncio.client import Pipeline
 
 from tocsin.errors import ConflictError, InvalidRecordError, StateMovedError, StorageUnavailableError
-from tocsin.keys import DEDUP_TTL_S, GROUP, LaneKeys
+from tocsin.keys import GROUP, LaneKeys
 from tocsin.settings import Settings
 from tocsin.storage.errors import translated
 from tocsin.storage.limit import create_group, execute_at_limit
 from tocsin.storage.optimistic import MOVED, Guarded, watch
-from tocsin.storage.scripts import APPEND, PROMOTE, Script
+from tocsin.streams.lane_scripts import BlockToAppend, append_blocks, promote_due
 from tocsin.telemetry.reports import Fault
-from tocsin.wire.lanes import WIRE_VERSION, LaneName
+from tocsin.wire.lanes import LaneName
 
 FIELD_VERSION = b"v"
 FIELD_BLOCK = b"b"
@@ -140,8 +140,6 @@ class Lane:
         self.client = client
         self._block_records = block_records
         self.settled_at_limit = 0  # transactions the server was too full for
-        self._append = Script(APPEND)
-        self._promote = Script(PROMOTE)
 
     @classmethod
     def of(cls, client: aioredis.Redis, settings: Settings, name: LaneName) -> Lane:
@@ -190,28 +188,24 @@ class Lane:
         self, records: Sequence[Record], idempotency_key: str, fingerprint: str, *, wait_ms: int
     ) -> tuple[list[Placement], bool]:
         units = self._units(records)
-        keys = [
-            self.keys.counts,
-            self.keys.idempotency(idempotency_key) if idempotency_key else self.keys.counts,
-        ]
-        args: list[Any] = [
-            int(bool(idempotency_key)),
-            fingerprint,
-            DEDUP_TTL_S,
-            WIRE_VERSION,
-            int(wait_ms > 0),
-        ]
-        for partition, dedup_key, members in units:
-            keys += [
+        blocks = [
+            BlockToAppend(
                 self.keys.stream(partition),
-                self.keys.dedup(dedup_key) if dedup_key else self.keys.counts,
-            ]
-            args += [len(members), 1 if dedup_key else 0, pack_block([records[i].body for i in members])]
+                len(members),
+                pack_block([records[i].body for i in members]),
+                self.keys.dedup(dedup_key) if dedup_key else "",
+            )
+            for partition, dedup_key, members in units
+        ]
         with translated():
-            if wait_ms:
-                answer, synced = await self._append.run_synced(self.client, keys, args, wait_ms=wait_ms)
-            else:
-                answer, synced = await self._append.run(self.client, keys, args), False
+            answer, synced = await append_blocks(
+                self.client,
+                blocks,
+                counts=self.keys.counts,
+                idempotency=self.keys.idempotency(idempotency_key) if idempotency_key else "",
+                fingerprint=fingerprint,
+                wait_ms=wait_ms,
+            )
         if answer[0] == b"conflict":
             raise ConflictError(
                 "this Idempotency-Key was used for a different request", hint="use a new key for each request"
@@ -397,10 +391,14 @@ class Lane:
         Raises:
             StorageUnavailableError: the server does not answer.
         """
-        keys = [self.keys.retries(partition), self.keys.stream(partition)]
         with translated():
-            moved: int = await self._promote.run(self.client, keys, [now, limit, WIRE_VERSION])
-        return moved
+            return await promote_due(
+                self.client,
+                retries=self.keys.retries(partition),
+                stream=self.keys.stream(partition),
+                now=now,
+                limit=limit,
+            )
 
     async def depth(self) -> LaneDepth:
         """How much waits, over all partitions.

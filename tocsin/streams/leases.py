@@ -19,7 +19,7 @@ from redis import asyncio as aioredis
 from tocsin.clock import Clock
 from tocsin.keys import LaneKeys
 from tocsin.storage.errors import translated
-from tocsin.storage.scripts import ACQUIRE, HEARTBEAT, RELEASE, Script
+from tocsin.streams.lease_scripts import acquire, release, report_alive
 
 
 class LeasePolicy(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,9 +69,6 @@ class Leases:
         self._partitions = partitions
         self._clock = clock
         self._held_until: dict[int, float] = {}
-        self._heartbeat = Script(HEARTBEAT)
-        self._acquire = Script(ACQUIRE)
-        self._release = Script(RELEASE)
 
     def held(self) -> list[int]:
         """The partitions that are ours now. One whose lease may have lapsed is not among them."""
@@ -86,20 +83,18 @@ class Leases:
         """
         ttl_ms = int(self.policy.ttl_s * 1000)
         with translated():
-            leases = [self._keys.lease(p) for p in range(self._partitions)]
-            members, _owners = await self._heartbeat.run(
-                self._client, [self._keys.members, *leases], [self.name, ttl_ms]
+            members = await report_alive(
+                self._client, members=self._keys.members, name=self.name, ttl_ms=ttl_ms
             )
-            due = share(self.name, [m.decode() for m in members], self._partitions)
+            due = share(self.name, members, self._partitions)
             surplus = [p for p in self.held() if p not in due]
             wanted = sorted({*due, *surplus})
             asked_at = self._clock.monotonic()
             if wanted:
-                ours = await self._acquire.run(
-                    self._client, [self._keys.lease(p) for p in wanted], [self.name, ttl_ms]
-                )
-                for partition, flag in zip(wanted, ours, strict=True):
-                    if flag:
+                leases = [self._keys.lease(p) for p in wanted]
+                ours = await acquire(self._client, leases=leases, name=self.name, ttl_ms=ttl_ms)
+                for partition, is_ours in zip(wanted, ours, strict=True):
+                    if is_ours:
                         self._held_until[partition] = asked_at + self.policy.ttl_s
                     else:
                         self._held_until.pop(partition, None)
@@ -113,10 +108,10 @@ class Leases:
         """
         for partition in partitions:
             self._held_until.pop(partition, None)
-        keys = [self._keys.lease(p) for p in partitions]
-        if leave:
-            keys.insert(0, self._keys.members)
-        if not keys:
+        leases = [self._keys.lease(p) for p in partitions]
+        if not (leases or leave):
             return
         with translated():
-            await self._release.run(self._client, keys, [self.name, 1 if leave else 0])
+            await release(
+                self._client, members=self._keys.members, leases=leases, name=self.name, leave=leave
+            )

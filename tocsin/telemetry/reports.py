@@ -12,12 +12,13 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
 from enum import StrEnum
-from typing import Protocol, runtime_checkable
+from typing import Final, Protocol, runtime_checkable
 
 from redis import asyncio as aioredis
 from redis import exceptions as redis_errors
 
-from tocsin.storage.scripts import REPORT, Script
+from tocsin.background import repeat
+from tocsin.storage.script import Script
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +64,16 @@ def faults_of(*parts: object) -> Counter[Fault]:
 Counters = Callable[[], Mapping[str, int] | Mapping[Fault, int]]
 
 
+_REPORT: Final = Script(
+    """#!lua flags=allow-oom
+for a = pairs_at, #ARGV, 2 do redis.call('HINCRBY', reports, ARGV[a], ARGV[a + 1]) end
+return 1
+""",
+    keys="reports",
+    args="pairs*",
+)
+
+
 class Reports:
     """Tells what the counters of one process grew by.
 
@@ -77,29 +88,26 @@ class Reports:
         self._client = client
         self._key = key
         self._counters = counters
-        self._told: Counter[str] = Counter()
-        self._script = Script(REPORT)
+        self._reported: Counter[str] = Counter()
 
-    async def tell(self) -> None:
-        """Tell what is new. Never raises for a server that is away: it is told next time."""
-        grown = Counter[str](self._counters()) - self._told
+    async def report(self) -> None:
+        """Add what is new to the hash. Never raises for a server that is away: it is added next time."""
+        grown = Counter[str](self._counters()) - self._reported
         if not grown:
             return
-        arguments = [part for field, number in sorted(grown.items()) for part in (field, number)]
+        pairs = [part for field, number in sorted(grown.items()) for part in (field, number)]
         try:
             async with asyncio.timeout(REPORT_TIMEOUT_S):
-                await self._script.run(self._client, [self._key], arguments)
+                await _REPORT.run(self._client, reports=self._key, pairs=pairs)
         except (redis_errors.RedisError, OSError, TimeoutError) as error:
             self.failures += 1
             log.debug("faults could not be reported: %s", error)
         else:
-            self._told += grown
+            self._reported += grown
 
     async def run(self, every_s: float = REPORT_EVERY_S) -> None:
-        """Tell it every `every_s` until cancelled, and once more then."""
+        """Report every `every_s` until cancelled, and once more then."""
         try:
-            while True:
-                await asyncio.sleep(every_s)
-                await self.tell()
+            await repeat("reporting faults", self.report, every_s=every_s, wait_first=True)
         finally:
-            await self.tell()
+            await self.report()

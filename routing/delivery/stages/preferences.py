@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from routing.deliveries import Delivery, OutcomeReason
-from routing.recipients import Profiles
+from routing.recipients.store import Profiles
 from tocsin.errors import StorageUnavailableError
 from tocsin.telemetry.reports import Fault, faults_of
 from tocsin.wire.lanes import LaneName

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from datetime import datetime, time, timedelta, tzinfo
 
 from routing.deliveries import Delivery, OutcomeReason
-from routing.recipients import zone_of
+from routing.recipients.rules import zone_of
 from tocsin.wire.lanes import LaneName
 from tocsin.wire.notifications import NotificationState
 from tocsin.wire.recipients import QuietSpan

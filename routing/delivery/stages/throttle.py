@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from routing.deliveries import Delivery, OutcomeReason
-from routing.recipients import Windows, Wish
+from routing.recipients.windows import Windows, Wish
 from tocsin.wire.lanes import LaneName
 from tocsin.wire.notifications import NotificationState
 

@@ -16,7 +16,8 @@ from features.jobs.backfill import Backfill, Plan, plan
 from features.jobs.skew import Report, ServedSample, read_samples, read_tail, verify
 from features.offline.archive import Archive
 from features.online.usage import SAMPLE_EVERY, UsageNotes
-from features.shard.archiver import Archiver, Backlog, read_backlog
+from features.shard.archiver import Archiver
+from features.shard.event_log import Backlog, read_backlog
 from tests.contract.features.test_feature_store import event, some_events
 from tests.fakes import wait_until
 from tests.feature_bench import NOW, PARTITIONS, Bench

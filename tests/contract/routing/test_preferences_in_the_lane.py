@@ -20,7 +20,8 @@ from routing.intake.intake import Intake
 from routing.intake.priority import Classifier
 from routing.ledger.ledger import Ledger
 from routing.ledger.outcomes import field
-from routing.recipients import RecipientStore, RedisWindows
+from routing.recipients.store import RecipientStore
+from routing.recipients.windows import RedisWindows
 from tests.fakes import ManualClock, OneByOne
 from tests.recipient_fakes import recipient
 from tocsin.clock import to_datetime

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import pytest
 from redis import asyncio as aioredis
 
-from routing.recipients import WINDOW_S, Profiles, RecipientStore, RedisWindows, Windows, Wish
+from routing.recipients.store import Profiles, RecipientStore
+from routing.recipients.windows import WINDOW_S, RedisWindows, Windows, Wish
 from tests.fakes import START
 from tests.recipient_fakes import MemoryProfiles, MemoryWindows, recipient
 from tocsin.errors import StorageUnavailableError

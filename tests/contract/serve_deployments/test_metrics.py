@@ -200,7 +200,7 @@ async def test_the_reason_of_the_last_opening_outlives_its_closing(
 async def test_what_processes_report_is_added_up(url: str, client: aioredis.Redis, namespace: str) -> None:
     key = lane_of(client, namespace, "p1").keys.reports
     for number in (2, 3):
-        await Reports(client, key, lambda number=number: {Fault.STORAGE: number, "refused:share": 1}).tell()  # type: ignore[misc]
+        await Reports(client, key, lambda number=number: {Fault.STORAGE: number, "refused:share": 1}).report()  # type: ignore[misc]
     await client.hset(key, "made up", 1)  # never told: labels are a closed list
     async with operations(url, namespace) as http:
         values = await told(http)
@@ -220,7 +220,7 @@ async def test_refusals_of_a_replica_are_reported(url: str, client: aioredis.Red
         assert (await http.post("/", json=reminder)).status_code == 202
         assert (await http.post("/", json=[reminder] * 2)).status_code == 429
     for reports in app._gate.reports:
-        await reports.tell()
+        await reports.report()
     await app._lanes.client.aclose()
     async with operations(url, namespace) as http:
         assert (await told(http))["tocsin_refused_total", "p2", AdmissionReason.RECORDS] == 2

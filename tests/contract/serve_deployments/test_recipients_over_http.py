@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from redis import asyncio as aioredis
 
-from routing.recipients import RecipientStore
+from routing.recipients.store import RecipientStore
 from serve_deployments.recipients import Recipients
 from tests.fakes import START, ManualClock
 from tocsin.clock import to_datetime

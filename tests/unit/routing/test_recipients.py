@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from cli.recipients import channels, page_table, quiet_hours, recipient_table, targets
-from routing.recipients import kept, masked
+from routing.recipients.rules import kept, masked
 from tests.fakes import START
 from tests.recipient_fakes import recipient
 from tocsin import AsyncClient, Client, RecipientRequest

@@ -9,8 +9,8 @@ from routing.channels import Deliverable, Failure, FailureReason, Tries
 from routing.channels import provided as module
 from routing.channels.provided import ProvidedChannel
 from tests.fakes import START, Item, ManualClock, wait_until
-from tocsin.resilience.breaker import POLICIES
 from tocsin.resilience.breakers import MAX_HOSTS, Breakers, ChannelGuard, OpenDoor
+from tocsin.resilience.policies import POLICIES
 from tocsin.wire.notifications import Notification
 
 NOTE = Notification("fire", "t", "r", "smoke", "", "", "s", ("sms",), "", 0.0, "", {}, START)
@@ -148,11 +148,11 @@ async def test_there_are_only_so_many_breakers_of_senders_targets(clock: ManualC
     guard = guard_of(clock)
     for _ in range(FAIL_MAX):
         guard.record("webhook", ok=False, duration_s=0.0, reason="timeout", host="bad.example")
-    assert guard.admit("webhook", "bad.example")
+    assert not guard.allows("webhook", "bad.example")
     for number in range(2 * MAX_HOSTS):
-        guard.admit("webhook", f"h{number}.example")
+        guard.allows("webhook", f"h{number}.example")
     assert len(guard._by_host) == MAX_HOSTS
-    assert guard.admit("webhook", "bad.example")  # those that are open stay longest
+    assert not guard.allows("webhook", "bad.example")  # those that are open stay longest
 
 
 async def test_while_a_provider_hangs_what_finds_no_slot_is_parked(

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from routing.deliveries import OutcomeReason
 from routing.delivery.stages.quiet_hours import QuietHours, quiet_until
-from routing.recipients import zone_of
+from routing.recipients.rules import zone_of
 from tests.fakes import ManualClock
 from tests.recipient_fakes import delivery, recipient
 from tocsin.wire.lanes import LaneName

@@ -27,7 +27,7 @@ from tests.fakes import START, ManualClock
 from tocsin.caching import NeverCached
 from tocsin.errors import InvalidRecordError
 from tocsin.resilience.breakers import Breakers
-from tocsin.resilience.shared_breaker import BreakerState
+from tocsin.resilience.pool_state import BreakerState
 from tocsin.wire.lanes import LaneName
 from tocsin.wire.notifications import NotificationRequest
 

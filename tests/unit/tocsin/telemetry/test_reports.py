@@ -34,12 +34,12 @@ def reports(server: Hash, counters: Counter[str]) -> Reports:
 async def test_only_what_is_new_is_told() -> None:
     server, counters = Hash(), Counter({"storage": 2, "handler": 0})
     telling = reports(server, counters)
-    await telling.tell()
-    await telling.tell()
+    await telling.report()
+    await telling.report()
     assert (server.sums, server.told) == (Counter({"storage": 2}), 1)
     counters["storage"] += 1
     counters["handler"] += 4
-    await telling.tell()
+    await telling.report()
     assert server.sums == Counter({"storage": 3, "handler": 4})
 
 
@@ -48,10 +48,10 @@ async def test_what_could_not_be_told_is_told_later(fault: Exception) -> None:
     server, counters = Hash(), Counter({"storage": 1})
     telling = reports(server, counters)
     server.fault = fault
-    await telling.tell()
+    await telling.report()
     counters["storage"] += 1
     server.fault = None
-    await telling.tell()
+    await telling.report()
     assert (server.sums, telling.failures) == (Counter({"storage": 2}), 1)
 
 

@@ -12,19 +12,14 @@ from tests.fakes import START, ManualClock, wait_until
 from tocsin.errors import StorageUnavailableError
 from tocsin.keys import BreakerKeys
 from tocsin.ports import free_port
-from tocsin.resilience.breaker import BreakerPolicy
-from tocsin.resilience.breakers import Breakers, read_breakers
-from tocsin.resilience.shared_breaker import (
-    PROBE_WAIT_S,
-    STALE_S,
-    SYNC_EVERY_S,
-    BreakerState,
-    SharedBreaker,
-)
+from tocsin.resilience.breaker import PROBE_WAIT_S, STALE_S, SYNC_EVERY_S, Breaker
+from tocsin.resilience.breakers import Breakers
+from tocsin.resilience.policies import BreakerPolicy
+from tocsin.resilience.pool_state import BreakerState, read_breakers
 from tocsin.storage.connect import connect
 
 POLICY = BreakerPolicy(name="x", fail_max=3, reset_s=30.0, slow_call_s=1.0)
-Pair = tuple[SharedBreaker, SharedBreaker]
+Pair = tuple[Breaker, Breaker]
 
 
 @pytest.fixture
@@ -34,16 +29,16 @@ def keys(namespace: str) -> BreakerKeys:
 
 @pytest.fixture
 def pair(client: aioredis.Redis, keys: BreakerKeys, clock: ManualClock) -> Pair:
-    first, second = (SharedBreaker(POLICY, "x", client, keys, clock, holder=holder) for holder in "ab")
+    first, second = (Breaker(POLICY, "x", clock, client=client, keys=keys, holder=holder) for holder in "ab")
     return first, second
 
 
-def fail(breaker: SharedBreaker, times: int) -> None:
+def fail(breaker: Breaker, times: int) -> None:
     for _ in range(times):
         breaker.record(ok=False, duration_s=0.1, reason="timeout")
 
 
-async def sync(*breakers: SharedBreaker) -> None:
+async def sync(*breakers: Breaker) -> None:
     for breaker in breakers:
         await breaker.sync()
     assert not any(breaker.sync_failures for breaker in breakers)
@@ -54,13 +49,13 @@ async def open_both(pair: Pair) -> None:
     await sync(*pair)
 
 
-async def ask_for_the_probe(breaker: SharedBreaker, clock: ManualClock) -> float | None:
+async def ask_for_the_probe(breaker: Breaker, clock: ManualClock) -> bool:
     await sync(breaker)
-    if (wait_s := breaker.admit(clock.now())) is None:
-        return None
-    assert wait_s == PROBE_WAIT_S
+    if breaker.allows(clock.now()):
+        return True
+    assert breaker.retry_after(clock.now()) == PROBE_WAIT_S
     await sync(breaker)
-    return breaker.admit(clock.now())
+    return breaker.allows(clock.now())
 
 
 async def test_opened_by_one_is_open_for_all_within_one_read(pair: Pair, clock: ManualClock) -> None:
@@ -68,7 +63,8 @@ async def test_opened_by_one_is_open_for_all_within_one_read(pair: Pair, clock: 
     fail(first, 3)
     assert (first.state, second.state) == (BreakerState.OPEN, BreakerState.CLOSED)
     await sync(first, second)
-    assert second.admit(clock.now()) == 30.0
+    assert not second.allows(clock.now())
+    assert second.retry_after(clock.now()) == 30.0
     view = second.view(clock.now())
     assert (view.reason, view.failures, view.opened) == ("timeout", 3, 1)
 
@@ -92,13 +88,13 @@ async def test_only_one_probes_and_its_success_closes_it_for_all(pair: Pair, clo
     first, second = pair
     await open_both(pair)
     clock.advance(30)
-    assert await ask_for_the_probe(first, clock) is None
-    assert await ask_for_the_probe(second, clock) == PROBE_WAIT_S
+    assert await ask_for_the_probe(first, clock)
+    assert not await ask_for_the_probe(second, clock)
     assert (first.state, second.state) == (BreakerState.HALF_OPEN, BreakerState.OPEN)
     clock.advance(0.2)
     first.record(ok=True, duration_s=0.2)
     await sync(first, second)
-    assert second.admit(clock.now()) is None
+    assert second.allows(clock.now())
     assert (second.opened, second.closed, second.probes) == (1, 1, 1)
 
 
@@ -113,14 +109,16 @@ async def test_who_was_refused_the_probe_does_not_ask_before_the_next_sync(
 
     await open_both(pair)
     clock.advance(30)
-    assert await ask_for_the_probe(pair[0], clock) is None
-    eager = SharedBreaker(POLICY, "x", client, keys, clock, holder="eager", changed=count)
-    assert await ask_for_the_probe(eager, clock) == PROBE_WAIT_S
+    assert await ask_for_the_probe(pair[0], clock)
+    eager = Breaker(POLICY, "x", clock, client=client, keys=keys, holder="eager", changed=count)
+    assert not await ask_for_the_probe(eager, clock)
     for _ in range(100):
-        assert eager.admit(clock.now()) == PROBE_WAIT_S
+        assert not eager.allows(clock.now())
+        assert eager.retry_after(clock.now()) == PROBE_WAIT_S
     assert asked == 1
     clock.advance(SYNC_EVERY_S)
-    assert eager.admit(clock.now()) == PROBE_WAIT_S
+    assert not eager.allows(clock.now())
+    assert eager.retry_after(clock.now()) == PROBE_WAIT_S
     assert asked == 2
 
 
@@ -129,22 +127,24 @@ async def test_a_breaker_nobody_syncs_does_not_stay_open(pair: Pair, clock: Manu
     await open_both(pair)
     clock.advance(30)
     await sync(first)
-    assert first.admit(clock.now()) == PROBE_WAIT_S
+    assert not first.allows(clock.now())
+    assert first.retry_after(clock.now()) == PROBE_WAIT_S
     clock.advance(STALE_S + 0.1)
-    assert first.admit(clock.now()) is None
+    assert first.allows(clock.now())
 
 
 async def test_a_failed_probe_makes_all_wait_again(pair: Pair, clock: ManualClock) -> None:
     first, second = pair
     await open_both(pair)
     clock.advance(31)
-    assert await ask_for_the_probe(second, clock) is None
+    assert await ask_for_the_probe(second, clock)
     second.record(ok=False, duration_s=0.0, reason="refused")
     await sync(second, first)
-    assert first.admit(clock.now()) == 30.0
+    assert not first.allows(clock.now())
+    assert first.retry_after(clock.now()) == 30.0
     assert first.view(clock.now()).reason == "refused"
     clock.advance(30)
-    assert await ask_for_the_probe(first, clock) is None  # the lease was given back
+    assert await ask_for_the_probe(first, clock)  # the lease was given back
 
 
 async def test_many_who_ask_at_once_get_one_probe(
@@ -152,10 +152,10 @@ async def test_many_who_ask_at_once_get_one_probe(
 ) -> None:
     await open_both(pair)
     clock.advance(30)
-    crowd = [SharedBreaker(POLICY, "x", client, keys, clock, holder=f"h{n}") for n in range(12)]
+    crowd = [Breaker(POLICY, "x", clock, client=client, keys=keys, holder=f"h{n}") for n in range(12)]
     await sync(*crowd)
     answers = await asyncio.gather(*(ask_for_the_probe(breaker, clock) for breaker in crowd))
-    assert answers.count(None) == 1
+    assert answers.count(True) == 1
 
 
 async def test_a_holder_that_died_loses_the_probe(
@@ -164,7 +164,7 @@ async def test_a_holder_that_died_loses_the_probe(
     first, second = pair
     await open_both(pair)
     clock.advance(30)
-    assert await ask_for_the_probe(first, clock) is None
+    assert await ask_for_the_probe(first, clock)
     assert 0 < await client.pttl(keys.probe("x")) <= 5000
     await client.pexpire(keys.probe("x"), 1)
 
@@ -172,7 +172,7 @@ async def test_a_holder_that_died_loses_the_probe(
         return not await client.exists(keys.probe("x"))
 
     await wait_until(gone)
-    assert await ask_for_the_probe(second, clock) is None
+    assert await ask_for_the_probe(second, clock)
 
 
 async def test_a_result_that_comes_after_the_lease_decides_nothing(
@@ -181,9 +181,9 @@ async def test_a_result_that_comes_after_the_lease_decides_nothing(
     first, second = pair
     await open_both(pair)
     clock.advance(30)
-    assert await ask_for_the_probe(first, clock) is None
+    assert await ask_for_the_probe(first, clock)
     await client.delete(keys.probe("x"))  # as if it had run out
-    assert await ask_for_the_probe(second, clock) is None
+    assert await ask_for_the_probe(second, clock)
     first.record(ok=True, duration_s=0.0)
     await sync(first)
     assert (first.state, second.state) == (BreakerState.OPEN, BreakerState.HALF_OPEN)
@@ -194,13 +194,13 @@ async def test_a_failure_that_healed_while_the_server_was_away_opens_nothing(
     url: str, keys: BreakerKeys, pair: Pair, clock: ManualClock, process: psutil.Process
 ) -> None:
     impatient = connect(url, timeout_s=0.1)
-    lonely = SharedBreaker(POLICY, "x", impatient, keys, clock, holder="lonely")
+    lonely = Breaker(POLICY, "x", clock, client=impatient, keys=keys, holder="lonely")
     process.suspend()
     try:
         fail(lonely, 3)
         await lonely.sync()
         clock.advance(30)
-        assert lonely.admit(clock.now()) is None
+        assert lonely.allows(clock.now())
         lonely.record(ok=True, duration_s=0.0)
         await lonely.sync()
     finally:
@@ -238,13 +238,14 @@ async def test_what_happened_while_the_server_was_away_is_told_when_it_is_back(
     process: psutil.Process,
 ) -> None:
     slow = connect(url, timeout_s=0.1)
-    lonely = SharedBreaker(POLICY, "x", slow, keys, clock, holder="lonely")
+    lonely = Breaker(POLICY, "x", clock, client=slow, keys=keys, holder="lonely")
     process.suspend()
     try:
         fail(lonely, 3)
         await lonely.sync()
         assert lonely.sync_failures == 1
-        assert lonely.admit(clock.now()) == 30.0
+        assert not lonely.allows(clock.now())
+        assert lonely.retry_after(clock.now()) == 30.0
     finally:
         process.resume()
     clock.advance(10)
@@ -252,7 +253,8 @@ async def test_what_happened_while_the_server_was_away_is_told_when_it_is_back(
     await lonely.sync()
     await slow.aclose()
     await sync(pair[1])
-    assert pair[1].admit(clock.now()) == 20.0  # since it opened there, not since it was told
+    assert not pair[1].allows(clock.now())
+    assert pair[1].retry_after(clock.now()) == 20.0  # since it opened there, not since it was told
 
 
 async def test_a_snapshot_shows_every_breaker_of_the_pool(
@@ -269,7 +271,8 @@ async def test_a_snapshot_shows_every_breaker_of_the_pool(
     assert (webhook.name, webhook.state, webhook.retry_in_s) == ("p0:webhook", BreakerState.CLOSED, None)
     clock.advance(20)
     await breakers.sync()
-    assert breakers.get("emergency_contacts").admit(clock.now()) == PROBE_WAIT_S
+    assert not breakers.get("emergency_contacts").allows(clock.now())
+    assert breakers.get("emergency_contacts").retry_after(clock.now()) == PROBE_WAIT_S
     await breakers.sync()
     (contacts, _) = await read_breakers(client, namespace, clock.now())
     assert contacts.state is BreakerState.HALF_OPEN

@@ -12,16 +12,10 @@ from redis import exceptions as redis_errors
 from tests.fakes import START, ManualClock
 from tocsin.errors import ConfigurationError, NotFoundError
 from tocsin.keys import BreakerKeys
-from tocsin.resilience.breaker import POLICIES, AsyncBreaker, BreakerPolicy, Criticality
+from tocsin.resilience.breaker import MIN_LEASE_S, PROBE_WAIT_S, STALE_S, Breaker, BreakerOpenError
 from tocsin.resilience.breakers import BreakerGuard, Breakers, ChannelGuard, OpenDoor
-from tocsin.resilience.shared_breaker import (
-    MIN_LEASE_S,
-    PROBE_WAIT_S,
-    STALE_S,
-    BreakerOpenError,
-    BreakerState,
-    SharedBreaker,
-)
+from tocsin.resilience.policies import POLICIES, BreakerPolicy, Criticality
+from tocsin.resilience.pool_state import BreakerState
 
 POLICY = BreakerPolicy(name="x", fail_max=3, reset_s=30.0, slow_call_s=1.0)
 
@@ -37,15 +31,15 @@ class Away:
         raise redis_errors.ConnectionError("gone")
 
 
-def alone(clock: ManualClock, policy: BreakerPolicy = POLICY) -> SharedBreaker:
-    return SharedBreaker(policy, "x", None, BreakerKeys("t"), clock, holder="a")
+def alone(clock: ManualClock, policy: BreakerPolicy = POLICY) -> Breaker:
+    return Breaker(policy, "x", clock, client=None, keys=BreakerKeys("t"), holder="a")
 
 
-def state(breaker: SharedBreaker) -> BreakerState:
+def state(breaker: Breaker) -> BreakerState:
     return breaker.state
 
 
-def fail(breaker: SharedBreaker, times: int, reason: str = "timeout") -> None:
+def fail(breaker: Breaker, times: int, reason: str = "timeout") -> None:
     for _ in range(times):
         breaker.record(ok=False, duration_s=0.1, reason=reason)
 
@@ -65,14 +59,14 @@ def test_the_more_urgent_the_sooner_it_opens_and_heals() -> None:
 
 
 async def test_an_answer_that_comes_too_late_is_handed_on_and_counts(clock: ManualClock) -> None:
-    guard = AsyncBreaker(POLICY, clock)
+    guard = Breaker(POLICY, "x", clock)
 
     async def slow() -> str:
         clock.advance(1.5)
         return "late"
 
     assert [await guard.call(slow) for _ in range(3)] == ["late"] * 3
-    assert guard.state == "open"
+    assert guard.state is BreakerState.OPEN
 
 
 # --------------------------------------------------------------------------- one process, moved by hand
@@ -83,11 +77,12 @@ def test_it_opens_after_failures_in_a_row_and_says_how_long(clock: ManualClock) 
     fail(breaker, 2)
     breaker.record(ok=True, duration_s=0.1)
     fail(breaker, 2)
-    assert breaker.admit(clock.now()) is None
+    assert breaker.allows(clock.now())
     fail(breaker, 1)
     assert state(breaker) is BreakerState.OPEN
     clock.advance(10)
-    assert breaker.admit(clock.now()) == pytest.approx(20)
+    assert not breaker.allows(clock.now())
+    assert breaker.retry_after(clock.now()) == pytest.approx(20)
     view = breaker.view(clock.now())
     assert (view.failures, view.reason, view.retry_in_s, view.opened) == (3, "timeout", 20.0, 1)
     assert view.opened_at is not None
@@ -102,7 +97,7 @@ def test_slow_calls_are_failures(clock: ManualClock) -> None:
     assert breaker.view(clock.now()).reason == "slow"
 
 
-def opened(clock: ManualClock) -> SharedBreaker:
+def opened(clock: ManualClock) -> Breaker:
     breaker = alone(clock)
     fail(breaker, 3)
     clock.advance(30)
@@ -111,16 +106,17 @@ def opened(clock: ManualClock) -> SharedBreaker:
 
 def test_one_probe_at_a_time_decides(clock: ManualClock) -> None:
     breaker = opened(clock)
-    assert breaker.admit(clock.now()) is None
+    assert breaker.allows(clock.now())
     assert state(breaker) is BreakerState.HALF_OPEN
-    assert breaker.admit(clock.now()) == PROBE_WAIT_S
+    assert not breaker.allows(clock.now())
+    assert breaker.retry_after(clock.now()) == PROBE_WAIT_S
     clock.advance(0.2)
     breaker.record(ok=True, duration_s=0.2)
     assert state(breaker) is BreakerState.CLOSED
     assert (breaker.opened, breaker.closed, breaker.probes) == (1, 1, 1)
     assert breaker.view(clock.now()).reason == "probe succeeded"
     fail(breaker, 2)
-    assert breaker.admit(clock.now()) is None  # it counts anew
+    assert breaker.allows(clock.now())  # it counts anew
 
 
 @pytest.mark.parametrize(("ok", "duration_s", "reason"), [(False, 0.1, "refused"), (True, 1.2, "slow")])
@@ -128,10 +124,11 @@ def test_a_probe_that_fails_or_is_slow_opens_it_again(
     clock: ManualClock, ok: bool, duration_s: float, reason: str
 ) -> None:
     breaker = opened(clock)
-    assert breaker.admit(clock.now()) is None
+    assert breaker.allows(clock.now())
     clock.advance(duration_s)
     breaker.record(ok, duration_s, "refused")
-    assert breaker.admit(clock.now()) == pytest.approx(30)
+    assert not breaker.allows(clock.now())
+    assert breaker.retry_after(clock.now()) == pytest.approx(30)
     assert breaker.view(clock.now()).reason == reason
 
 
@@ -139,16 +136,16 @@ def test_a_call_from_before_says_nothing_about_now(clock: ManualClock) -> None:
     breaker = opened(clock)
     breaker.record(ok=True, duration_s=25)
     assert state(breaker) is BreakerState.OPEN
-    assert breaker.admit(clock.now()) is None
+    assert breaker.allows(clock.now())
     breaker.record(ok=False, duration_s=29)  # began long before the probe
     assert state(breaker) is BreakerState.HALF_OPEN
 
 
 def test_a_probe_nobody_answers_for_is_given_up(clock: ManualClock) -> None:
     breaker = opened(clock)
-    assert breaker.admit(clock.now()) is None
+    assert breaker.allows(clock.now())
     clock.advance(MIN_LEASE_S + 0.1)
-    assert breaker.admit(clock.now()) is None  # the next one
+    assert breaker.allows(clock.now())  # the next one
     assert breaker.probes == 2
 
 
@@ -182,13 +179,15 @@ async def test_calls_are_guarded_and_a_no_is_an_answer(clock: ManualClock) -> No
 
 async def test_it_goes_on_alone_while_the_server_is_away(clock: ManualClock) -> None:
     server = Away()
-    breaker = SharedBreaker(POLICY, "x", cast("aioredis.Redis", server), BreakerKeys("t"), clock, holder="a")
+    breaker = Breaker(
+        POLICY, "x", clock, client=cast("aioredis.Redis", server), keys=BreakerKeys("t"), holder="a"
+    )
     await breaker.sync()
     assert breaker.sync_failures == 1
     fail(breaker, 3)
     await breaker.sync()
     clock.advance(30)
-    assert breaker.admit(clock.now()) is None
+    assert breaker.allows(clock.now())
     breaker.record(ok=True, duration_s=0.0)
     await breaker.sync()
     assert state(breaker) is BreakerState.CLOSED
@@ -198,12 +197,13 @@ async def test_it_goes_on_alone_while_the_server_is_away(clock: ManualClock) -> 
 async def test_a_server_just_lost_is_not_waited_for(clock: ManualClock) -> None:
     policy = BreakerPolicy(name="x", fail_max=3, reset_s=STALE_S / 2)
     server = cast("aioredis.Redis", Away())
-    breaker = SharedBreaker(policy, "x", server, BreakerKeys("t"), clock, holder="a")
+    breaker = Breaker(policy, "x", clock, client=server, keys=BreakerKeys("t"), holder="a")
     fail(breaker, 3)
     clock.advance(policy.reset_s)
-    assert breaker.admit(clock.now()) == PROBE_WAIT_S
+    assert not breaker.allows(clock.now())
+    assert breaker.retry_after(clock.now()) == PROBE_WAIT_S
     await breaker.sync()
-    assert breaker.admit(clock.now()) is None
+    assert breaker.allows(clock.now())
 
 
 async def test_a_probe_that_ends_while_the_pool_is_asked_is_not_forgotten(clock: ManualClock) -> None:
@@ -213,44 +213,46 @@ async def test_a_probe_that_ends_while_the_pool_is_asked_is_not_forgotten(clock:
             breaker.record(ok=True, duration_s=0.0)
             return [b"open", b"3", str(START).encode(), b"timeout", b"1", b"0", b"1", b"0"]
 
-    breaker = SharedBreaker(
-        POLICY, "x", cast("aioredis.Redis", Answering()), BreakerKeys("t"), clock, holder="a"
+    breaker = Breaker(
+        POLICY, "x", clock, client=cast("aioredis.Redis", Answering()), keys=BreakerKeys("t"), holder="a"
     )
     fail(breaker, 3)
     clock.advance(30)
-    assert breaker.admit(clock.now()) is None  # nobody synced it: alone
+    assert breaker.allows(clock.now())  # nobody synced it: alone
     await breaker.sync()
     assert breaker.state is BreakerState.CLOSED
     assert breaker._unsent.probe == "ok"
 
 
-async def test_admit_and_record_ask_no_server(clock: ManualClock) -> None:
+async def test_allows_and_record_ask_no_server(clock: ManualClock) -> None:
     server = Away()
-    breaker = SharedBreaker(POLICY, "x", cast("aioredis.Redis", server), BreakerKeys("t"), clock, holder="a")
+    breaker = Breaker(
+        POLICY, "x", clock, client=cast("aioredis.Redis", server), keys=BreakerKeys("t"), holder="a"
+    )
     for _ in range(1000):
-        breaker.admit(clock.now())
+        breaker.allows(clock.now())
         breaker.record(ok=False, duration_s=0.1, reason="timeout")
     assert server.asked == 0
 
 
-@given(st.lists(st.tuples(st.sampled_from(["ok", "bad", "slow", "admit"]), st.floats(0, 40)), max_size=60))
-def test_it_never_admits_while_it_rests_and_never_two_probes(steps: list[tuple[str, float]]) -> None:
+@given(st.lists(st.tuples(st.sampled_from(["ok", "bad", "slow", "ask"]), st.floats(0, 40)), max_size=60))
+def test_it_allows_nothing_while_it_rests_and_never_two_probes(steps: list[tuple[str, float]]) -> None:
     clock = ManualClock()
     breaker = alone(clock)
     probing_since: float | None = None
     for step, seconds in steps:
         clock.advance(seconds)
         before = breaker.state
-        if step != "admit":
+        if step != "ask":
             breaker.record(step != "bad", 2.0 if step == "slow" else 0.0, step)
             if breaker.state is not BreakerState.HALF_OPEN:
                 probing_since = None
             continue
-        wait_s = breaker.admit(clock.now())
-        assert wait_s is None or 0 < wait_s <= POLICY.reset_s
+        allowed = breaker.allows(clock.now())
+        assert allowed or 0 < breaker.retry_after(clock.now()) <= POLICY.reset_s
         if before is BreakerState.CLOSED:
-            assert wait_s is None
-        elif wait_s is None:
+            assert allowed
+        elif allowed:
             assert probing_since is None or clock.monotonic() - probing_since > MIN_LEASE_S
             probing_since = clock.monotonic()
 
@@ -272,11 +274,12 @@ def test_a_channel_has_a_breaker_in_each_lane(clock: ManualClock) -> None:
     p0: BreakerGuard = ChannelGuard(breakers, "p0", clock)
     p2: BreakerGuard = ChannelGuard(breakers, "p2", clock)
     for _ in range(POLICIES["p2_channels"].fail_max):
-        assert p2.admit("webhook") is None
+        assert p2.allows("webhook")
         p2.record("webhook", ok=False, duration_s=0.1, reason="timeout")
-    assert p2.admit("webhook") == POLICIES["p2_channels"].reset_s
-    assert p2.admit("log") is None
-    assert p0.admit("webhook") is None
+    assert not p2.allows("webhook")
+    assert p2.retry_after("webhook") == POLICIES["p2_channels"].reset_s
+    assert p2.allows("log")
+    assert p0.allows("webhook")
     assert breakers.get("p2:webhook").policy.criticality is Criticality.P2
 
 
@@ -284,7 +287,7 @@ def test_an_open_door_learns_nothing() -> None:
     door: BreakerGuard = OpenDoor()
     for _ in range(100):
         door.record("log", ok=False, duration_s=9.0, reason="timeout")
-    assert door.admit("log") is None
+    assert door.allows("log")
 
 
 async def test_news_are_shared_at_once() -> None:

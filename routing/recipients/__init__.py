@@ -1,0 +1,1 @@
+"""Who is told, how they want it, and how much."""
