@@ -209,7 +209,7 @@ class Platform:
         from ray import serve
         from ray.serve.config import HTTPOptions
 
-        from serve_deployments.applications import BUILDERS, SPECS
+        from serve_deployments.applications import APPLICATIONS
 
         logging.getLogger("ray.serve").setLevel(logging.WARNING)  # our own lines say what came up
         serve.start(
@@ -217,12 +217,12 @@ class Platform:
             proxy_location="HeadOnly",
         )
         targets = [
-            serve.RunTarget(target=build({}), name=name, route_prefix=SPECS[name].prefix)
-            for name, build in BUILDERS.items()
+            serve.RunTarget(target=spec.build(), name=name, route_prefix=spec.prefix)
+            for name, spec in APPLICATIONS.items()
         ]
         serve.run_many(targets)
-        for name in BUILDERS:
-            self._report(f"app {name}", self.settings.base_url + SPECS[name].prefix)
+        for name, spec in APPLICATIONS.items():
+            self._report(f"app {name}", self.settings.base_url + spec.prefix)
 
     def _await_ready(self) -> None:
         deadline = time.monotonic() + READY_DEADLINE_S

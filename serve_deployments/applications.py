@@ -1,8 +1,9 @@
-"""The Serve applications: what is deployed, under which path, with which bounds.
+"""The table of applications: what is deployed, under which path, with which bounds. A row and a class make one.
 
-Each is its own ingress, one hop from the client. The builders at the end are what a Serve config file names:
+Each is its own ingress, one hop from the client. The documentation, the start of a platform and the builders derive
+from the table; `ops/serve.yaml`, which names the builders, is checked against it:
 
-    import_path: serve_deployments.applications:notifications
+    import_path: serve_deployments.applications:emergency_calls
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from serve_deployments.churn import Churn
 from serve_deployments.dead_letters import DeadLetters
 from serve_deployments.emergency_calls import EmergencyCallIntake
 from serve_deployments.features import Features
+from serve_deployments.http.application import Application
 from serve_deployments.http.openapi import document
 from serve_deployments.insights import Insights
 from serve_deployments.notifications import Notifications
@@ -30,8 +32,8 @@ from serve_deployments.serving.handles import ChurnHandle, ShardHandles
 REPLICA_CPUS = 0.1  # logical: replicas mostly wait; autoscaling watches requests, not cores
 
 
-class DeploymentSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """How one application is run.
+class ApplicationSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """One application, and how it is run.
 
     A replica works on `max_ongoing` requests at once; `max_queued` more wait; past that it answers
     `shed_status` with `Retry-After`. 429 says "you send too fast", 503 "this part is busy".
@@ -39,6 +41,8 @@ class DeploymentSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     prefix: str
+    ingress: type[Application]
+    arguments: Callable[[], tuple[Any, ...]] = tuple  # of the class: handles to other applications
     max_ongoing: int
     max_queued: int
     shed_status: int
@@ -46,6 +50,17 @@ class DeploymentSpec(msgspec.Struct, frozen=True, kw_only=True):
     min_replicas: int = 1
     max_replicas: int
     target_ongoing: float
+
+    @property
+    def builder(self) -> str:
+        """The name of its builder in this module."""
+        return self.name.replace("-", "_")
+
+    def build(self) -> serve.Application:
+        """The application, bound to what its class is made with."""
+        deployment = serve.deployment(**self.options())(serve.ingress()(self.ingress))
+        application: serve.Application = deployment.bind(*self.arguments())
+        return application
 
     def options(self) -> dict[str, Any]:
         """Keyword arguments of `serve.deployment`."""
@@ -72,12 +87,13 @@ class DeploymentSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 # A send holds one round trip to storage, so a replica carries many; what senders overrun is shed at once, and a
 # P0 sender that is shed tries again within a second. Questions are cheap to ask again: short queues.
-SPECS: dict[str, DeploymentSpec] = {
+APPLICATIONS: dict[str, ApplicationSpec] = {
     spec.name: spec
     for spec in (
-        DeploymentSpec(
+        ApplicationSpec(
             name="notifications",
             prefix="/v1/notifications",
+            ingress=Notifications,
             max_ongoing=64,
             max_queued=256,
             shed_status=429,
@@ -86,9 +102,10 @@ SPECS: dict[str, DeploymentSpec] = {
             target_ongoing=24,
         ),
         # Rare, and the last to be turned away: a call waits in a long queue rather than be shed.
-        DeploymentSpec(
+        ApplicationSpec(
             name="emergency-calls",
             prefix="/v1/emergency-calls",
+            ingress=EmergencyCallIntake,
             max_ongoing=64,
             max_queued=512,
             shed_status=503,
@@ -96,9 +113,32 @@ SPECS: dict[str, DeploymentSpec] = {
             max_replicas=4,
             target_ongoing=16,
         ),
-        DeploymentSpec(
+        ApplicationSpec(
+            name="dead-letters",
+            prefix="/v1/dead-letters",
+            ingress=DeadLetters,
+            max_ongoing=16,
+            max_queued=32,
+            shed_status=429,
+            retry_after_s=2,
+            max_replicas=1,
+            target_ongoing=8,
+        ),
+        ApplicationSpec(
+            name="recipients",
+            prefix="/v1/recipients",
+            ingress=Recipients,
+            max_ongoing=16,
+            max_queued=32,
+            shed_status=429,
+            retry_after_s=2,
+            max_replicas=1,
+            target_ongoing=8,
+        ),
+        ApplicationSpec(
             name="activity",
             prefix="/v1/activity",
+            ingress=ActivityIntake,
             max_ongoing=32,
             max_queued=128,
             shed_status=429,
@@ -106,9 +146,11 @@ SPECS: dict[str, DeploymentSpec] = {
             max_replicas=4,
             target_ongoing=12,
         ),
-        DeploymentSpec(
+        ApplicationSpec(
             name="features",
             prefix="/v1/features",
+            ingress=Features,
+            arguments=lambda: (ShardHandles(),),
             max_ongoing=64,
             max_queued=128,
             shed_status=503,
@@ -116,9 +158,10 @@ SPECS: dict[str, DeploymentSpec] = {
             max_replicas=4,
             target_ongoing=24,
         ),
-        DeploymentSpec(
+        ApplicationSpec(
             name="churn",
             prefix="/v1/churn",
+            ingress=Churn,
             max_ongoing=32,
             max_queued=64,
             shed_status=503,
@@ -126,9 +169,11 @@ SPECS: dict[str, DeploymentSpec] = {
             max_replicas=4,
             target_ongoing=8,
         ),
-        DeploymentSpec(
+        ApplicationSpec(
             name="insights",
             prefix="/v1/insights",
+            ingress=Insights,
+            arguments=lambda: (ChurnHandle(),),
             max_ongoing=32,
             max_queued=64,
             shed_status=503,
@@ -136,29 +181,11 @@ SPECS: dict[str, DeploymentSpec] = {
             max_replicas=4,
             target_ongoing=8,
         ),
-        DeploymentSpec(
-            name="dead-letters",
-            prefix="/v1/dead-letters",
-            max_ongoing=16,
-            max_queued=32,
-            shed_status=429,
-            retry_after_s=2,
-            max_replicas=1,
-            target_ongoing=8,
-        ),
-        DeploymentSpec(
-            name="recipients",
-            prefix="/v1/recipients",
-            max_ongoing=16,
-            max_queued=32,
-            shed_status=429,
-            retry_after_s=2,
-            max_replicas=1,
-            target_ongoing=8,
-        ),
-        DeploymentSpec(
+        ApplicationSpec(
             name="operations",
             prefix="/",
+            ingress=Operations,
+            arguments=lambda: (documentation(),),
             max_ongoing=32,
             max_queued=64,
             shed_status=503,
@@ -172,79 +199,18 @@ SPECS: dict[str, DeploymentSpec] = {
 
 def documentation() -> dict[str, Any]:
     """The OpenAPI document of all applications."""
-    tables = (
-        ("notifications", Notifications.endpoints),
-        ("emergency-calls", EmergencyCallIntake.endpoints),
-        ("dead-letters", DeadLetters.endpoints),
-        ("recipients", Recipients.endpoints),
-        ("activity", ActivityIntake.endpoints),
-        ("features", Features.endpoints),
-        ("churn", Churn.endpoints),
-        ("insights", Insights.endpoints),
-        ("operations", Operations.endpoints),
-    )
-    return document(((name, SPECS[name].prefix, table) for name, table in tables), version=version("tocsin"))
+    tables = ((spec.name, spec.prefix, spec.ingress.endpoints) for spec in APPLICATIONS.values())
+    return document(tables, version=version("tocsin"))
 
 
-def _application(name: str, ingress: Callable[..., Any], *args: Any) -> serve.Application:
-    deployment = serve.deployment(**SPECS[name].options())(serve.ingress()(ingress))
-    application: serve.Application = deployment.bind(*args)
-    return application
+def _builder(spec: ApplicationSpec) -> Callable[[dict[str, str]], serve.Application]:
+    def build(_args: dict[str, str]) -> serve.Application:
+        return spec.build()
+
+    build.__name__ = build.__qualname__ = spec.builder
+    build.__doc__ = f"`{spec.prefix}`."
+    return build
 
 
-def notifications(_args: dict[str, str]) -> serve.Application:
-    """`/v1/notifications`."""
-    return _application("notifications", Notifications)
-
-
-def emergency_calls(_args: dict[str, str]) -> serve.Application:
-    """`/v1/emergency-calls`."""
-    return _application("emergency-calls", EmergencyCallIntake)
-
-
-def activity(_args: dict[str, str]) -> serve.Application:
-    """`/v1/activity`."""
-    return _application("activity", ActivityIntake)
-
-
-def features(_args: dict[str, str]) -> serve.Application:
-    """`/v1/features`."""
-    return _application("features", Features, ShardHandles())
-
-
-def churn(_args: dict[str, str]) -> serve.Application:
-    """`/v1/churn`."""
-    return _application("churn", Churn)
-
-
-def insights(_args: dict[str, str]) -> serve.Application:
-    """`/v1/insights`."""
-    return _application("insights", Insights, ChurnHandle())
-
-
-def dead_letters(_args: dict[str, str]) -> serve.Application:
-    """`/v1/dead-letters`."""
-    return _application("dead-letters", DeadLetters)
-
-
-def recipients(_args: dict[str, str]) -> serve.Application:
-    """`/v1/recipients`."""
-    return _application("recipients", Recipients)
-
-
-def operations(_args: dict[str, str]) -> serve.Application:
-    """Health, status and documentation."""
-    return _application("operations", Operations, documentation())
-
-
-BUILDERS: dict[str, Callable[[dict[str, str]], serve.Application]] = {
-    "notifications": notifications,
-    "emergency-calls": emergency_calls,
-    "activity": activity,
-    "features": features,
-    "churn": churn,
-    "insights": insights,
-    "dead-letters": dead_letters,
-    "recipients": recipients,
-    "operations": operations,
-}
+# What a Serve config file names: `notifications`, `emergency_calls`, …
+globals().update({spec.builder: _builder(spec) for spec in APPLICATIONS.values()})

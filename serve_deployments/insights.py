@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import msgspec
@@ -27,6 +27,7 @@ from models.recommendations.peers import PeerTable
 from serve_deployments.features import unknown_advertiser
 from serve_deployments.http.application import AS_OF, Application, Endpoint, query_time
 from serve_deployments.serving.feature_reader import FeatureReader
+from tocsin.caching import Cache, Cacheable
 from tocsin.clock import Clock, SystemClock, to_datetime
 from tocsin.errors import ModelUnavailableError, NotFoundError, StorageUnavailableError, TocsinError
 from tocsin.keys import FeatureKeys
@@ -44,6 +45,14 @@ REMEMBERED = 20_000
 CHURN_DEADLINE_S = 2.0
 
 AskChurn = Callable[[str, float | None], Awaitable[ChurnAnswer]]
+
+
+@dataclass(frozen=True, slots=True)
+class CachedInsight(Cacheable):
+    """An insight and when it was made (epoch seconds)."""
+
+    made_at: float
+    answer: InsightAnswer
 
 
 class Insights(Application):
@@ -78,7 +87,9 @@ class Insights(Application):
         self._keys = FeatureKeys(settings.namespace)
         self._ask_churn = ask_churn
         self._churn_breaker = Breaker(CHURN_CALLS, CHURN_CALLS.name, self._clock)
-        self._local: OrderedDict[str, tuple[float, InsightAnswer]] = OrderedDict()
+        self._cache: Cache[CachedInsight] = Cache(
+            ttl_s=self.settings.insight_ttl_s, max_entries=REMEMBERED, clock=self._clock, keep_stale=True
+        )
         self._peers: PeerTable | None = None
         self._peers_made_at = float("-inf")
 
@@ -104,9 +115,9 @@ class Insights(Application):
     # ------------------------------------------------------------------ cache
 
     async def _cached(self, advertiser_id: str) -> InsightAnswer | None:
-        local = self._local.get(advertiser_id)
-        if local is not None and self._clock.now() - local[0] < self.settings.insight_ttl_s:
-            return self._aged(*local)
+        local = self._cache.peek(advertiser_id)
+        if local is not None:
+            return self._aged(local)
         try:
             body = await self._reader.breaker.call(lambda: self._fetch(advertiser_id))
         except StorageUnavailableError:
@@ -114,13 +125,14 @@ class Insights(Application):
         if body is None:
             return None
         try:
-            made_at, answer = msgspec.json.decode(body, type=tuple[float, InsightAnswer])
+            shared = CachedInsight(*msgspec.json.decode(body, type=tuple[float, InsightAnswer]))
         except msgspec.MsgspecError:
             return None  # written by another version
-        if self._clock.now() - made_at >= self.settings.insight_ttl_s:
+        age_s = self._clock.now() - shared.made_at
+        if age_s >= self.settings.insight_ttl_s:
             return None
-        self._remember(advertiser_id, made_at, answer)
-        return self._aged(made_at, answer)
+        self._cache.put(advertiser_id, shared, age_s=age_s)
+        return self._aged(shared)
 
     async def _fetch(self, advertiser_id: str) -> bytes | None:
         with translated():
@@ -129,7 +141,7 @@ class Insights(Application):
 
     async def _keep(self, advertiser_id: str, answer: InsightAnswer) -> None:
         made_at = self._clock.now()
-        self._remember(advertiser_id, made_at, answer)
+        self._cache.put(advertiser_id, CachedInsight(made_at, answer))
         body = msgspec.json.encode((made_at, answer))
         try:
             await self._reader.client.set(
@@ -138,22 +150,17 @@ class Insights(Application):
         except (redis_errors.RedisError, OSError) as error:
             log.warning("an insight was not shared: %s", translate(error))
 
-    def _remember(self, advertiser_id: str, made_at: float, answer: InsightAnswer) -> None:
-        self._local[advertiser_id] = (made_at, answer)
-        self._local.move_to_end(advertiser_id)
-        while len(self._local) > REMEMBERED:
-            self._local.popitem(last=False)
-
-    def _aged(self, made_at: float, answer: InsightAnswer) -> InsightAnswer:
-        return msgspec.structs.replace(answer, cached=True, age_s=round(self._clock.now() - made_at, 3))
+    def _aged(self, kept: CachedInsight) -> InsightAnswer:
+        age_s = round(self._clock.now() - kept.made_at, 3)
+        return msgspec.structs.replace(kept.answer, cached=True, age_s=age_s)
 
     def _stale(self, advertiser_id: str, made: InsightAnswer) -> InsightAnswer | None:
         """An old full answer says more than a new hollow one; it is marked."""
-        local = self._local.get(advertiser_id)
-        if local is None:
+        last = self._cache.last(advertiser_id)
+        if last is None:
             return None
         return msgspec.structs.replace(
-            self._aged(*local),
+            self._aged(last),
             degraded=True,
             degraded_reasons=[*made.degraded_reasons, "this is an older insight"],
         )

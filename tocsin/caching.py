@@ -38,29 +38,31 @@ class Cache(Generic[T]):
         ttl_s: How long a value is served.
         max_entries: How many are kept; the one not used for longest goes first.
         clock: Time.
+        keep_stale: Keep a value that is no longer fresh until it is pushed out, for `last`.
     """
 
-    def __init__(self, *, ttl_s: float, max_entries: int, clock: Clock) -> None:
+    def __init__(self, *, ttl_s: float, max_entries: int, clock: Clock, keep_stale: bool = False) -> None:
         if ttl_s <= 0 or max_entries < 1:
             raise ValueError("a cache needs a positive ttl_s and room for one entry")
         self._ttl_s = ttl_s
         self._max_entries = max_entries
         self._clock = clock
+        self._keep_stale = keep_stale
         self._kept: OrderedDict[str, tuple[float, T]] = OrderedDict()
         self._loading: dict[str, asyncio.Future[T]] = {}
 
     def __len__(self) -> int:
         return len(self._kept)
 
-    def put(self, key: str, value: T) -> None:
-        """Keep a value.
+    def put(self, key: str, value: T, *, age_s: float = 0.0) -> None:
+        """Keep a value that was made `age_s` seconds ago.
 
         Raises:
             TypeError: the value must never be cached.
         """
         if isinstance(value, NeverCached):
             raise TypeError(f"{type(value).__name__} is true only when it is read: it is never cached")
-        self._kept[key] = (self._clock.monotonic() + self._ttl_s, value)
+        self._kept[key] = (self._clock.monotonic() + self._ttl_s - age_s, value)
         self._kept.move_to_end(key)
         while len(self._kept) > self._max_entries:
             self._kept.popitem(last=False)
@@ -72,10 +74,16 @@ class Cache(Generic[T]):
             return None
         until, value = found
         if self._clock.monotonic() >= until:
-            del self._kept[key]
+            if not self._keep_stale:
+                del self._kept[key]
             return None
         self._kept.move_to_end(key)
         return value
+
+    def last(self, key: str) -> T | None:
+        """The value kept last, fresh or not: for when there is nothing better, and marked as old."""
+        found = self._kept.get(key)
+        return None if found is None else found[1]
 
     def drop(self, key: str) -> None:
         """Forget a value."""

@@ -86,7 +86,7 @@ def test_the_client_installs_without_the_platform(tmp_path: Path) -> None:
 
 
 def test_the_serve_file_deploys_the_same_applications(platform: Platform) -> None:
-    from serve_deployments.applications import SPECS
+    from serve_deployments.applications import APPLICATIONS
 
     serve = Path(sys.executable).with_name("serve")
     run([str(serve), "deploy", "-a", platform.dashboard_url, "ops/serve.yaml"])
@@ -99,7 +99,7 @@ def test_the_serve_file_deploys_the_same_applications(platform: Platform) -> Non
             timeout=10,
         ).json()
         found = {name: app["status"] for name, app in answer["applications"].items()}
-        return found.keys() == SPECS.keys() and set(found.values()) == {"RUNNING"}
+        return found.keys() == APPLICATIONS.keys() and set(found.values()) == {"RUNNING"}
 
     eventually(running, timeout_s=90, what="every application running")
     url = platform.settings.base_url

@@ -11,7 +11,7 @@ from prometheus_client import parser
 
 from actors.pools import running_members
 from launch.platform import AlreadyRunningError, Platform
-from serve_deployments.applications import SPECS
+from serve_deployments.applications import APPLICATIONS
 from tests.support import free_settings, member_stats
 from tocsin import Client
 from tocsin.actor_names import member_names
@@ -58,7 +58,7 @@ def test_metrics_tell_what_the_platform_did(settings: Settings, client: Client) 
 def test_the_openapi_document_is_valid_and_names_every_application(settings: Settings) -> None:
     document = httpx2.get(settings.base_url + "/openapi.json").json()
     validate(document)
-    for name, spec in SPECS.items():
+    for name, spec in APPLICATIONS.items():
         if name != "operations":
             assert any(path.startswith(spec.prefix) for path in document["paths"]), name
     page = httpx2.get(settings.base_url + "/docs")

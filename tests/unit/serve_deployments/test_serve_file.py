@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from ray.serve.config import ProxyLocation
 from ray.serve.schema import HTTPOptionsSchema, LoggingConfig, ServeApplicationSchema, ServeDeploySchema
 
-from serve_deployments.applications import BUILDERS, SPECS
+from serve_deployments.applications import APPLICATIONS
 from tests.paths import ROOT
 
 FILE = ROOT / "ops" / "serve.yaml"
@@ -51,8 +51,7 @@ def test_a_misspelt_key_would_be_found(config: dict[str, Any]) -> None:
 
 def test_it_names_the_applications_of_the_code_under_their_prefixes(config: dict[str, Any]) -> None:
     found = {application["name"]: application["route_prefix"] for application in config["applications"]}
-    assert found == {name: spec.prefix for name, spec in SPECS.items()}
-    assert found.keys() == BUILDERS.keys()
+    assert found == {name: spec.prefix for name, spec in APPLICATIONS.items()}
 
 
 def test_every_import_path_is_the_builder_of_its_application(config: dict[str, Any]) -> None:
@@ -60,7 +59,8 @@ def test_every_import_path_is_the_builder_of_its_application(config: dict[str, A
         module, _, attribute = application["import_path"].partition(":")
         builder = getattr(importlib.import_module(module), attribute)
         assert callable(builder)
-        assert builder is BUILDERS[application["name"]]
+        assert attribute == APPLICATIONS[application["name"]].builder
+        assert builder.__name__ == attribute
 
 
 def test_it_repeats_nothing_that_stands_in_code(config: dict[str, Any]) -> None:

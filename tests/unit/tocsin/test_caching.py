@@ -46,6 +46,27 @@ def test_the_one_not_used_for_longest_makes_room(clock: ManualClock) -> None:
     assert kept.peek("a") is None
 
 
+def test_a_stale_value_is_at_hand_where_it_is_kept(clock: ManualClock) -> None:
+    kept: Cache[Word] = Cache(ttl_s=10, max_entries=2, clock=clock, keep_stale=True)
+    kept.put("a", Word("old"))
+    clock.advance(11)
+    assert kept.peek("a") is None
+    assert kept.last("a") == Word("old")
+    kept.put("b", Word("b"))
+    kept.put("c", Word("c"))
+    assert kept.last("a") is None
+    assert kept.last("never") is None
+
+
+def test_a_value_made_elsewhere_brings_its_age(clock: ManualClock) -> None:
+    kept = cache(clock)
+    kept.put("a", Word("x"), age_s=8.0)
+    clock.advance(1.9)
+    assert kept.peek("a") == Word("x")
+    clock.advance(0.2)
+    assert kept.peek("a") is None
+
+
 # The unused-ignore check of mypy makes these lines a test of the types too.
 def test_a_reading_that_is_true_only_now_is_refused(clock: ManualClock) -> None:
     with pytest.raises(TypeError, match="LiveReading is true only when it is read"):
