@@ -25,9 +25,10 @@ from tocsin.clock import Clock, SystemClock
 from tocsin.settings import Settings
 from tocsin.storage.connect import CONSUME_TIMEOUT_S, connect, resolve_url
 from tocsin.storage.servers import Servers
-from tocsin.streams.consumer import Consumer, ConsumerState, Handler
+from tocsin.streams.consumer import Consumer, ConsumerState
 from tocsin.streams.lanes import Lane
 from tocsin.streams.leases import Leases
+from tocsin.streams.ports import Handler
 from tocsin.telemetry.reports import Reports, faults_of
 from tocsin.wire.lanes import LaneName
 

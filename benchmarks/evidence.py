@@ -14,7 +14,8 @@ from redis import asyncio as aioredis
 
 from benchmarks.payloads import BLOCK_RECORDS
 from routing.ledger.outcomes import field, unpack
-from tocsin.streams.lanes import Lane, Position
+from tocsin.streams.lanes import Lane
+from tocsin.streams.records import Position
 from tocsin.wire.notifications import NotificationState
 
 FINAL = ("delivered", "suppressed", "expired", "dead")

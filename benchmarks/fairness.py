@@ -24,7 +24,7 @@ import msgspec
 import uvloop
 
 from benchmarks import harness
-from benchmarks.harness import Figures, Options, Worker, hear, say, tell
+from benchmarks.harness import Figures, Options, Worker, receive, say, send
 from benchmarks.load import Order, Round, ask, encode_request, generator
 from benchmarks.payloads import BLOCK_RECORDS
 from launch.local_client import lane_counts
@@ -101,11 +101,11 @@ async def _serve(pipe: Connection) -> None:
     arrivals: dict[str, float] = {}
     server = await asyncio.get_running_loop().create_server(lambda: Target(arrivals), "127.0.0.1", 0)
     async with server:
-        tell(pipe, server.sockets[0].getsockname()[1])
+        send(pipe, server.sockets[0].getsockname()[1])
         with contextlib.suppress(EOFError):
             while True:
-                await asyncio.to_thread(hear, pipe, str)
-                tell(pipe, Arrivals(dict(arrivals)))
+                await asyncio.to_thread(receive, pipe, str)
+                send(pipe, Arrivals(dict(arrivals)))
 
 
 class QuietSources:
@@ -202,8 +202,8 @@ def _flood_figures(sent: Round, before: dict[str, int], after: dict[str, int]) -
 def _await_arrivals(slow: Worker, wanted: dict[str, float]) -> dict[str, float]:
     deadline = time.monotonic() + GRACE_S
     while True:
-        slow.tell("arrivals")
-        arrivals = slow.hear(Arrivals, timeout_s=START_S).at
+        slow.send("arrivals")
+        arrivals = slow.receive(Arrivals, timeout_s=START_S).at
         if wanted.keys() <= arrivals.keys() or time.monotonic() > deadline:
             return arrivals
         time.sleep(0.2)
@@ -213,7 +213,7 @@ def measure(settings: Settings, options: Options) -> Figures:
     """Start the platform and a slow target, measure, stop them."""
     with ExitStack() as stack:
         slow, flooder = (stack.enter_context(Worker(made)) for made in (target, generator))
-        port = slow.hear(int, timeout_s=START_S)
+        port = slow.receive(int, timeout_s=START_S)
         settings = msgspec.structs.replace(settings, webhook_url=f"http://127.0.0.1:{port}/")
         stack.enter_context(Platform(settings, lambda part, line: say(f"  {part:<18} {line}")))
         return {

@@ -77,7 +77,7 @@ def _shards(stack: ExitStack, settings: Settings) -> dict[str, Worker]:
         for number in range(settings.pool_size(LaneName.ACTIVITY))
     }
     for shard in shards.values():
-        shard.hear(str, timeout_s=START_S)
+        shard.receive(str, timeout_s=START_S)
     return shards
 
 
@@ -86,7 +86,7 @@ def _online(settings: Settings, options: Options, feast: FeastPeer, server: int)
     with ExitStack() as stack:
         shards = _shards(stack, settings)
         load = stack.enter_context(Worker(loader, settings, options.seed))
-        load.hear(str, timeout_s=START_S)
+        load.receive(str, timeout_s=START_S)
         watched = {name: worker.pid for name, worker in shards.items()} | {
             "loader": load.pid,
             "server": server,
@@ -151,7 +151,7 @@ def _google(settings: Settings) -> Figures | None:
         server.start()
         _shards(stack, settings)
         load = stack.enter_context(Worker(loader, settings, 0))
-        load.hear(str, timeout_s=START_S)
+        load.receive(str, timeout_s=START_S)
         bench = Bench(settings, load, {})
         began = time.perf_counter()
         rows = features_google.run_send(settings, path)

@@ -17,7 +17,8 @@ from features.importing.importer import read_activity
 from features.online.store import moment_after
 from tocsin.settings import Settings
 from tocsin.storage.connect import WRITE_TIMEOUT_S, connect, resolve_url
-from tocsin.streams.lanes import Lane, Record, partition_of
+from tocsin.streams.lanes import Lane
+from tocsin.streams.records import Record, partition_of
 from tocsin.wire.lanes import LaneName
 
 FILE = (

@@ -10,10 +10,11 @@ from multiprocessing.connection import Connection
 import msgspec
 import uvloop
 
-from benchmarks.harness import hear, tell
+from benchmarks.harness import receive, send
 from tocsin.settings import Settings
 from tocsin.storage.connect import WRITE_TIMEOUT_S, connect, resolve_url
-from tocsin.streams.lanes import Lane, Record, partition_of
+from tocsin.streams.lanes import Lane
+from tocsin.streams.records import Record, partition_of
 from tocsin.wire.activity import Activity
 from tocsin.wire.lanes import LaneName
 
@@ -57,16 +58,16 @@ async def _load(pipe: Connection, settings: Settings, seed: int) -> None:
     client = connect(resolve_url(settings), timeout_s=WRITE_TIMEOUT_S)
     lane = Lane.of(client, settings, LaneName.ACTIVITY)
     chance = random.Random(seed)  # noqa: S311 (nothing secret)
-    tell(pipe, "ready")
+    send(pipe, "ready")
     made = 0
     try:
         while True:
-            order = await asyncio.to_thread(hear, pipe, Send)
+            order = await asyncio.to_thread(receive, pipe, Send)
             batches = list(_batches(order, lane.partitions, chance, made))
             made += order.events
-            tell(pipe, "made")
-            await asyncio.to_thread(hear, pipe, str)
-            tell(pipe, await (_paced if order.per_s else _flood)(lane, order, batches))
+            send(pipe, "made")
+            await asyncio.to_thread(receive, pipe, str)
+            send(pipe, await (_paced if order.per_s else _flood)(lane, order, batches))
     except EOFError:
         return
     finally:

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from benchmarks.feast_peer import FeastPeer
 from benchmarks.features_load import ADVERTISERS, advertiser
-from benchmarks.harness import Figures, Options, Worker, hear, say, tell
+from benchmarks.harness import Figures, Options, Worker, receive, say, send
 from features.definitions import FEATURE_NAMES
 from features.offline.archive import Archive
 from features.offline.point_in_time import point_in_time
@@ -111,10 +111,10 @@ def _some_events(names: pa.Array, first: int, count: int, chance: np.random.Gene
 
 def worker(pipe: Connection) -> None:
     """Answer cases (`Case` in, `Took` out) until the pipe closes."""
-    tell(pipe, "ready")
+    send(pipe, "ready")
     while True:
         try:
-            case = hear(pipe, Case)
+            case = receive(pipe, Case)
         except EOFError:
             return
         labels = pq.read_table(case.labels_file)
@@ -124,7 +124,7 @@ def worker(pipe: Connection) -> None:
         if not np.isfinite(answer["events_lifetime"].to_numpy()).mean() > 0.9:
             raise RuntimeError("labels without events")
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        tell(pipe, Took(rows=len(labels), seconds=seconds, peak_mib=peak))
+        send(pipe, Took(rows=len(labels), seconds=seconds, peak_mib=peak))
 
 
 def compare(case: Case, feast: FeastPeer, rounds: int) -> Figures:
@@ -133,9 +133,9 @@ def compare(case: Case, feast: FeastPeer, rounds: int) -> Figures:
     theirs: list[dict[str, Any]] = []
     for _ in range(rounds):
         with Worker(worker) as mine:
-            mine.hear(str, timeout_s=60.0)
-            mine.tell(case)
-            ours.append(mine.hear(Took, timeout_s=TURN_S))
+            mine.receive(str, timeout_s=60.0)
+            mine.send(case)
+            ours.append(mine.receive(Took, timeout_s=TURN_S))
         theirs.append(feast.ask("join", events=case.feast_events, labels=case.feast_labels))
     ours_per_s = median(took.rows / took.seconds for took in ours)
     feast_per_s = median(found["rows"] / found["seconds"] for found in theirs)

@@ -31,7 +31,7 @@ from tocsin.keys import FeatureKeys, LaneKeys
 from tocsin.settings import Settings
 from tocsin.storage.connect import resolve_url
 from tocsin.storage.embedded import EmbeddedServer
-from tocsin.streams.lanes import partition_of
+from tocsin.streams.records import partition_of
 from tocsin.telemetry.latency import quantile_ms
 from tocsin.wire.lanes import LaneName
 
@@ -70,11 +70,11 @@ class Bench:
 
     def send(self, order: Send) -> Figures:
         """Carry out an order and wait until everything is applied: how many a second, and whose time it took."""
-        self._load.tell(order)
-        self._load.hear(str, timeout_s=DRAIN_S)
+        self._load.send(order)
+        self._load.receive(str, timeout_s=DRAIN_S)
         applied, latency, used = self._applied(), self._latency(), self._cpu_s()
-        self._load.tell("go")
-        sent = self._load.hear(Sent, timeout_s=DRAIN_S)
+        self._load.send("go")
+        sent = self._load.receive(Sent, timeout_s=DRAIN_S)
         deadline = time.monotonic() + DRAIN_S
         while self.waiting() and time.monotonic() < deadline:
             time.sleep(POLL_S)
@@ -173,7 +173,7 @@ def measure(settings: Settings, options: Options) -> Figures:
         }
         load = stack.enter_context(Worker(loader, settings, options.seed))
         for worker in (*shards.values(), load):
-            worker.hear(str, timeout_s=START_S)
+            worker.receive(str, timeout_s=START_S)
         watched = {name: worker.pid for name, worker in shards.items()}
         return _measure(
             Bench(settings, load, watched | {"loader": load.pid, "server": endpoint.pid}), options

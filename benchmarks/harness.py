@@ -208,7 +208,7 @@ def workspace() -> Iterator[Settings]:
         os.environ.update(before)
 
 
-def tell(pipe: Connection, message: Any) -> None:
+def send(pipe: Connection, message: Any) -> None:
     """Send a message to the other end of a pipe.
 
     Raises:
@@ -220,7 +220,7 @@ def tell(pipe: Connection, message: Any) -> None:
         raise EOFError("the other end of the pipe is gone") from error
 
 
-def hear(pipe: Connection, kind: type[T]) -> T:
+def receive(pipe: Connection, kind: type[T]) -> T:
     """Wait for a message of a kind.
 
     Raises:
@@ -255,11 +255,11 @@ class Worker:
         """The process id."""
         return self._process.pid or 0
 
-    def tell(self, message: Any) -> None:
+    def send(self, message: Any) -> None:
         """Send an order."""
-        tell(self._pipe, message)
+        send(self._pipe, message)
 
-    def hear(self, kind: type[T], *, timeout_s: float) -> T:
+    def receive(self, kind: type[T], *, timeout_s: float) -> T:
         """Wait for an answer.
 
         Raises:
@@ -268,7 +268,7 @@ class Worker:
         """
         if not self._pipe.poll(timeout_s):
             raise TimeoutError(f"process {self.pid} did not answer within {timeout_s:g} s")
-        return hear(self._pipe, kind)
+        return receive(self._pipe, kind)
 
     def __enter__(self) -> Self:
         return self

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 import uvloop
 
-from benchmarks.harness import Worker, hear, tell
+from benchmarks.harness import Worker, receive, send
 
 ANSWER_S = 30.0
 _PLAIN = (
@@ -66,7 +66,7 @@ def generator(pipe: Connection) -> None:
     """Carry out orders (`Order` in, `Round` out) until the pipe closes."""
     with contextlib.suppress(EOFError):
         while True:
-            tell(pipe, uvloop.run(_round(hear(pipe, Order))))
+            send(pipe, uvloop.run(_round(receive(pipe, Order))))
 
 
 async def _round(order: Order) -> Round:
@@ -129,8 +129,8 @@ def ask(workers: Sequence[Worker], order: Order) -> Round:
     """The same order to every generator at once; `connections` is of all of them together."""
     share = msgspec.structs.replace(order, connections=order.connections // len(workers))
     for worker in workers:
-        worker.tell(share)
-    rounds = [worker.hear(Round, timeout_s=order.seconds + 2 * ANSWER_S) for worker in workers]
+        worker.send(share)
+    rounds = [worker.receive(Round, timeout_s=order.seconds + 2 * ANSWER_S) for worker in workers]
     statuses: Counter[int] = Counter()
     for found in rounds:
         statuses.update(found.statuses)
@@ -162,6 +162,6 @@ def plain_server(pipe: Connection) -> None:
 async def _serve(pipe: Connection) -> None:
     server = await asyncio.get_running_loop().create_server(Plain, "127.0.0.1", 0)
     async with server:
-        tell(pipe, server.sockets[0].getsockname()[1])
+        send(pipe, server.sockets[0].getsockname()[1])
         with contextlib.suppress(EOFError):
-            await asyncio.to_thread(hear, pipe, str)
+            await asyncio.to_thread(receive, pipe, str)

@@ -7,7 +7,7 @@ import time
 
 import msgspec
 
-from tocsin.streams.lanes import Record, partition_of
+from tocsin.streams.records import Record, partition_of
 from tocsin.wire.notifications import Envelope, Notification
 
 BLOCK_RECORDS = 500

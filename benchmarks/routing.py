@@ -104,9 +104,9 @@ class Bench:
     async def bare_loop(self, seconds: float) -> Flow:
         """The floor."""
         before = self._cpu_s()
-        self._bare.tell("read")
+        self._bare.send("read")
         sent = await self._send_p2(seconds, workers.Target.BARE)
-        read = await asyncio.to_thread(self._bare.hear, workers.Read, timeout_s=DRAIN_S)
+        read = await asyncio.to_thread(self._bare.receive, workers.Read, timeout_s=DRAIN_S)
         if read.records != sent.records:
             raise RuntimeError(f"the bare loop read {read.records:,} of {sent.records:,} records")
         return Flow(sent=sent, took_s=read.last_at - sent.first_at, cpu_s=self._cpu_since(before), rss=[])
@@ -161,8 +161,8 @@ class Bench:
             max_backlog=MAX_BACKLOG_RECORDS // BLOCK_RECORDS,
             target=target,
         )
-        self._load.tell(order)
-        return await asyncio.to_thread(self._load.hear, workers.Flooded, timeout_s=seconds + DRAIN_S)
+        self._load.send(order)
+        return await asyncio.to_thread(self._load.receive, workers.Flooded, timeout_s=seconds + DRAIN_S)
 
     async def _drained(self, name: LaneName, *, retried: bool = True) -> float:
         """When nothing waited in a lane any more (monotonic), or the deadline, where something still does.
@@ -344,11 +344,11 @@ def measure_on(endpoint: ServerEndpoint, settings: Settings, options: Options, p
             for lane in (LaneName.P0, LaneName.P2)
             for number in range(settings.pool_size(lane))
         }
-        hanging_url = stack.enter_context(Worker(workers.hanging_provider)).hear(str, timeout_s=START_S)
+        hanging_url = stack.enter_context(Worker(workers.hanging_provider)).receive(str, timeout_s=START_S)
         load = stack.enter_context(Worker(workers.loader, settings, options.seed, hanging_url))
         bare = stack.enter_context(Worker(workers.bare_reader, settings))
         for worker in (*routers.values(), load, bare):
-            worker.hear(str, timeout_s=START_S)
+            worker.receive(str, timeout_s=START_S)
         watched = {name: worker.pid for name, worker in routers.items()}
         watched |= {"loader": load.pid, "bare-reader": bare.pid, "server": endpoint.pid}
         return asyncio.run(plan(settings, options, load, bare, watched))

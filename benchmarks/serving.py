@@ -243,19 +243,19 @@ def measure(settings: Settings, options: Options) -> Figures:
         )
         # First: it reads the environment as it is.
         stock = stack.enter_context(Worker(stock_server, settings, scratch))
-        stock.hear(int, timeout_s=STARTED_S)
+        stock.receive(int, timeout_s=STARTED_S)
         platform = stack.enter_context(Platform(settings, lambda part, line: say(f"  {part:<18} {line}")))
         plain = stack.enter_context(Worker(plain_server))
         generators = [stack.enter_context(Worker(generator)) for _ in range(GENERATORS)]
         say("serving: importing and training")
         ids, as_of = prepare(settings, options.seed)
         fastapi = stack.enter_context(Worker(fastapi_server, settings, as_of))
-        stock.tell(as_of)
+        stock.send(as_of)
         ports = Ports(
             settings.port,
-            stock.hear(int, timeout_s=STARTED_S),
-            fastapi.hear(int, timeout_s=STARTED_S),
-            plain.hear(int, timeout_s=START_S),
+            stock.receive(int, timeout_s=STARTED_S),
+            fastapi.receive(int, timeout_s=STARTED_S),
+            plain.receive(int, timeout_s=START_S),
         )
 
         def processes(name: str) -> Sequence[psutil.Process]:

@@ -24,7 +24,7 @@ import uvloop
 from fastapi import FastAPI, HTTPException
 from starlette.requests import Request
 
-from benchmarks.harness import hear, tell
+from benchmarks.harness import receive, send
 from features.online.answers import vector_of
 from features.online.reader import Question
 from models.dataset.matrix import Vector, calibrate, scale, to_raw
@@ -128,11 +128,11 @@ async def _until_closed(pipe: Connection, app: FastAPI) -> None:
 
     def listen() -> None:
         with contextlib.suppress(EOFError):
-            hear(pipe, str)
+            receive(pipe, str)
         server.should_exit = True
 
     with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
-        tell(pipe, listener.getsockname()[1])
+        send(pipe, listener.getsockname()[1])
         threading.Thread(target=listen, daemon=True).start()
         serve: Callable[..., Awaitable[None]] = server.serve
         await serve(sockets=[listener])
@@ -177,14 +177,14 @@ def stock_server(pipe: Connection, settings: Settings, scratch: str) -> None:
         _temp_dir=scratch,
     )
     with contextlib.suppress(EOFError):
-        tell(pipe, port)
-        as_of = hear(pipe, float)
+        send(pipe, port)
+        as_of = receive(pipe, float)
         serve.start(http_options={"host": "127.0.0.1", "port": port})
         # Its default of 5 makes the proxy back off for seconds once more than that ask: 20 answers a second at 32.
         deployed = serve.deployment(max_ongoing_requests=100)(Stock)
         serve.run(deployed.bind(settings, as_of), route_prefix="/v1/churn")
-        tell(pipe, port)
-        hear(pipe, str)
+        send(pipe, port)
+        receive(pipe, str)
     ray.shutdown()
 
 

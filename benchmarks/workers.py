@@ -20,13 +20,14 @@ from redis import asyncio as aioredis
 
 from actors.lane_policies import POLICIES
 from actors.members import PoolMember
-from benchmarks.harness import hear, tell
+from benchmarks.harness import receive, send
 from benchmarks.payloads import BLOCK_RECORDS, p2_bodies
 from launch.assembly import host
 from tocsin.keys import GROUP
 from tocsin.settings import Settings
 from tocsin.storage.connect import CONSUME_TIMEOUT_S, WRITE_TIMEOUT_S, connect, resolve_url
-from tocsin.streams.lanes import FIELD_BLOCK, FIELD_VERSION, Lane, Record, pack_block, partition_of
+from tocsin.streams.lanes import FIELD_BLOCK, FIELD_VERSION, Lane
+from tocsin.streams.records import Record, pack_block, partition_of
 from tocsin.wire.lanes import WIRE_VERSION, LaneName
 from tocsin.wire.notifications import Envelope
 
@@ -42,9 +43,9 @@ Depth = Callable[[], Awaitable[int]]
 def member(pipe: Connection, name: str, lane: str, settings: Settings) -> None:
     """Consume a lane until the pipe closes, then drain."""
     found = PoolMember(name, lane, settings, host)
-    tell(pipe, found.stats().name)
+    send(pipe, found.stats().name)
     with contextlib.suppress(EOFError):
-        hear(pipe, str)
+        receive(pipe, str)
     found.stop()
 
 
@@ -91,9 +92,9 @@ async def _hang(pipe: Connection) -> None:
         writer.close()
 
     server = await asyncio.start_server(take, "127.0.0.1", 0)
-    tell(pipe, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/never")
+    send(pipe, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/never")
     with contextlib.suppress(EOFError):
-        await asyncio.to_thread(hear, pipe, str)
+        await asyncio.to_thread(receive, pipe, str)
     server.close()
 
 
@@ -110,12 +111,12 @@ async def _load(pipe: Connection, settings: Settings, seed: int, hanging_url: st
         Target.HANGING: _onto_lane(client, settings, p2_bodies(seed, hanging_url), scatter=False),
         Target.BARE: _onto_bare_stream(client, seed),
     }
-    tell(pipe, "ready")
+    send(pipe, "ready")
     try:
         while True:
-            order = await asyncio.to_thread(hear, pipe, Flood)
+            order = await asyncio.to_thread(receive, pipe, Flood)
             put, depth = targets[order.target]
-            tell(pipe, await Loader(put, depth, order).flood())
+            send(pipe, await Loader(put, depth, order).flood())
     except EOFError:
         return
     finally:
@@ -234,11 +235,11 @@ def bare_reader(pipe: Connection, settings: Settings) -> None:
 async def _read_bare(pipe: Connection, settings: Settings) -> None:
     client = connect(resolve_url(settings), timeout_s=CONSUME_TIMEOUT_S)
     await client.xgroup_create(BARE_STREAM, GROUP, id="0", mkstream=True)
-    tell(pipe, "ready")
+    send(pipe, "ready")
     try:
         while True:
-            await asyncio.to_thread(hear, pipe, str)
-            tell(pipe, await _read_out(client))
+            await asyncio.to_thread(receive, pipe, str)
+            send(pipe, await _read_out(client))
     except EOFError:
         return
     finally:

@@ -22,7 +22,7 @@ from tocsin.errors import ConfigurationError
 if TYPE_CHECKING:
     from models.evaluation.evaluation import Evaluation
     from models.reporting.report import Subject
-    from models.training.training import TrainingPolicy
+    from models.training.policy import TrainingPolicy
 
 OF_A_LOG = "A log of activity"
 OF_A_TABLE = "A plain table"
@@ -68,7 +68,7 @@ def evaluate_activity(
     # Fits this small lose more to threads waiting for each other than they gain.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     from models.dataset.labels import LabelPolicy
-    from models.training.training import TrainingPolicy
+    from models.training.policy import TrainingPolicy
 
     policy = TrainingPolicy(labels=LabelPolicy(active_days, horizon_days, embargo_days), seed=seed)
     moment, mapping = _midnight(train_until), parse_mapping(pairs)
@@ -266,7 +266,7 @@ def _show(
 
 def _said(certificate: Any, subject: Subject) -> str:
     if certificate.threshold is None:
-        return f"{certificate.decision}: abstains; {certificate.why}"
+        return f"{certificate.decision}: abstains; {certificate.reason}"
     side = next(one for one in subject.evaluation.answered if one.decision == certificate.decision)
     sign = "≥" if certificate.decision == "churn" else "≤"
     return (

@@ -7,7 +7,7 @@ from enum import StrEnum
 from types import MappingProxyType
 
 from routing.channels import Failure, FailureReason
-from tocsin.streams.lanes import Entry, Position
+from tocsin.streams.records import Entry, Position
 from tocsin.wire.notifications import Attempt, Envelope, Notification, NotificationState
 from tocsin.wire.recipients import Recipient
 

@@ -30,7 +30,7 @@ from tocsin.clock import Clock, SystemClock, to_epoch
 from tocsin.errors import InvalidRecordError
 from tocsin.keys import FeatureKeys
 from tocsin.settings import Settings
-from tocsin.streams.lanes import Record, partition_of
+from tocsin.streams.records import Record, partition_of
 from tocsin.wire.activity import Activity, ActivityAccepted, ActivityRequest
 from tocsin.wire.decoding import RecordDecoder
 from tocsin.wire.lanes import LaneName

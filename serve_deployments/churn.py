@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from typing import ClassVar
 
 import msgspec
@@ -34,6 +34,7 @@ from serve_deployments.http.application import (
 from serve_deployments.serving.loaded_models import LOOK_EVERY_S
 from serve_deployments.serving.micro_batcher import MicroBatcher
 from serve_deployments.serving.predictor import Predictor
+from tocsin.background import repeat
 from tocsin.clock import Clock, SystemClock, to_datetime, to_epoch
 from tocsin.errors import NotFoundError, TocsinError
 from tocsin.settings import Settings
@@ -126,13 +127,11 @@ class Churn(Application):
         """Have scikit-learn and the champion loaded before anybody asks, follow the registry, score beside."""
         await asyncio.to_thread(importlib.import_module, "skops.io")
         async with asyncio.TaskGroup() as group:
-            for work in (self._follow, self.predictor.beside.run, self.predictor.reader.flush):
-                group.create_task(_over_and_over(work))
-
-    async def _follow(self) -> None:
-        while True:
-            await self.predictor.follow()
-            await asyncio.sleep(LOOK_EVERY_S)
+            group.create_task(repeat("following the registry", self.predictor.follow, every_s=LOOK_EVERY_S))
+            group.create_task(repeat("the shadow", self.predictor.shadow.run, every_s=LOOK_EVERY_S))
+            group.create_task(
+                repeat("noting what is read", self.predictor.reader.flush, every_s=LOOK_EVERY_S)
+            )
 
     async def predict_one(
         self, advertiser_id: str, asked: float | None, *, drivers: bool = True
@@ -193,13 +192,3 @@ class Churn(Application):
     async def at_risk(self, request: Request) -> AtRiskAnswer:
         """Those most likely to leave."""
         return await self._ranking.answer(query_int(request, "limit", 20, least=1, most=MAX_CHURN_IDS))
-
-
-async def _over_and_over(work: Callable[[], Awaitable[None]]) -> None:
-    """Begin it anew should it end: what fails must not take along what runs beside it."""
-    while True:
-        try:
-            await work()
-        except Exception:
-            log.exception("what runs beside the requests failed; again in a second")
-        await asyncio.sleep(LOOK_EVERY_S)

@@ -22,7 +22,7 @@ from serve_deployments.serving.lane_set import LaneSet
 from tocsin.clock import SystemClock
 from tocsin.errors import InvalidRecordError, NotFoundError
 from tocsin.settings import Settings
-from tocsin.streams.lanes import Position
+from tocsin.streams.records import Position
 from tocsin.wire.dead_letters import (
     DeadLetterFilter,
     DeadLetterPage,

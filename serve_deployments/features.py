@@ -102,10 +102,10 @@ class Features(Application):
         """One advertiser, as of a moment."""
         advertiser_id = request.path_params["advertiser_id"]
         requested = _query_values(request)
-        answer, why = await self._read([advertiser_id], query_time(request, "as_of"))
+        answer, reason = await self._read([advertiser_id], query_time(request, "as_of"))
         if not is_known(answer, 0):
             raise unknown_advertiser(advertiser_id)
-        return one(answer, 0, requested, why)
+        return one(answer, 0, requested, reason)
 
     async def batch(self, request: Request) -> FeaturesBatchAnswer:
         """Many advertisers in one read."""
@@ -119,8 +119,8 @@ class Features(Application):
         asked = decoded.records[0][1]
         check_names(asked.features, asked.values)
         ids = list(dict.fromkeys(asked.advertiser_ids))
-        answer, why = await self._read(ids, to_epoch(asked.as_of) if asked.as_of else None)
-        return many(answer, asked.features, asked.values, why)
+        answer, reason = await self._read(ids, to_epoch(asked.as_of) if asked.as_of else None)
+        return many(answer, asked.features, asked.values, reason)
 
     async def _read(self, advertiser_ids: Sequence[str], asked: float | None) -> tuple[Answer, str]:
         try:

@@ -23,7 +23,8 @@ from tocsin.errors import TocsinError
 from tocsin.keys import FeatureKeys
 from tocsin.resilience.pool_state import BreakerState, BreakerView, read_breakers
 from tocsin.storage.connect import SERVE_TIMEOUT_S
-from tocsin.streams.lanes import Lane, LaneDepth
+from tocsin.streams.lanes import Lane
+from tocsin.streams.records import LaneDepth
 from tocsin.telemetry.metrics import Page
 from tocsin.telemetry.reports import REFUSED, Fault
 from tocsin.wire.lanes import NOTIFICATION_LANES, LaneName

@@ -35,7 +35,7 @@ from tocsin.errors import (
 )
 from tocsin.keys import digest
 from tocsin.settings import Settings
-from tocsin.streams.lanes import Position
+from tocsin.streams.records import Position
 from tocsin.wire.decoding import RecordDecoder
 from tocsin.wire.lanes import NOTIFICATION_LANES, LaneName
 from tocsin.wire.notifications import NotificationRequest, NotificationsAccepted, NotificationStatus, Receipt

@@ -17,7 +17,7 @@ from routing.channels import Deliverable, Failure, FailureReason, LocalChannel, 
 from tocsin.clock import Clock
 from tocsin.errors import ConflictError
 from tocsin.keys import DEDUP_TTL_S, LaneKeys
-from tocsin.streams.lanes import Entry, LaneDepth, Placement, Record, Writes, pack_block
+from tocsin.streams.records import Entry, LaneDepth, Placement, Record, Writes, pack_block
 from tocsin.wire.lanes import WIRE_VERSION
 from tocsin.wire.notifications import Attempt, Notification
 

@@ -16,7 +16,8 @@ from features.shard.materializer import Materializer
 from features.shard.shard import Shard
 from features.vectors import named
 from tests.fakes import ManualClock
-from tocsin.streams.lanes import Entry, Lane, Record, partition_of
+from tocsin.streams.lanes import Lane
+from tocsin.streams.records import Entry, Record, partition_of
 from tocsin.wire.activity import Activity
 
 PARTITIONS = 2

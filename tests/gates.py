@@ -12,7 +12,8 @@ from routing.intake.admission import AdmissionPolicy, AdmissionReason, LaneFacts
 from serve_deployments.serving.gate import Gate
 from tests.fakes import ManualClock
 from tocsin.settings import Settings
-from tocsin.streams.lanes import Lane, Record, Writes
+from tocsin.streams.lanes import Lane
+from tocsin.streams.records import Record, Writes
 from tocsin.wire.lanes import LaneName
 from tocsin.wire.notifications import Envelope, Notification
 

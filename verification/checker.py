@@ -22,7 +22,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 from tocsin.errors import InvalidRecordError
-from tocsin.streams.lanes import Position
+from tocsin.streams.records import Position
 from verification.facts import (
     EXPLAINING,
     FINAL_STATES,

@@ -127,4 +127,4 @@ class Injector:
 
     def _tell(self, mode: str) -> None:
         provider: Worker = self._platform.provider
-        provider.tell(mode)
+        provider.send(mode)

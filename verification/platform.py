@@ -64,10 +64,10 @@ class Platform:
             for lane in map(str, NOTIFICATION_LANES)
             for number in range(routers)
         ]
-        self.provider_port = self.provider.hear(int, timeout_s=START_S)
-        self.ports = [server.hear(int, timeout_s=START_S) for server in servers]
+        self.provider_port = self.provider.receive(int, timeout_s=START_S)
+        self.ports = [server.receive(int, timeout_s=START_S) for server in servers]
         for router in self.routers:
-            router.worker.hear(str, timeout_s=START_S)
+            router.worker.receive(str, timeout_s=START_S)
 
     def _router(self, name: str, lane: str) -> Router:
         worker = self._stack.enter_context(Worker(member, name, lane, self.settings))

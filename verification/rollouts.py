@@ -48,7 +48,8 @@ from tocsin.clock import Clock, SystemClock, to_datetime
 from tocsin.settings import Settings
 from tocsin.storage.embedded import EmbeddedServer
 from tocsin.storage.servers import Servers
-from tocsin.streams.lanes import Lane, Record, partition_of
+from tocsin.streams.lanes import Lane
+from tocsin.streams.records import Record, partition_of
 from tocsin.wire.activity import Activity
 from tocsin.wire.lanes import LaneName
 from verification.planted import IN_CANARY, Fault, churn_server, spoiled
@@ -117,14 +118,14 @@ def run(settings: Settings, options: Options) -> dict[str, Any]:
         stack.callback(server.stop)
         asyncio.run(prepare(settings))
         shard = stack.enter_context(Worker(member, "shard-0", LaneName.ACTIVITY.value, settings))
-        shard.hear(str, timeout_s=START_S)
+        shard.receive(str, timeout_s=START_S)
         activities = simulate(options.advertisers, WEEKS, options.seed, end=END).activities
         asyncio.run(_import(settings, activities))
         say(f"{len(activities):,} activities imported; training {options.models} models")
         good = [_trained(activities, options.seed + number) for number in range(options.models)]
         names = sorted({activity.advertiser_id for activity in activities})
         churn = stack.enter_context(Worker(churn_server, settings))
-        port = churn.hear(int, timeout_s=START_S)
+        port = churn.receive(int, timeout_s=START_S)
         bench = Bench(settings, options, names)
         asyncio.run(bench.prepare(good))
         faults = asyncio.run(bench.faults(churn, port))
@@ -217,7 +218,7 @@ class Bench:
         for number, fault in enumerate(self._options.faults):
             challenger = spoiled(_dated(self._good[1], number), fault)
             version = registry.save(challenger)
-            churn.tell("" if fault in IN_CANARY else fault.value)
+            churn.send("" if fault in IN_CANARY else fault.value)
             await asyncio.sleep(FOLLOW_S)
             found[fault.value] = one = await self._fault(fault, version, registry, guardian, churn, port)
             say(f"{fault}: {one}")
@@ -242,7 +243,7 @@ class Bench:
                 stage = lineup.stage if lineup.under_way else stage
                 if lineup.stage is RolloutStage.CANARY and not armed:
                     armed = True
-                    churn.tell(fault.value)
+                    churn.send(fault.value)
             took_s, requests = time.monotonic() - began, traffic.answered - before
             if not rolled_back:  # the others get their turn
                 registry.roll_back(version, reason="not found in time")

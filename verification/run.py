@@ -148,7 +148,7 @@ def run(folder: Path, options: Options) -> Result:
             sent = senders.sent
         say("sent; draining")
         # Behind a breaker that sees failures alone each attempt takes a minute: the last ones would take an hour.
-        platform.provider.tell(HEALED)
+        platform.provider.send(HEALED)
         drained = platform.await_drained(scale.drain_s)
         promises = [
             promise for path in senders.files for found in read_receipts(path) for promise in found.promises
@@ -220,7 +220,7 @@ class Senders:
         """
         for number, worker in list(self._workers.items()):
             with contextlib.suppress(TimeoutError):
-                self.sent.append(worker.hear(Sent, timeout_s=0.0))
+                self.sent.append(worker.receive(Sent, timeout_s=0.0))
                 del self._workers[number]
         return bool(self._workers)
 

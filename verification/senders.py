@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks.harness import tell
+from benchmarks.harness import send
 from tocsin import Client
 from tocsin.errors import TocsinError
 from tocsin.wire.notifications import NotificationRequest, Receipt
@@ -52,7 +52,7 @@ def sender(pipe: Connection, order: Order) -> None:
             file.write(encode(Receipts(request.key, _promises(request.records, receipts))) + b"\n")
         retries = client.retries_made
     records = sum(len(request.records) for request in plan)
-    tell(pipe, Sent(requests=len(plan), records=records, refused=refused, retries=retries))
+    send(pipe, Sent(requests=len(plan), records=records, refused=refused, retries=retries))
     with contextlib.suppress(EOFError, OSError):
         pipe.recv_bytes()
 

@@ -25,7 +25,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from benchmarks.harness import hear, tell
+from benchmarks.harness import receive, send
 from serve_deployments.dead_letters import DeadLetters
 from serve_deployments.notifications import Notifications
 from tocsin.settings import Settings
@@ -139,7 +139,7 @@ async def serve_until_closed(
         )
     )
     with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
-        tell(pipe, listener.getsockname()[1])
+        send(pipe, listener.getsockname()[1])
         threading.Thread(target=_listen, args=(pipe, server, obey), daemon=True).start()
         serve: Callable[..., Awaitable[None]] = server.serve
         await serve(sockets=[listener])
@@ -149,5 +149,5 @@ def _listen(pipe: Connection, server: uvicorn.Server, obey: Callable[[str], None
     """Orders, until the pipe closes; then the server ends."""
     with contextlib.suppress(EOFError):
         while True:
-            obey(hear(pipe, str))
+            obey(receive(pipe, str))
     server.should_exit = True

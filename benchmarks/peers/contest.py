@@ -74,7 +74,7 @@ class Sender:
         self._in: IO[bytes] = process.stdin
         self._out: IO[bytes] = process.stdout
 
-    def tell(self, order: str) -> None:
+    def send(self, order: str) -> None:
         """Send an order.
 
         Raises:
@@ -90,7 +90,7 @@ class Sender:
         """Whether an answer, or the end, can be read; waits that long for it."""
         return bool(select.select([self._out], [], [], timeout_s)[0])
 
-    def hear(self, timeout_s: float) -> Sent:
+    def receive(self, timeout_s: float) -> Sent:
         """Wait for an answer.
 
         Raises:
@@ -140,10 +140,10 @@ class Contest:
         """
         handled_before, cpu_before, load_1m = handled(self._folder), self._cpu_s(), os.getloadavg()[0]
         for sender, order in ((self._flood, "flood"), (self._p0, "p0")):
-            sender.tell(f"{order} {seconds}")
+            sender.send(f"{order} {seconds}")
         self._hold_backlog(seconds + drain_s)
-        p2 = self._flood.hear(drain_s)
-        p0 = self._p0.hear(drain_s)
+        p2 = self._flood.receive(drain_s)
+        p0 = self._p0.receive(drain_s)
         took_s = self._drained(drain_s) - p2.first_at
         cpu_s = self._cpu_s()
         self._published(handled_before + p2.sent)
@@ -165,7 +165,7 @@ class Contest:
         while not self._flood.answered(POLL_S) and time.monotonic() < deadline:
             full = self._library.depth(self._client) >= MAX_BACKLOG
             if full != paused:
-                self._flood.tell("pause" if full else "resume")
+                self._flood.send("pause" if full else "resume")
                 paused = full
 
     def _drained(self, timeout_s: float) -> float:

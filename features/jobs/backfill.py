@@ -29,7 +29,7 @@ from tocsin.errors import OverloadedError
 from tocsin.keys import FeatureKeys, LaneKeys, digest
 from tocsin.storage.errors import translated
 from tocsin.storage.optimistic import Guarded, watch
-from tocsin.streams.lanes import Entry, pack_block, partition_of
+from tocsin.streams.records import Entry, pack_block, partition_of
 from tocsin.wire.activity import Activity
 from tocsin.wire.lanes import WIRE_VERSION, LaneName
 

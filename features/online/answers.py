@@ -64,7 +64,7 @@ def on_demand(vector: Mapping[str, float | None], requested: Mapping[str, float]
     return found
 
 
-def one(answer: Answer, place: int, requested: Mapping[str, float], why: str = "") -> FeaturesAnswer:
+def one(answer: Answer, place: int, requested: Mapping[str, float], reason: str = "") -> FeaturesAnswer:
     """Everything about one entity. `why` it is degraded, if it is."""
     vector = vector_of(answer, place)
     reads = {view.name: read for view, read in zip(VIEWS, answer.reads(place), strict=True)}
@@ -85,13 +85,13 @@ def one(answer: Answer, place: int, requested: Mapping[str, float], why: str = "
         as_of=to_datetime(answer.as_of),
         features=features,
         on_demand=on_demand(vector, requested),
-        degraded=bool(why),
-        degraded_reason=why,
+        degraded=bool(reason),
+        degraded_reason=reason,
     )
 
 
 def many(
-    answer: Answer, names: Sequence[str], requested: Mapping[str, float], why: str = ""
+    answer: Answer, names: Sequence[str], requested: Mapping[str, float], reason: str = ""
 ) -> FeaturesBatchAnswer:
     """A row for each entity; `names` of stored features, empty for all."""
     rows = []
@@ -107,7 +107,7 @@ def many(
             )
         )
     return FeaturesBatchAnswer(
-        as_of=to_datetime(answer.as_of), rows=rows, degraded=bool(why), degraded_reason=why
+        as_of=to_datetime(answer.as_of), rows=rows, degraded=bool(reason), degraded_reason=reason
     )
 
 

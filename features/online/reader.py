@@ -36,7 +36,7 @@ from features.online.store import decode_activity, read_history
 from features.tiles import History, fold
 from features.vectors import covers, values
 from tocsin.keys import FeatureKeys
-from tocsin.streams.lanes import partition_of
+from tocsin.streams.records import partition_of
 from tocsin.wire.activity import Activity
 
 _PREFIXES: Final = np.array([packer.first + word for packer in PACKERS for word in range(PREFIX_WORDS)])
@@ -124,11 +124,11 @@ class Question:
         answer = self._answer
         answer.wanted.append(self.advertiser_ids[place])
         if history is None:
-            answer.tell(place, MISSING)
+            answer.override(place, MISSING)
             return
         newest = _newest_before(history, self.as_of)
         parts = zip(answer.ages_of(place), by_view(values(history, self.as_of)), strict=True)
-        answer.tell(place, [VectorRead(status, age_s, newest, part) for (status, age_s), part in parts])
+        answer.override(place, [VectorRead(status, age_s, newest, part) for (status, age_s), part in parts])
 
     def finish(self) -> Answer:
         """What is known now."""
@@ -139,13 +139,13 @@ class Question:
         answer = self._answer
         body = answer.bodies[place]
         if body is _NOTHING:
-            answer.tell(place, NEVER)
+            answer.override(place, NEVER)
             return
         for packer, fit in zip(PACKERS, fits, strict=True):
             if not fit and packer.fit(body[packer.bytes], self.as_of) is Fit.SCHEMA:
                 answer.unfit[packer.view.name] += 1
         found = zip(fits, answer.reads(place), NEVER, strict=True)
-        answer.tell(place, [read if fit else never for fit, read, never in found])
+        answer.override(place, [read if fit else never for fit, read, never in found])
 
 
 def _even(bodies: Sequence[bytes | None]) -> Sequence[bytes]:

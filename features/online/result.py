@@ -3,7 +3,7 @@
     bodies, joined ──► matrix, a row an entity ──► columns, matrix, stale: all entities at once
                                 └──────────────► reads: the views of one entity, made when asked for
 
-Rows that no stored vector answers for are told one by one (`Answer.tell`).
+Rows that no stored vector answers for are told one by one (`Answer.override`).
 
 | status  | means |
 |---------|-------|
@@ -26,7 +26,7 @@ import numpy.typing as npt
 from msgspec import Struct
 
 from features.online.packing import PACKERS
-from tocsin.streams.lanes import partition_of
+from tocsin.streams.records import partition_of
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -125,7 +125,7 @@ class Answer:
         """How old the knowledge of one entity is, by view."""
         return self.ages[self.owners[place]]
 
-    def tell(self, place: int, reads: Sequence[VectorRead]) -> None:
+    def override(self, place: int, reads: Sequence[VectorRead]) -> None:
         """Set the views of one entity, in the order of `VIEWS`."""
         self.told[place] = list(reads)
         row = self._matrix[place]

@@ -13,7 +13,7 @@ from features.online.result import Answer, Status
 from tocsin.clock import Clock
 from tocsin.keys import FeatureKeys
 from tocsin.storage.errors import translated
-from tocsin.streams.lanes import partition_of
+from tocsin.streams.records import partition_of
 
 WANTED_TTL_S: Final = 3_600
 POPULAR_TTL_S: Final = 7_200

@@ -13,7 +13,8 @@ from features.shard.materializer import Materializer
 from features.shard.shard import Shard
 from tocsin.clock import Clock
 from tocsin.settings import Settings
-from tocsin.streams.lanes import Lane, partition_of
+from tocsin.streams.lanes import Lane
+from tocsin.streams.records import partition_of
 
 
 class LaneShard:

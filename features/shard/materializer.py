@@ -28,7 +28,7 @@ from tocsin.background import repeat
 from tocsin.clock import Clock
 from tocsin.keys import LaneKeys
 from tocsin.storage.errors import translated
-from tocsin.streams.lanes import partition_of
+from tocsin.streams.records import partition_of
 from tocsin.telemetry.reports import Fault
 
 log = logging.getLogger(__name__)

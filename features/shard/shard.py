@@ -29,9 +29,9 @@ from tocsin.clock import Clock
 from tocsin.keys import LaneKeys
 from tocsin.storage.errors import translated
 from tocsin.storage.optimistic import Guarded
-from tocsin.streams.consumer import Hold
-from tocsin.streams.lanes import Entry, Writes, pack_block, partition_of
+from tocsin.streams.ports import Hold
 from tocsin.streams.quarantine import stage_quarantine
+from tocsin.streams.records import Entry, Writes, pack_block, partition_of
 from tocsin.telemetry.latency import tally
 from tocsin.wire.activity import Activity
 from tocsin.wire.lanes import WIRE_VERSION, LaneName

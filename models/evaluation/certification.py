@@ -28,7 +28,7 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from msgspec import Struct, structs
+from msgspec import Struct, field, structs
 from scipy.special import betaincinv
 
 from models.dataset.matrix import Floats, calibrate
@@ -85,7 +85,7 @@ class Certificate(Struct, frozen=True, kw_only=True):
     answered: int  # of the calibration rows
     accounts: int  # among these
     confidence: float
-    why: str = ""
+    reason: str = field(default="", name="why")
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,9 +201,9 @@ def on_probabilities(certificate: Certificate, slope: float, intercept: float) -
     )
 
 
-def withdrawn(certificate: Certificate, why: str) -> Certificate:
+def withdrawn(certificate: Certificate, reason: str) -> Certificate:
     """The same side without its threshold: it abstains, and says why."""
-    return structs.replace(certificate, threshold=None, precision_low=None, coverage=0.0, why=why)
+    return structs.replace(certificate, threshold=None, precision_low=None, coverage=0.0, reason=reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,7 +269,7 @@ def _certificate(
     policy: CertificationPolicy,
 ) -> Certificate:
     if found is None:
-        why = (
+        reason = (
             f"no threshold reaches a precision of {policy.precision:.0%} with {policy.confidence:.0%} confidence "
             f"on {sample} accounts"
             if tried
@@ -284,7 +284,7 @@ def _certificate(
             answered=0,
             accounts=0,
             confidence=policy.confidence,
-            why=why,
+            reason=reason,
         )
     return Certificate(
         decision=decision,

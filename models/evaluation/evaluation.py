@@ -256,11 +256,11 @@ def confirm(
             if came.precision_low is None
             else f"the lower bound is {came.precision_low:.1%}"
         )
-        why = (
+        reason = (
             f"certified on the calibration rows, not confirmed by the test: of {came.rows} answers on later rows "
             f"{came.precision or 0.0:.1%} were right, {found}, and {asked:.0%} is asked for"
         )
-        kept.append(withdrawn(certificate, why))
+        kept.append(withdrawn(certificate, reason))
     return kept
 
 

@@ -15,6 +15,8 @@ at all, and what served at a moment is the last entry before it. Each entry is a
 writer decided from (`models.registry.artefacts`); of two at once one decides again.
 
 The checksum finds damage, not malice: whoever can write here can write both files. The type list holds against both.
+
+Long because each step of a rollout and its line in the journal are one transaction on one state.
 """
 
 from __future__ import annotations

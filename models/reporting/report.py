@@ -242,7 +242,7 @@ def _certified(subject: Subject) -> str:
         if certificate.threshold is None:
             rows.append(
                 f"<td><b>{certificate.decision}</b></td><td colspan=5><span class=no>abstains</span>: "
-                f"{escape(certificate.why)}</td>"
+                f"{escape(certificate.reason)}</td>"
             )
             continue
         sign = "≥" if certificate.decision == "churn" else "≤"

@@ -47,7 +47,7 @@ from models.evaluation.expected_difference import (
     stability_index,
 )
 from models.registry.lineup import RolloutStage
-from models.rollout.observations import SCORE_STEPS, edges, ms_edge, steps
+from models.rollout.observations import SCORE_STEPS, by_who, edges, ms_edge, steps
 from models.rollout.sequential import log_wealth, spent
 
 
@@ -201,7 +201,7 @@ def judge(
     """One look.
 
     Args:
-        counts: ObservationStore since the epoch began (`models.rollout.observations`).
+        counts: Observed since the epoch began (`models.rollout.observations`).
         labels: The same for matured labels, since the stage began.
         stage: Of the rollout.
         epoch: As `epoch_of` says.
@@ -253,8 +253,8 @@ def weigh(
     # In watch both models read the same features: going back would not make them any better.
     of_features = frozenset({Signal.STALE, Signal.INPUTS} if stage is RolloutStage.WATCH else ())
     found = [
-        _signed(Signal.ERRORS, _who(counts, "error"), policy.more_errors, needed),
-        _signed(Signal.SLOW, _who(counts, "slow"), policy.more_slow, needed),
+        _signed(Signal.ERRORS, _excess(counts, "error"), policy.more_errors, needed),
+        _signed(Signal.SLOW, _excess(counts, "slow"), policy.more_slow, needed),
         _plain(Signal.LATE, late, policy.most_late, needed),
         _plain(Signal.STALE, stale, policy.most_stale, needed),
         _inputs(counts, expected, policy, needed),
@@ -332,9 +332,10 @@ def _inputs(
     )
 
 
-def _who(counts: Mapping[str, int], name: str) -> list[tuple[float, int]]:
-    """1 where the judged one alone, -1 where the reference alone, 0 where both or neither."""
-    return [(float(int(f"{who:02d}"[0]) - int(f"{who:02d}"[1])), count) for who, count in steps(counts, name)]
+def _excess(counts: Mapping[str, int], name: str) -> list[tuple[float, int]]:
+    """1 where it happened to the judged one alone, -1 where to the reference alone, 0 where to both or neither."""
+    calls = by_who(counts, name)
+    return [(1.0, calls["judged"]), (-1.0, calls["reference"]), (0.0, calls["both"] + calls["none"])]
 
 
 def _cleared(gained: list[tuple[int, int]], needed: float, policy: GuardPolicy) -> bool:
@@ -359,7 +360,8 @@ def _held(state: GuardState, evidence: list[Evidence], policy: GuardPolicy) -> b
 def _waits_for(
     counts: Mapping[str, int], held: bool, drift: float | None, policy: GuardPolicy, known: ExpectedDifference
 ) -> str:
-    rows, calls = (sum(count for _, count in steps(counts, name)) for name in ("diff", "error"))
+    rows = sum(count for _, count in steps(counts, "diff"))
+    calls = sum(by_who(counts, "error").values())
     if rows < policy.least_rows or calls < policy.least_calls:
         return f"too little seen: {rows} rows of {policy.least_rows}, {calls} calls of {policy.least_calls}"
     if held:

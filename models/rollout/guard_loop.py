@@ -10,7 +10,6 @@ One of them is at work in a platform; a second one would do no harm, as every st
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Literal
@@ -22,6 +21,7 @@ from models.registry.lineup import Lineup
 from models.registry.registry import Registry
 from models.rollout.guard import GuardDecision, GuardPolicy, GuardState, Verdict, epoch_of, judge
 from models.rollout.observation_store import ObservationStore
+from tocsin.background import repeat
 from tocsin.clock import Clock, to_epoch
 from tocsin.errors import ConflictError, ModelUnavailableError, TocsinError
 
@@ -76,24 +76,18 @@ class GuardLoop:
         self._clock = clock
         self._trial = ""
         self._state = GuardState()
-        self._untold: list[Alarm] | None = None
-        self._told_of = ""  # the trial that is held for too long
+        self._unsent_alarms: list[Alarm] | None = None
+        self._reported_hold = ""  # the trial that is held for too long
 
     async def run(self, stopping: asyncio.Event, every_s: float = LOOK_EVERY_S) -> None:
         """Look over and over, until told to stop."""
-        while not stopping.is_set():
-            try:
-                await self.look()
-            except ConflictError as error:
-                log.info("guard: %s; looking again", error)
-            except TocsinError as error:
-                log.warning("guard: %s; the rollout stays as it is", error)
-            except (
-                Exception
-            ):  # a full disk, an object store that hangs up: tomorrow somebody has to watch, too
-                log.exception("guard: a look failed; the rollout stays as it is")
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stopping.wait(), every_s)
+        await repeat("guard: the rollout stays as it is", self._look_again, every_s=every_s, until=stopping)
+
+    async def _look_again(self) -> None:
+        try:
+            await self.look()
+        except ConflictError as error:  # somebody else moved it: no failure
+            log.info("guard: %s; looking again", error)
 
     async def look(self) -> Verdict | None:
         """One look; None where nothing is on trial.
@@ -101,7 +95,7 @@ class GuardLoop:
         Raises:
             TocsinError: storage or registry do not answer, or somebody else moved the rollout meanwhile.
         """
-        await self._tell()
+        await self._send_alarms()
         head = await asyncio.to_thread(self._registry.head)
         lineup = head.lineup
         if not (lineup.judged and lineup.reference):
@@ -125,28 +119,30 @@ class GuardLoop:
                 self._registry.roll_back, on=head.number, reason=verdict.reason, story=verdict.story()
             )
             log.warning("churn model %s rolled back: %s", entry.version, entry.reason)
-            await self._tell(_rolled_back(entry))
+            await self._send_alarms(_rolled_back(entry))
         elif verdict.decision is GuardDecision.GO and lineup.is_due(now):
             await asyncio.to_thread(
                 self._registry.advance, on=head.number, reason=verdict.reason, story=verdict.story()
             )
-        elif lineup.is_due(now - HELD_TOO_LONG_S) and self._told_of != lineup.trial:
-            self._told_of = lineup.trial
-            await self._tell(_held(lineup, verdict))
+        elif lineup.is_due(now - HELD_TOO_LONG_S) and self._reported_hold != lineup.trial:
+            self._reported_hold = lineup.trial
+            await self._send_alarms(_held(lineup, verdict))
         return verdict
 
-    async def _tell(self, *happened: Alarm) -> None:
+    async def _send_alarms(self, *happened: Alarm) -> None:
         """Alert of everything not told yet; what fails is told at the next look."""
-        if self._untold is None:
-            self._untold = [_rolled_back(entry) for entry in await self._recalled() if self._is_fresh(entry)]
-        self._untold += happened
-        while self._untold:
+        if self._unsent_alarms is None:
+            self._unsent_alarms = [
+                _rolled_back(entry) for entry in await self._recalled() if self._is_fresh(entry)
+            ]
+        self._unsent_alarms += happened
+        while self._unsent_alarms:
             try:
-                await self._alert(self._untold[0])
+                await self._alert(self._unsent_alarms[0])
             except (TocsinError, OSError) as error:
-                log.warning("guard: %s: could not be told yet: %s", self._untold[0].title, error)
+                log.warning("guard: %s: could not be told yet: %s", self._unsent_alarms[0].title, error)
                 return
-            self._untold.pop(0)
+            self._unsent_alarms.pop(0)
 
     async def _recalled(self) -> list[JournalEntry]:
         """The journal; nothing where a line of it is damaged, which is no reason not to watch."""

@@ -6,7 +6,7 @@
 | `judged:{k}`, `reference:{k}` | rows whose probability lies in the k-th twentieth                     |
 | `empty:{name}`            | rows in which an input is 0 or not known; `rows` how many there were      |
 | `stale`, `fresh`          | rows whose features were older than they should be, or not                |
-| `error:{jr}`, `slow:{jr}` | calls by who failed, or took too long: 10 the judged one alone, 01, 11, 00 |
+| `error:{who}`, `slow:{who}` | calls by who failed, or took too long: `judged`, `reference`, `both`, `none` |
 | `late`, `in_time`         | answers the judged one owed to a request, by whether its deadline passed  |
 | `ms_judged:{k}`, `ms_reference:{k}` | calls that took up to 2^(k/2) ms                                 |
 | `label:{k}`               | matured labels: the judged one's squared error minus the reference's, in such steps |
@@ -49,11 +49,10 @@ class Observations:
 
     def call(self, judged_ms: float | None, reference_ms: float | None, *, slow_ms: float) -> None:
         """Both models called with the same rows. None: it failed."""
-        failed = f"{int(judged_ms is None)}{int(reference_ms is None)}"
-        self._counts[f"error:{failed}"] += 1
+        self._counts[f"error:{_who(judged_ms is None, reference_ms is None)}"] += 1
         if judged_ms is None or reference_ms is None:
             return
-        self._counts[f"slow:{int(judged_ms > slow_ms)}{int(reference_ms > slow_ms)}"] += 1
+        self._counts[f"slow:{_who(judged_ms > slow_ms, reference_ms > slow_ms)}"] += 1
         self._counts[f"ms_judged:{_ms_step(judged_ms)}"] += 1
         self._counts[f"ms_reference:{_ms_step(reference_ms)}"] += 1
 
@@ -61,7 +60,7 @@ class Observations:
         """The judged one was to answer a request, alone. Every one counts, or the share of faults would be wrong."""
         self._counts["late" if late else "in_time"] += 1
         if not late:
-            self._counts[f"error:{int(failed)}0"] += 1
+            self._counts["error:judged" if failed else "error:none"] += 1
 
     def label(self, judged: float, reference: float, *, churned: bool) -> None:
         """What became of an advertiser both models had answered for."""
@@ -85,6 +84,11 @@ def steps(counts: Mapping[str, int], name: str) -> Iterator[tuple[int, int]]:
             yield int(step), count
 
 
+def by_who(counts: Mapping[str, int], name: str) -> Mapping[str, int]:
+    """Calls by whom something happened to: `judged` or `reference` alone, `both`, `none`."""
+    return {who: counts.get(f"{name}:{who}", 0) for who in ("judged", "reference", "both", "none")}
+
+
 def score_step(probability: float) -> int:
     """The twentieth a probability lies in."""
     return min(SCORE_STEPS - 1, max(0, int(probability * SCORE_STEPS)))
@@ -98,6 +102,12 @@ def edges(step: int) -> tuple[float, float]:
 def ms_edge(step: int) -> float:
     """The upper edge of a step of times, ms."""
     return float(2 ** (step / 2))
+
+
+def _who(judged: bool, reference: bool) -> str:
+    if judged and reference:
+        return "both"
+    return "judged" if judged else "reference" if reference else "none"
 
 
 def _step(difference: float) -> int:

@@ -29,6 +29,7 @@ from models.rollout.guard import GuardPolicy, epoch_of
 from models.rollout.log_throttle import LogThrottle
 from models.rollout.observation_store import ObservationStore, Prediction
 from models.rollout.observations import Observations
+from tocsin.background import repeat
 from tocsin.clock import Clock
 from tocsin.errors import TocsinError
 
@@ -106,7 +107,7 @@ class Shadow:
         self._executor = executor
         self._sample = sample
         self._clock = clock
-        self._complaints = LogThrottle(clock)
+        self._log = LogThrottle(clock)
         self._chance = random.Random()  # noqa: S311 (a sample, no secret)
         self._trial: Trial | None = None
         self._epoch = 0
@@ -143,14 +144,10 @@ class Shadow:
     async def run(self) -> None:
         """Score and send, until cancelled."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._score_all())
-            group.create_task(self._send_all())
-
-    async def _score_all(self) -> None:
-        while True:
-            await self._more.wait()
-            self._more.clear()
-            await self.score()
+            group.create_task(repeat("scoring in shadow", self.score, wake=self._more, wait_first=True))
+            group.create_task(
+                repeat("sending observations", self.send, every_s=FLUSH_EVERY_S, wait_first=True)
+            )
 
     async def score(self) -> None:
         """Score what waits."""
@@ -200,11 +197,6 @@ class Shadow:
             if len(self._unsent) < MAX_UNSENT:
                 self._unsent.append(Prediction(name, offer.as_of, float(one), float(other)))
 
-    async def _send_all(self) -> None:
-        while True:
-            await asyncio.sleep(FLUSH_EVERY_S)
-            await self.send()
-
     async def send(self) -> None:
         """Send what was observed; what fails is sent with the rest next time."""
         trial = self._trial
@@ -232,7 +224,7 @@ class Shadow:
         try:
             found = model.probabilities(raw)
         except Exception as error:  # noqa: BLE001 (told below; whatever a model raises)
-            self._complaints.failed(model.version, error)
+            self._log.failed(model.version, error)
             return _Scored(None, None)
         return _Scored(found, (time.perf_counter() - began) * 1000)
 

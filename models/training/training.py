@@ -12,7 +12,7 @@ accounts are cut stands in `models.dataset.split`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,6 @@ import sklearn
 from models.dataset.inputs import INPUTS, INPUTS_NAME, INPUTS_VERSION
 from models.dataset.labels import (
     DAY_S,
-    LabelPolicy,
     count_labels,
     dated_by_day,
     observed_until,
@@ -33,13 +32,12 @@ from models.dataset.matrix import Floats, calibrate
 from models.dataset.split import Split, TooLittleDataError, rolling_folds, split_at, temporal_split
 from models.evaluation.certification import (
     Certificate,
-    CertificationPolicy,
     Ints,
     RowSample,
     certify,
     on_probabilities,
 )
-from models.evaluation.evaluation import Evaluation, EvaluationPolicy, Judged, confirm, evaluate
+from models.evaluation.evaluation import Evaluation, Judged, confirm, evaluate
 from models.evaluation.expected_difference import sample
 from models.evaluation.leakage import Finding, ceiling, future_shuffle, label_permutation
 from models.evaluation.measures import auc
@@ -56,13 +54,13 @@ from models.training.candidates import (
     score,
 )
 from models.training.card import ModelCard, TrainedModel
+from models.training.policy import TrainingPolicy
 from models.training.rows import LabelledSet, features_at, labelled_set, segments_of
 from tocsin.clock import to_datetime
 
 __all__ = [
     "CANDIDATES",
     "LabelledSet",
-    "TrainingPolicy",
     "features_at",
     "fit",
     "fit_and_score",
@@ -74,31 +72,6 @@ _MORE = "import more activity, then run it again"
 
 Job = tuple[str, int, LabelledSet, LabelledSet]  # candidate, seed, rows to fit on, rows to score
 Run = Callable[[Callable[[Job], Floats], Sequence[Job]], Iterable[Floats]]
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingPolicy:
-    """How a model is trained. Shares are of cutoffs or of accounts, between 0 and 1."""
-
-    labels: LabelPolicy = field(default_factory=LabelPolicy)
-    test_share: float = 0.25  # of the cutoffs, the newest; where no date is given
-    min_cutoffs: int = 16  # where no date is given
-    min_train_cutoffs: int = 6
-    min_rows: int = 200  # labelled rows to train on
-    min_calibration_rows: int = 50
-    min_test_rows: int = 50
-    folds: int = 4
-    fold_share: float = 0.6  # of the cutoffs before the calibration window, validated on in turn
-    calibration_share: float = 0.25  # of the training cutoffs, the newest
-    calibration_accounts: float = 0.5  # held out from fitting
-    certification: CertificationPolicy = field(default_factory=CertificationPolicy)
-    seed: int = 7
-    evaluation: EvaluationPolicy = field(default_factory=EvaluationPolicy)
-
-    @property
-    def min_span_days(self) -> int:
-        """Days of data that hold `min_cutoffs` weekly cutoffs with complete windows."""
-        return self.labels.active_window_days + self.labels.horizon_days + 7 * (self.min_cutoffs - 1)
 
 
 @dataclass(frozen=True, slots=True)

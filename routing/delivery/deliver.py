@@ -127,7 +127,7 @@ class Deliver:
         """Its channels have ended their tries: turn to the fallback where nobody heard of it, and decide."""
         tried = bool(delivery.attempts)
         if not got_through(delivery, (*delivery.envelope.attempts, *delivery.attempts)):
-            delivery.attempts += await fallback.tell(delivery)
+            delivery.attempts += await fallback.reach(delivery)
         self._decide(delivery, self._clock.now(), tried=tried)
 
     def _decide(self, delivery: Delivery, at: float, *, tried: bool) -> None:

@@ -48,7 +48,7 @@ class Fallback:
         self._profiles = profiles
         self._lookup_deadline_s = lookup_deadline_s
 
-    async def tell(self, delivery: Delivery) -> tuple[Attempt, ...]:
+    async def reach(self, delivery: Delivery) -> tuple[Attempt, ...]:
         """Try them; the attempts that were made, those for contacts under the contact's id."""
         if delivery.recipient is None:
             return ()

@@ -17,9 +17,9 @@ from routing.ledger.ledger import Ledger
 from tocsin.clock import Clock
 from tocsin.errors import StorageUnavailableError
 from tocsin.keys import LaneKeys
-from tocsin.streams.consumer import Hold, Kept
-from tocsin.streams.lanes import Entry, Writes
+from tocsin.streams.ports import Hold, Kept
 from tocsin.streams.quarantine import stage_quarantine
+from tocsin.streams.records import Entry, Writes
 from tocsin.telemetry.reports import Fault, faults_of
 from tocsin.wire.lanes import WIRE_VERSION
 from tocsin.wire.notifications import Envelope

@@ -9,7 +9,7 @@ import msgspec
 from routing.intake.priority import Classifier
 from tocsin.clock import to_datetime, to_epoch
 from tocsin.errors import InvalidRecordError
-from tocsin.streams.lanes import Placement, Record, partition_of
+from tocsin.streams.records import Placement, Record, partition_of
 from tocsin.wire.lanes import Durability, LaneName
 from tocsin.wire.limits import MAX_EXPIRY_S
 from tocsin.wire.notifications import Envelope, Notification, NotificationRequest, Receipt

@@ -15,7 +15,7 @@ import msgspec
 from routing.ledger.dead_letters import DeadLetters, Mark, Scan
 from tocsin.clock import Clock
 from tocsin.errors import NotFoundError
-from tocsin.streams.lanes import Position
+from tocsin.streams.records import Position
 from tocsin.wire.dead_letters import DeadLetter, DeadLetterFilter, HandledLetters, PurgeRequest, ReplayRequest
 from tocsin.wire.lanes import LaneName
 

@@ -25,7 +25,8 @@ from tocsin.clock import to_datetime, to_epoch
 from tocsin.errors import InvalidRecordError, NotFoundError
 from tocsin.keys import LaneKeys
 from tocsin.storage.errors import translated
-from tocsin.streams.lanes import Lane, Position
+from tocsin.streams.lanes import Lane
+from tocsin.streams.records import Position
 from tocsin.wire.dead_letters import DeadLetter, DeadLetterFilter, DeadLetterView
 from tocsin.wire.notifications import Attempt, AttemptView, Envelope, NotificationState
 

@@ -26,7 +26,8 @@ from tocsin.errors import NotFoundError
 from tocsin.keys import LaneKeys
 from tocsin.storage.errors import translated
 from tocsin.storage.limit import execute_in_place
-from tocsin.streams.lanes import Lane, Position
+from tocsin.streams.lanes import Lane
+from tocsin.streams.records import Position
 from tocsin.telemetry.latency import tally
 from tocsin.wire.notifications import Attempt, Envelope, NotificationState, NotificationStatus, TimelineEvent
 

@@ -8,7 +8,6 @@ Whatever comes from memory is marked stale, with its age.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
@@ -23,6 +22,7 @@ from features.online.store import FeatureStore
 from features.online.usage import UsageNotes
 from features.tiles import decode
 from features.vectors import covers
+from tocsin.background import repeat
 from tocsin.clock import Clock
 from tocsin.errors import StorageUnavailableError
 from tocsin.resilience.breaker import Breaker
@@ -60,12 +60,12 @@ class FeatureReader:
         self._online = AsyncOnlineReader(
             self.client, namespace=settings.namespace, partitions=self._partitions
         )
-        self._notes = UsageNotes(self.store.keys, partitions=self._partitions, clock=clock)
-        self._moments = AsOf(
+        self._usage = UsageNotes(self.store.keys, partitions=self._partitions, clock=clock)
+        self._as_of = AsOf(
             settings.as_of, lambda: self.breaker.call(lambda: _within(self.store.latest())), clock
         )
         self._ask_shards = ask_shards
-        self._lately = LastServed(REMEMBERED)
+        self._last_served = LastServed(REMEMBERED)
 
     async def moment(self, asked: float | None) -> float:
         """The moment to answer for: the one asked for, else the configured one (epoch seconds).
@@ -73,7 +73,7 @@ class FeatureReader:
         Raises:
             StorageUnavailableError: it is `latest` and was never known.
         """
-        return await self._moments.now() if asked is None else asked
+        return await self._as_of.now() if asked is None else asked
 
     async def read(self, advertiser_ids: Sequence[str], asked: float | None = None) -> Answer:
         """All features of each advertiser, as they are in storage.
@@ -84,8 +84,8 @@ class FeatureReader:
         as_of = await self.moment(asked)
         answer = await self.breaker.call(lambda: _within(self._read(advertiser_ids, as_of)))
         if asked is None:
-            self._notes.note(answer)
-            self._lately.keep(answer)
+            self._usage.note(answer)
+            self._last_served.keep(answer)
         return answer
 
     async def recall(self, advertiser_ids: Sequence[str], asked: float | None) -> Answer:
@@ -101,26 +101,29 @@ class FeatureReader:
         found: set[str] = set()
         rest: list[str] = []
         for place, name in enumerate(advertiser_ids):
-            kept = self._lately.find(name, as_of) if asked is None else None
+            kept = self._last_served.find(name, as_of) if asked is None else None
             if kept is None:
                 rest.append(name)
                 continue
             found.add(name)
-            answer.tell(place, kept)
+            answer.override(place, kept)
         found |= await self._from_shards(question, answer, rest)
         if not found:
             raise StorageUnavailableError("storage does not answer, and nothing is remembered of these")
         for place, name in enumerate(advertiser_ids):
             if name not in found:  # whether it is known cannot be told now
-                answer.tell(place, MISSING)
+                answer.override(place, MISSING)
         return answer
 
     async def flush(self) -> None:
         """Write what was noted, over and over; until cancelled."""
-        while True:
-            await asyncio.sleep(FLUSH_EVERY_S)
-            with contextlib.suppress(StorageUnavailableError):
-                await self._notes.flush(self.client)
+        await repeat(
+            "noting what is read",
+            lambda: self._usage.flush(self.client),
+            every_s=FLUSH_EVERY_S,
+            level=logging.DEBUG,
+            wait_first=True,
+        )
 
     async def _read(self, advertiser_ids: Sequence[str], as_of: float) -> Answer:
         with translated():
@@ -145,7 +148,7 @@ class FeatureReader:
             question.answer(place, history)
             age_s = None if mark is None else max(0.0, answer.as_of - mark)
             reads = answer.reads(place)
-            answer.tell(
+            answer.override(
                 place, [msgspec.structs.replace(read, status=Status.STALE, age_s=age_s) for read in reads]
             )
             found.add(name)

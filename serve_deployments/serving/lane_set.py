@@ -11,7 +11,8 @@ from tocsin.errors import TocsinError
 from tocsin.settings import Settings
 from tocsin.storage.connect import WRITE_TIMEOUT_S, ServerFacts, inspect
 from tocsin.storage.servers import Servers
-from tocsin.streams.lanes import Lane, Placement, Record
+from tocsin.streams.lanes import Lane
+from tocsin.streams.records import Placement, Record
 from tocsin.wire.lanes import Durability, LaneName
 
 FACTS_TTL_S = 30.0

@@ -47,7 +47,7 @@ class LoadedModel:
     champion: ChurnModel | None = None
     judged: ChurnModel | BrokenModel | None = None
     reference: ChurnModel | BrokenModel | None = None
-    why: str = "there is no model yet"  # where there is no champion
+    reason: str = "there is no model yet"  # where there is no champion
 
     @property
     def is_whole(self) -> bool:
@@ -93,7 +93,7 @@ class LoadedModels:
             except (TocsinError, OSError) as error:
                 log.warning("the model registry cannot be read: %s", error)
                 if self.now.champion is None:
-                    self.now = LoadedModel(why="the model registry cannot be read")
+                    self.now = LoadedModel(reason="the model registry cannot be read")
         return self.now
 
     def _load(self, lineup: Lineup) -> LoadedModel:
@@ -101,7 +101,7 @@ class LoadedModels:
         held = {model.version: model for model in (before.champion, before.judged, before.reference) if model}
         if not lineup.champion:
             return LoadedModel(lineup=lineup)
-        champion, why = before.champion, ""
+        champion, reason = before.champion, ""
         loaded = self._loaded(lineup.champion, held)
         if isinstance(loaded, ChurnModel):
             champion = loaded
@@ -109,11 +109,13 @@ class LoadedModels:
             spare = self._loaded(lineup.previous, held)
             champion = spare if isinstance(spare, ChurnModel) else None
         if champion is None:
-            why = f"champion {lineup.champion} cannot be loaded"
+            reason = f"champion {lineup.champion} cannot be loaded"
         if not (lineup.judged and lineup.reference):
-            return LoadedModel(lineup=lineup, champion=champion, why=why)
+            return LoadedModel(lineup=lineup, champion=champion, reason=reason)
         judged, reference = (self._loaded(version, held) for version in (lineup.judged, lineup.reference))
-        return LoadedModel(lineup=lineup, champion=champion, judged=judged, reference=reference, why=why)
+        return LoadedModel(
+            lineup=lineup, champion=champion, judged=judged, reference=reference, reason=reason
+        )
 
     def _loaded(self, version: str, held: dict[str, ChurnModel | BrokenModel]) -> ChurnModel | BrokenModel:
         known = held.get(version)

@@ -58,7 +58,7 @@ class Predictor:
         self._complaints = LogThrottle(clock)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="models")
         observed = ObservationStore(self.reader.client, namespace=settings.namespace)
-        self.beside = Shadow(observed, self._threads, sample=settings.shadow_sample, clock=clock)
+        self.shadow = Shadow(observed, self._threads, sample=settings.shadow_sample, clock=clock)
         self._followed = LoadedModel()
         self._slots = asyncio.Semaphore(THREADS - 1)  # one is left for what is scored beside
 
@@ -69,10 +69,10 @@ class Predictor:
             return
         self._followed = now
         if now.judged is None or now.reference is None:
-            self.beside.watch(None)
+            self.shadow.watch(None)
             return
         horizon_s = (now.champion.card.horizon_days if now.champion else 28) * 86_400.0
-        self.beside.watch(Trial(now.lineup.trial, now.lineup.since, now.judged, now.reference, horizon_s))
+        self.shadow.watch(Trial(now.lineup.trial, now.lineup.since, now.judged, now.reference, horizon_s))
 
     async def predict(
         self, advertiser_ids: Sequence[str], asked: float | None, *, explain: bool = True
@@ -91,9 +91,9 @@ class Predictor:
             return self._base_rates(serving.champion, advertiser_ids, error.message), []
         answers = await self._answer(serving, rows, explain=explain)
         unknown = rows.unknown
-        if rows.why:  # whether the rest is known cannot be told now
+        if rows.reason:  # whether the rest is known cannot be told now
             if serving.champion is not None:
-                answers += self._base_rates(serving.champion, rows.unknown, rows.why)
+                answers += self._base_rates(serving.champion, rows.unknown, rows.reason)
                 unknown = []
             by_id = {answer.advertiser_id: answer for answer in answers}
             answers = [by_id[name] for name in advertiser_ids if name in by_id]
@@ -107,7 +107,7 @@ class Predictor:
         active = np.flatnonzero(rows.raw[:, RECENCY] < active_days)
         if len(active):
             some = rows.some(active.tolist())
-            self.beside.offer(Offer(some.advertiser_ids, some.raw, some.stale, some.as_of))
+            self.shadow.offer(Offer(some.advertiser_ids, some.raw, some.stale, some.as_of))
 
     async def _answer(self, serving: LoadedModel, rows: Rows, *, explain: bool) -> list[ChurnAnswer]:
         """Answers in the order of the rows."""
@@ -136,7 +136,7 @@ class Predictor:
     ) -> list[ChurnAnswer] | None:
         """By the model on trial, within its deadline; None: the champion has to."""
         if isinstance(model, BrokenModel):
-            self.beside.observations.answered(failed=True)
+            self.shadow.observations.answered(failed=True)
             return None
         try:
             async with asyncio.timeout(CANARY_DEADLINE_S):
@@ -149,10 +149,10 @@ class Predictor:
         work.add_done_callback(self._tried)
         await asyncio.wait({work}, timeout=CANARY_DEADLINE_S)
         if not work.done():
-            self.beside.observations.answered(late=True)
+            self.shadow.observations.answered(late=True)
             return None
         answers = work.result()
-        self.beside.observations.answered(failed=answers is None)
+        self.shadow.observations.answered(failed=answers is None)
         return None if answers is None else _marked(answers, rows)
 
     def _tried(self, work: asyncio.Future[list[ChurnAnswer] | None]) -> None:
@@ -162,7 +162,7 @@ class Predictor:
 
     async def _by_champion(self, serving: LoadedModel, rows: Rows, *, explain: bool) -> list[ChurnAnswer]:
         """By the champion; where it fails, by the model before; where there is none, by recency."""
-        why = serving.why
+        reason = serving.reason
         spare = serving.reference if serving.lineup.stage is RolloutStage.WATCH else None
         for model in (serving.champion, spare):
             if not isinstance(model, ChurnModel):
@@ -171,12 +171,12 @@ class Predictor:
             inline = len(rows.advertiser_ids) <= INLINE_ROWS
             answers = call() if inline else await asyncio.to_thread(call)
             if model is serving.judged:
-                self.beside.observations.answered(failed=answers is None)
+                self.shadow.observations.answered(failed=answers is None)
             if answers is not None:
                 return _marked(answers, rows)
-            why = f"model {model.version} fails"
+            reason = f"model {model.version} fails"
         days = [None if np.isnan(value) else float(value) for value in rows.raw[:, RECENCY]]
-        answers = recency_answers(rows.advertiser_ids, days, to_datetime(rows.as_of), why)
+        answers = recency_answers(rows.advertiser_ids, days, to_datetime(rows.as_of), reason)
         return [
             msgspec.structs.replace(answer, features_age_s=age_s)
             for answer, age_s in zip(answers, rows.age_s, strict=True)
@@ -191,17 +191,19 @@ class Predictor:
             self._complaints.failed(model.version, error)
             return None
 
-    def _base_rates(self, model: ChurnModel, advertiser_ids: Sequence[str], why: str) -> list[ChurnAnswer]:
+    def _base_rates(self, model: ChurnModel, advertiser_ids: Sequence[str], reason: str) -> list[ChurnAnswer]:
         as_of = to_datetime(self._clock.now())
-        return [model.base_rate_answer(name, as_of, f"no live features: {why}") for name in advertiser_ids]
+        return [model.base_rate_answer(name, as_of, f"no live features: {reason}") for name in advertiser_ids]
 
 
 def _marked(answers: list[ChurnAnswer], rows: Rows) -> list[ChurnAnswer]:
     """Answers on stale features say so."""
     if not rows.stale.any():
         return answers
-    why = f"features as last read: {rows.why}" if rows.why else "features are older than they should be"
+    reason = (
+        f"features as last read: {rows.reason}" if rows.reason else "features are older than they should be"
+    )
     return [
-        msgspec.structs.replace(answer, degraded=True, degraded_reason=why) if stale else answer
+        msgspec.structs.replace(answer, degraded=True, degraded_reason=reason) if stale else answer
         for answer, stale in zip(answers, rows.stale, strict=True)
     ]

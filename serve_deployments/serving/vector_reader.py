@@ -31,14 +31,14 @@ class Rows:
     age_s: list[float | None]  # how old what is known of each is; None: not known
     as_of: float  # epoch seconds
     unknown: list[str] = field(default_factory=list)
-    why: str = ""  # why they are from memory, if they are
+    reason: str = ""  # why they are from memory, if they are
 
     def some(self, places: Sequence[int]) -> Rows:
         """Only the advertisers at these places."""
         chosen = np.asarray(places, dtype=np.intp)
         names = [self.advertiser_ids[place] for place in places]
         ages_s = [self.age_s[place] for place in places]
-        return Rows(names, self.raw[chosen], self.stale[chosen], ages_s, self.as_of, why=self.why)
+        return Rows(names, self.raw[chosen], self.stale[chosen], ages_s, self.as_of, reason=self.reason)
 
 
 class VectorReader:
@@ -76,14 +76,14 @@ class VectorReader:
         return await self._reader.store.active(as_of - since_s, limit=limit)
 
 
-def _rows(answer: Answer, why: str) -> Rows:
+def _rows(answer: Answer, reason: str) -> Rows:
     """Those that did something before that moment."""
     raw, stale, names = answer.matrix(INPUTS), answer.stale(), answer.advertiser_ids
     ages_s = answer.ages_s()
     known = ~np.isnan(raw[:, RECENCY])
     if known.all():
-        return Rows(list(names), raw, stale, ages_s, answer.as_of, why=why)
+        return Rows(list(names), raw, stale, ages_s, answer.as_of, reason=reason)
     kept = [name for name, ok in zip(names, known, strict=True) if ok]
     unknown = [name for name, ok in zip(names, known, strict=True) if not ok]
     ages_s = [age_s for age_s, ok in zip(ages_s, known, strict=True) if ok]
-    return Rows(kept, raw[known], stale[known], ages_s, answer.as_of, unknown, why)
+    return Rows(kept, raw[known], stale[known], ages_s, answer.as_of, unknown, reason)

@@ -17,7 +17,8 @@ from models.dataset.split import TooLittleDataError, account_positions, temporal
 from models.evaluation.leakage import blocking
 from models.training.candidates import choose, week_balanced
 from models.training.card import ModelCard, TrainedModel
-from models.training.training import CANDIDATES, TrainingPolicy, _sides, labelled_set, train
+from models.training.policy import TrainingPolicy
+from models.training.training import CANDIDATES, _sides, labelled_set, train
 from tests.paths import DATA
 
 POLICY = TrainingPolicy()

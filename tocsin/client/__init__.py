@@ -1,5 +1,6 @@
 """The Python client: HTTP only."""
 
-from tocsin.client.clients import AsyncClient, Client
+from tocsin.client.asynchronous import AsyncClient
+from tocsin.client.blocking import Client
 
 __all__ = ["AsyncClient", "Client"]

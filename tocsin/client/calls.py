@@ -17,12 +17,16 @@ import msgspec
 from msgspec import Struct
 
 from tocsin.errors import InvalidRecordError
+from tocsin.wire.activity import ActivityRequest
 from tocsin.wire.churn import ChurnBatchRequest
 from tocsin.wire.dead_letters import DeadLetterFilter, PurgeRequest, ReplayRequest
 from tocsin.wire.features import FeaturesRequest
 from tocsin.wire.limits import MAX_BATCH_RECORDS, MAX_BODY_BYTES, MAX_CHURN_IDS, MAX_FEATURE_IDS
 from tocsin.wire.notifications import NotificationRequest
 from tocsin.wire.problems import RecordError
+
+NotificationLike = NotificationRequest | Mapping[str, Any]
+ActivityLike = ActivityRequest | Mapping[str, Any]
 
 MAX_BATCH_BYTES = 4 * 1024 * 1024  # of one request body; the platform refuses twice that
 MAX_KEY_LENGTH = 100  # of a caller's idempotency key; leaves room for the batch number

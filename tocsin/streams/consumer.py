@@ -7,10 +7,6 @@
 
 Work is acknowledged after it is done, in the same transaction as its results, so a consumer that dies leaves
 its blocks pending; whoever gets its partitions claims them first. The process outlives every storage failure.
-
-    a unit:  waiting ──begin──► begun ──settled──► gone
-                │ its partition is lost, or it is given up at the stop
-                └──► left to the partition's next owner, with all that waits behind it in that partition
 """
 
 from __future__ import annotations
@@ -18,116 +14,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Container, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from enum import StrEnum
-from typing import Protocol
 
 import msgspec
 
+from tocsin.background import repeat
 from tocsin.clock import Clock
 from tocsin.errors import StateMovedError, TocsinError
-from tocsin.streams.lanes import Entry, Placement, Record, Writes
+from tocsin.streams.ports import Handler, Ownership, Queue
+from tocsin.streams.records import Entry, Writes
+from tocsin.streams.work_unit import WorkUnit, in_units
 from tocsin.telemetry.reports import Fault
 
 log = logging.getLogger(__name__)
-
-
-class Queue(Protocol):
-    """What a consumer needs of a lane; the contract that every implementation keeps."""
-
-    name: str
-    partitions: int
-
-    async def append(
-        self, records: Sequence[Record], *, idempotency_key: str = "", fingerprint: str = ""
-    ) -> list[Placement]:
-        """Store records durably, all or none."""
-        ...
-
-    async def read(
-        self, consumer: str, partitions: Sequence[int], *, count: int, block_ms: int
-    ) -> list[Entry]:
-        """Take new blocks."""
-        ...
-
-    async def claim(self, consumer: str, partition: int, *, min_idle_ms: int) -> list[Entry]:
-        """Take over blocks another consumer left."""
-        ...
-
-    async def settle(self, entries: Sequence[Entry], stage: Writes, *, again: bool = False) -> None:
-        """Acknowledge and trim, with what `stage` writes; with `again`, unless that was done already."""
-        ...
-
-    async def unsettled(self, entries: Sequence[Entry]) -> list[Entry]:
-        """Those that nobody settled yet."""
-        ...
-
-    async def promote(self, partition: int, now: float, *, limit: int) -> int:
-        """Bring retries that are due back."""
-        ...
-
-
-class Ownership(Protocol):
-    """Which partitions are ours: `tocsin.streams.leases.Leases`, or a fixed set in tests."""
-
-    name: str
-
-    def held(self) -> list[int]:
-        """The partitions that are ours now."""
-        ...
-
-    async def beat(self) -> list[int]:
-        """Renew, take what is due; returns what is to be drained and given up."""
-        ...
-
-    async def release(self, partitions: Sequence[int], *, leave: bool = False) -> None:
-        """Give partitions up; with `leave`, leave the pool."""
-        ...
-
-
-class Hold(Protocol):
-    """What a handler may ask about its blocks while it works on them."""
-
-    def begin(self) -> Sequence[Entry]:
-        """The blocks that are still ours; from here on they are brought to an end, whoever owns their partitions."""
-        ...
-
-    async def again(self) -> Sequence[Entry]:
-        """Wait a little before another try; then the blocks that are still ours. None: give up."""
-        ...
-
-
-class Handler(Protocol):
-    """The work: look at blocks, act, and return what to write together with their acknowledgement.
-
-    Before it does what cannot be taken back it calls `Hold.begin`, and works on what that returns and no more. It
-    must not raise for a bad record (dead-letter it instead); when it does raise, the blocks stay pending and are
-    tried again after `ConsumerPolicy.requeue_s`, while later ones go ahead. Where these must wait, it tries again
-    by itself, with `Hold.again`.
-    """
-
-    async def handle(self, entries: Sequence[Entry], hold: Hold) -> Writes:
-        """Do the work of these blocks; returns the writes to make with their acknowledgement."""
-        ...
-
-
-class Kept:
-    """The hold on blocks that nobody else can claim: all are ours, and there is no other try.
-
-    Args:
-        entries: The blocks.
-    """
-
-    def __init__(self, entries: Sequence[Entry]) -> None:
-        self._entries = entries
-
-    def begin(self) -> Sequence[Entry]:
-        """All of them."""
-        return self._entries
-
-    async def again(self) -> Sequence[Entry]:
-        """None."""
-        return ()
 
 
 class ConsumerPolicy(msgspec.Struct, frozen=True, kw_only=True):
@@ -154,46 +54,6 @@ class ConsumerState(StrEnum):
     HEALING = "healing"
     DRAINING = "draining"
     STOPPED = "stopped"
-
-
-class WorkUnit:
-    """Blocks that are handled together; the consumer's `Hold`.
-
-    Args:
-        entries: The blocks.
-        check: Takes what was lost out of every unit that has not begun.
-        pause: Waits after a number of tries, then does the same.
-    """
-
-    def __init__(
-        self,
-        entries: tuple[Entry, ...],
-        check: Callable[[], None],
-        pause: Callable[[WorkUnit, int], Awaitable[None]],
-    ) -> None:
-        self.entries = entries  # those that were not lost
-        self.begun = False
-        self._check = check
-        self._pause = pause
-        self._tries = 0
-
-    def begin(self) -> Sequence[Entry]:
-        """The blocks that are still ours."""
-        if not self.begun:
-            self._check()
-            self.begun = True
-        return self.entries
-
-    async def again(self) -> Sequence[Entry]:
-        """Wait, then the blocks that are still ours."""
-        self._tries += 1
-        await self._pause(self, self._tries)
-        return self.entries
-
-    def leave(self, partitions: Container[int]) -> None:
-        """Take out what is of these partitions, unless work on it has begun."""
-        if not self.begun:
-            self.entries = tuple(entry for entry in self.entries if entry.partition not in partitions)
 
 
 class Consumer:
@@ -230,8 +90,8 @@ class Consumer:
     async def run(self) -> None:
         """Consume until `stop`; returns when everything in flight is settled."""
         background = [
-            asyncio.create_task(self._forever(self._beat, self._policy.heartbeat_s)),
-            asyncio.create_task(self._forever(self._promote, self._policy.promote_every_s)),
+            asyncio.create_task(self._in_background(self._beat, self._policy.heartbeat_s)),
+            asyncio.create_task(self._in_background(self._promote, self._policy.promote_every_s)),
         ]
         attempt = 0
         while not self._stopping.is_set():
@@ -316,7 +176,7 @@ class Consumer:
         await self._dispatch([e for e in entries if (e.partition, e.entry) not in busy])
 
     async def _dispatch(self, entries: Sequence[Entry]) -> None:
-        for part in _units(entries, self._policy.unit_entries, self._policy.unit_bytes):
+        for part in in_units(entries, self._policy.unit_entries, self._policy.unit_bytes):
             await self._slots.acquire()
             self._note_lost()
             ours = tuple(entry for entry in part if entry.partition in self._claimed)
@@ -426,31 +286,19 @@ class Consumer:
         for partition in self._ownership.held():
             await self._queue.promote(partition, self._clock.now(), limit=self._policy.promote_limit)
 
-    async def _forever(self, step: Callable[[], Awaitable[None]], every_s: float) -> None:
-        while not self._drained.is_set():
-            try:
-                await step()
-            except TocsinError as error:
-                self.failures += 1
-                log.debug("%s: %s", self._ownership.name, error)
-            except Exception:  # the heartbeat must outlive a fault of ours
-                self.failures += 1
-                log.exception("%s: a background step failed", self._ownership.name)
-            await asyncio.sleep(every_s)
+    async def _in_background(self, step: Callable[[], Awaitable[None]], every_s: float) -> None:
+        await repeat(
+            f"{self._ownership.name}: a background step",
+            step,
+            every_s=every_s,
+            until=self._drained,
+            failed=self._count,
+            level=logging.DEBUG,
+        )
+
+    def _count(self, _error: Exception) -> None:
+        self.failures += 1
 
     async def _pause(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._stopping.wait(), seconds)
-
-
-def _units(entries: Sequence[Entry], most: int, most_bytes: int) -> Iterator[tuple[Entry, ...]]:
-    unit: list[Entry] = []
-    size = 0
-    for entry in entries:
-        if unit and (len(unit) == most or size + len(entry.block) > most_bytes):
-            yield tuple(unit)
-            unit, size = [], 0
-        unit.append(entry)
-        size += len(entry.block)
-    if unit:
-        yield tuple(unit)

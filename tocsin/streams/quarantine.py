@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from redis.asyncio.client import Pipeline
 
 from tocsin.keys import LaneKeys
-from tocsin.streams.lanes import Entry
+from tocsin.streams.records import Entry
 
 ENTRIES = 1000  # kept; the oldest go first
 

@@ -22,7 +22,7 @@ from tests.contract.features.test_feature_store import event, some_events
 from tests.fakes import wait_until
 from tests.feature_bench import NOW, PARTITIONS, Bench
 from tocsin.errors import OverloadedError, StorageUnavailableError, UnreadableFileError
-from tocsin.streams.lanes import partition_of
+from tocsin.streams.records import partition_of
 from tocsin.telemetry.reports import Fault
 from tocsin.wire.activity import Activity
 

@@ -19,7 +19,7 @@ from tests.feature_bench import DAY, NOW, PARTITIONS, Bench
 from tests.unit.features.oracle import expected
 from tocsin.errors import StateMovedError
 from tocsin.storage.optimistic import Guarded
-from tocsin.streams.lanes import Record, partition_of
+from tocsin.streams.records import Record, partition_of
 from tocsin.wire.activity import Activity
 from tocsin.wire.lanes import WIRE_VERSION
 

@@ -21,7 +21,8 @@ from tests.fakes import wait_until
 from tests.feature_bench import Bench
 from tests.paths import DATA
 from tocsin.settings import Settings
-from tocsin.streams.lanes import Lane, Record, partition_of
+from tocsin.streams.lanes import Lane
+from tocsin.streams.records import Record, partition_of
 from tocsin.wire.activity import Activity
 from tocsin.wire.lanes import LaneName
 
@@ -58,7 +59,7 @@ class Shards:
         self._workers[name] = stack.enter_context(worker)
 
     def await_start(self, name: str) -> None:
-        assert self._workers[name].hear(str, timeout_s=START_S) == name
+        assert self._workers[name].receive(str, timeout_s=START_S) == name
 
     def kill(self, name: str) -> None:
         os.kill(self._workers[name].pid, signal.SIGKILL)

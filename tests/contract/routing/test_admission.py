@@ -30,8 +30,9 @@ from tocsin.resilience.retry import RetryPolicy
 from tocsin.settings import Settings
 from tocsin.storage.connect import connect
 from tocsin.storage.embedded import EmbeddedServer
-from tocsin.streams.lanes import Lane, Record
+from tocsin.streams.lanes import Lane
 from tocsin.streams.leases import LeasePolicy, Leases
+from tocsin.streams.records import Record
 from tocsin.wire.dead_letters import DeadLetterFilter
 from tocsin.wire.lanes import NOTIFICATION_LANES, LaneName
 from tocsin.wire.notifications import Envelope, Notification

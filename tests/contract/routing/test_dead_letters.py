@@ -16,7 +16,8 @@ from routing.ledger.dead_letters import SCAN_PAGE, DeadLetters
 from routing.ledger.ledger import Ledger
 from tests.fakes import START, ManualClock
 from tocsin.errors import NotFoundError
-from tocsin.streams.lanes import Lane, Record
+from tocsin.streams.lanes import Lane
+from tocsin.streams.records import Record
 from tocsin.wire.dead_letters import DeadLetterFilter, PurgeRequest, ReplayRequest
 from tocsin.wire.lanes import LaneName
 from tocsin.wire.notifications import Attempt, Envelope, Notification, NotificationState

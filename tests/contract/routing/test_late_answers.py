@@ -18,7 +18,8 @@ from routing.intake.priority import Classifier
 from routing.ledger.ledger import Ledger
 from tests.fakes import ManualClock, wait_until
 from tocsin.resilience.retry import RetryPolicy
-from tocsin.streams.lanes import Entry, Lane
+from tocsin.streams.lanes import Lane
+from tocsin.streams.records import Entry
 from tocsin.wire.lanes import LaneName
 from tocsin.wire.notifications import Attempt, NotificationRequest, NotificationState
 

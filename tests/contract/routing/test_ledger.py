@@ -22,7 +22,8 @@ from tests.fakes import START, ManualClock, OneByOne
 from tocsin.errors import InvalidRecordError, NotFoundError
 from tocsin.keys import GROUP
 from tocsin.resilience.retry import RetryPolicy
-from tocsin.streams.lanes import Entry, Lane, Position, pack_block
+from tocsin.streams.lanes import Lane
+from tocsin.streams.records import Entry, Position, pack_block
 from tocsin.telemetry.latency import quantile_ms
 from tocsin.wire.dead_letters import DeadLetterFilter
 from tocsin.wire.lanes import WIRE_VERSION, LaneName

@@ -26,7 +26,8 @@ from tests.fakes import ManualClock, OneByOne
 from tests.recipient_fakes import recipient
 from tocsin.clock import to_datetime
 from tocsin.resilience.retry import RetryPolicy
-from tocsin.streams.lanes import Lane, Position
+from tocsin.streams.lanes import Lane
+from tocsin.streams.records import Position
 from tocsin.telemetry.latency import quantile_ms
 from tocsin.wire.lanes import LaneName
 from tocsin.wire.notifications import Notification, NotificationRequest, NotificationState

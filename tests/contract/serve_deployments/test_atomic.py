@@ -14,7 +14,8 @@ from redis import asyncio as aioredis
 from serve_deployments.notifications import Notifications
 from tocsin.errors import OverloadedError, StorageUnavailableError
 from tocsin.settings import Settings
-from tocsin.streams.lanes import Lane, Placement, Record
+from tocsin.streams.lanes import Lane
+from tocsin.streams.records import Placement, Record
 from tocsin.wire.lanes import LaneName
 
 BATCH = [

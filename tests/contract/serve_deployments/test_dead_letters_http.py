@@ -15,7 +15,8 @@ from routing.ledger.ledger import Ledger
 from serve_deployments.dead_letters import DeadLetters
 from tests.fakes import START
 from tocsin.settings import Settings
-from tocsin.streams.lanes import Lane, Record
+from tocsin.streams.lanes import Lane
+from tocsin.streams.records import Record
 from tocsin.wire.notifications import Envelope, Notification, NotificationState
 
 decode = msgspec.msgpack.Decoder(list[Envelope]).decode

@@ -31,8 +31,9 @@ from tocsin.clock import SystemClock
 from tocsin.errors import ModelUnavailableError
 from tocsin.resilience.breakers import Breakers
 from tocsin.settings import Settings
-from tocsin.streams.lanes import Lane, Record, partition_of
+from tocsin.streams.lanes import Lane
 from tocsin.streams.leases import LeasePolicy, Leases
+from tocsin.streams.records import Record, partition_of
 from tocsin.telemetry.metrics import METRICS, Kind
 from tocsin.telemetry.reports import Fault, Reports
 from tocsin.wire.activity import Activity

@@ -30,7 +30,8 @@ from tocsin.settings import Settings
 from tocsin.storage import connect as connecting
 from tocsin.storage.connect import connect, inspect
 from tocsin.storage.embedded import _binary
-from tocsin.streams.lanes import Lane, Placement, Record
+from tocsin.streams.lanes import Lane
+from tocsin.streams.records import Placement, Record
 from tocsin.wire.lanes import Durability, LaneName
 
 PATIENT_MS = 60_000

@@ -17,7 +17,8 @@ from tocsin.clock import SystemClock
 from tocsin.errors import ConflictError, OverloadedError, StorageUnavailableError
 from tocsin.keys import GROUP
 from tocsin.storage.connect import connect
-from tocsin.streams.lanes import Entry, Lane, LaneDepth, Placement, Position, Record
+from tocsin.streams.lanes import Lane
+from tocsin.streams.records import Entry, LaneDepth, Placement, Position, Record
 
 Port = MemoryLane | Lane
 NO_WAIT_MS = 1

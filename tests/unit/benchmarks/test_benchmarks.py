@@ -16,7 +16,7 @@ from benchmarks.harness import Options, parse, percentile, reserved_stdout, summ
 from benchmarks.load import Round, encode_request
 from benchmarks.workers import Flood, Flooded, Loader, Target
 from tests.paths import ROOT
-from tocsin.streams.lanes import partition_of
+from tocsin.streams.records import partition_of
 
 OPTIONS = Options(seconds=1.0, quick=True, seed=7)
 

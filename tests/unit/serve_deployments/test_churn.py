@@ -157,7 +157,7 @@ class Bench:
         return {found["advertiser_id"]: found for found in answer.json()["predictions"]}
 
     def counts(self) -> dict[str, int]:
-        return self.app.predictor.beside.observations.counts()
+        return self.app.predictor.shadow.observations.counts()
 
 
 @pytest.fixture
@@ -276,7 +276,7 @@ async def test_a_canary_at_fault_fails_no_request_and_is_noticed(bench: Bench, f
     await bench.challenger(RolloutStage.CANARY, fault)
     found = await bench.all()
     assert {(one["model_version"], one["degraded"]) for one in found.values()} == {(champion, False)}
-    assert bench.counts()["late" if fault == "slow" else "error:10"] == 1
+    assert bench.counts()["late" if fault == "slow" else "error:judged"] == 1
 
 
 async def test_a_canary_that_many_ask_at_once_answers_all_its_share(
@@ -289,7 +289,7 @@ async def test_a_canary_that_many_ask_at_once_answers_all_its_share(
     answered = {name: one["model_version"] for name, one in first.items()}
     assert challenger in answered.values()
     assert [{name: one["model_version"] for name, one in found.items()} for found in rest] == [answered] * 11
-    assert bench.counts() == {"in_time": 12, "error:00": 12}
+    assert bench.counts() == {"in_time": 12, "error:none": 12}
 
 
 async def test_a_model_that_could_not_be_loaded_is_tried_again(bench: Bench) -> None:
@@ -307,8 +307,8 @@ async def test_scores_that_are_no_numbers_are_failures_and_stop_nothing(bench: B
     await bench.champion()
     await bench.challenger(RolloutStage.SHADOW, "wrong")
     await bench.all()
-    await bench.app.predictor.beside.score()
-    assert bench.counts() == {"error:10": 1}
+    await bench.app.predictor.shadow.score()
+    assert bench.counts() == {"error:judged": 1}
 
 
 async def test_what_runs_beside_the_requests_goes_on_after_an_error(
@@ -375,15 +375,15 @@ async def test_a_new_replica_says_that_the_registry_cannot_be_read(bench: Bench,
 async def test_what_was_answered_is_scored_by_both_beside(bench: Bench) -> None:
     await bench.champion()
     await bench.challenger(RolloutStage.SHADOW)
-    beside = bench.app.predictor.beside
-    running = asyncio.create_task(beside._score_all())
+    shadow = bench.app.predictor.shadow
+    running = asyncio.create_task(shadow.run())
     for _ in range(3):  # an advertiser counts once, however often it is asked about
         await bench.all()
-    await wait_until(lambda: not beside._queue and bool(beside._unsent))
+    await wait_until(lambda: not shadow._queue and bool(shadow._unsent))
     running.cancel()
     counts = bench.counts()
     assert counts["fresh"] == counts["diff:0"] == counts["rows"] == len(ACTIVE)
-    assert {prediction.advertiser_id for prediction in beside._unsent} == set(ACTIVE)
+    assert {prediction.advertiser_id for prediction in shadow._unsent} == set(ACTIVE)
 
 
 async def test_a_queue_that_is_full_drops_and_counts(bench: Bench) -> None:

@@ -25,7 +25,7 @@ def test_what_was_answered_comes_back_older_and_stale() -> None:
 
 def test_what_was_computed_is_kept_too() -> None:
     answer, _ = taken([None, stored(2)])
-    answer.tell(0, [VectorRead(Status.PRESENT, 3.0, 1.0, (7.0,) * packer.count) for packer in PACKERS])
+    answer.override(0, [VectorRead(Status.PRESENT, 3.0, 1.0, (7.0,) * packer.count) for packer in PACKERS])
     recall = LastServed(10)
     recall.keep(answer)
     found = recall.find("n0", NOON + 5)

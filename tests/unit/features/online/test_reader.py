@@ -16,7 +16,7 @@ from features.online.packing import ENTITY_BYTES, PACKERS, Fit
 from features.online.reader import Question
 from features.online.result import MISSING, NEVER, Answer, Status, VectorRead
 from tocsin.keys import FeatureKeys
-from tocsin.streams.lanes import partition_of
+from tocsin.streams.records import partition_of
 
 NOON = 17_000.5 * DAY_S
 KEYS = FeatureKeys("t")
@@ -188,13 +188,13 @@ def test_a_name_that_is_no_feature_is_refused() -> None:
 def test_what_is_told_is_seen_everywhere() -> None:
     answer, _ = taken([stored(1), None, stored(3)])
     told = [VectorRead(Status.STALE, 9.0, 1.0, (7.0,) * packer.count) for packer in PACKERS]
-    answer.tell(1, told)
+    answer.override(1, told)
     assert answer.reads(1) == told
     assert answer.stale().tolist() == [False, True, False]
     assert answer.ages_s()[1] == 9.0
     assert answer.columns(["spend_28d"])["spend_28d"][1] == 7.0
     assert answer.vector(1) == (7.0,) * len(FEATURE_NAMES)
-    answer.tell(1, MISSING)
+    answer.override(1, MISSING)
     assert np.isnan(answer.matrix(FEATURE_NAMES)[1]).all()
     assert answer.vector(0)[0] == 1_000.0 + PACKERS[0].first
 

@@ -83,10 +83,10 @@ def test_too_few_accounts_abstain_and_say_so() -> None:
     rng = np.random.default_rng(4)
     churn, stays = certify(_rows(rng, 300, 3, np.square), _rows(rng, 10, 8, np.square), MIDDLE)
     assert (churn.threshold, stays.threshold) == (None, None)
-    assert stays.why == "10 accounts are too few: 14 answers are the fewest that could do"
+    assert stays.reason == "10 accounts are too few: 14 answers are the fewest that could do"
     noise = lambda scores: np.full_like(scores, 0.5)  # noqa: E731
     churn, _ = certify(_rows(rng, 300, 3, noise), _rows(rng, 300, 3, noise), MIDDLE)
-    assert churn.why == "no threshold reaches a precision of 80% with 95% confidence on 300 accounts"
+    assert churn.reason == "no threshold reaches a precision of 80% with 95% confidence on 300 accounts"
     assert (churn.coverage, churn.precision_low) == (0.0, None)
 
 

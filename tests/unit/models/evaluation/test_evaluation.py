@@ -114,10 +114,10 @@ def test_a_certificate_the_test_refutes_is_withdrawn_and_says_why() -> None:
     shifted = replace(judged, churned=(np.arange(rows) % 10 < 7).astype(np.float64))
     (gone,) = confirm(shifted, [_certificate("churn", 0.8)])
     assert (gone.threshold, gone.precision_low, gone.coverage) == (None, None, 0.0)
-    assert "not confirmed by the test: of 400 answers on later rows 70.0% were right" in gone.why
+    assert "not confirmed by the test: of 400 answers on later rows 70.0% were right" in gone.reason
     (unasked,) = confirm(judged, [_certificate("stays", 0.2)])
     assert unasked.threshold is None
-    assert "it gave no answer there" in unasked.why
+    assert "it gave no answer there" in unasked.reason
 
 
 def test_segments_and_weeks_hold_every_row_once() -> None:

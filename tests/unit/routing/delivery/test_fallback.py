@@ -60,7 +60,7 @@ class House:
         self.fallback = Fallback(self.lines, self.profiles)
         self.deliver = Deliver(self.lines, RETRY, clock, draw=lambda: 0.0, fallback=self.fallback)
 
-    async def tell(
+    async def send(
         self, *channels: str, wishes: RecipientRequest | None = None, earlier: Delivery | None = None
     ) -> Delivery:
         note = Notification(
@@ -96,7 +96,7 @@ def outcome(one: Delivery) -> tuple[str, str]:
 
 
 async def test_what_gets_through_concerns_nobody_else(house: House) -> None:
-    one = await house.tell(wishes=RecipientRequest(targets={"sms": "1"}, fallback_contacts=("bob",)))
+    one = await house.send(wishes=RecipientRequest(targets={"sms": "1"}, fallback_contacts=("bob",)))
     assert outcome(one) == ("delivered", "")
     assert house.lines["sms"].told == []
 
@@ -106,7 +106,7 @@ async def test_the_recipients_other_channels_come_next_one_by_one_until_one_deli
     wishes = RecipientRequest(
         targets={"sms": "1", "email": "a@b.example", "voice": "1"}, fallback_contacts=("bob",)
     )
-    one = await house.tell(wishes=wishes)
+    one = await house.send(wishes=wishes)
     assert outcome(one) == ("delivered", "fallback")
     assert [(a.channel, a.ok) for a in one.attempts] == [("webhook", False), ("sms", False), ("email", True)]
     assert house.lines["voice"].told == []
@@ -122,7 +122,7 @@ async def test_fallback_contacts_are_told_at_once_as_they_want_and_the_recipient
     )
     await house.profiles.put(recipient("cy", RecipientRequest(webhook_url="https://cy.example")))
     wishes = RecipientRequest(fallback_contacts=("bob", "cy", "dee"))
-    one = await house.tell(wishes=wishes)
+    one = await house.send(wishes=wishes)
     assert outcome(one) == ("retrying", "retry_scheduled")
     told = {(a.recipient, a.channel, a.ok) for a in one.attempts}
     assert told == {
@@ -134,33 +134,33 @@ async def test_fallback_contacts_are_told_at_once_as_they_want_and_the_recipient
     title = "[for ann] Smoke"
     assert house.lines["webhook"].told[1:] == [("cy", title, "https://cy.example"), ("dee", title, "")]
 
-    again = await house.tell(wishes=wishes, earlier=one)
+    again = await house.send(wishes=wishes, earlier=one)
     assert len(house.lines["voice"].told) == 1  # nobody is told twice
     assert len([a for a in again.attempts if not a.recipient]) == 2
 
-    last = await house.tell(wishes=wishes, earlier=again)
+    last = await house.send(wishes=wishes, earlier=again)
     assert outcome(last) == ("delivered", "fallback")
 
 
 async def test_without_anybody_it_ends_dead(house: House) -> None:
     house.lines["webhook"].answer = DOWN
     wishes = RecipientRequest(fallback_contacts=("bob",))
-    one = await house.tell(wishes=wishes)
-    one = await house.tell(wishes=wishes, earlier=one)
-    one = await house.tell(wishes=wishes, earlier=one)
+    one = await house.send(wishes=wishes)
+    one = await house.send(wishes=wishes, earlier=one)
+    one = await house.send(wishes=wishes, earlier=one)
     assert outcome(one) == ("dead", "attempts_exhausted")
     assert [a.recipient for a in one.attempts] == ["", "bob"] * 3
 
 
 async def test_the_log_tells_nobody(house: House) -> None:
     house.lines["webhook"].by_recipient["ann"] = NO
-    one = await house.tell("webhook", "log", wishes=RecipientRequest(fallback_contacts=("bob",)))
+    one = await house.send("webhook", "log", wishes=RecipientRequest(fallback_contacts=("bob",)))
     assert outcome(one) == ("delivered", "fallback")
     assert ("bob", True) in {(a.recipient, a.ok) for a in one.attempts}
 
 
 async def test_where_only_the_log_is_wanted_nobody_else_is_told(house: House) -> None:
-    one = await house.tell("log", wishes=RecipientRequest(fallback_contacts=("bob",)))
+    one = await house.send("log", wishes=RecipientRequest(fallback_contacts=("bob",)))
     assert outcome(one) == ("delivered", "")
     assert len(one.attempts) == 1
 
@@ -170,7 +170,7 @@ async def test_contacts_are_told_as_the_notification_says_while_nothing_is_known
 ) -> None:
     house.lines["webhook"].by_recipient["ann"] = DOWN
     house.profiles.fault = StorageUnavailableError("down")
-    one = await house.tell(wishes=RecipientRequest(fallback_contacts=("bob",)))
+    one = await house.send(wishes=RecipientRequest(fallback_contacts=("bob",)))
     assert ("bob", "webhook", True) in {(a.recipient, a.channel, a.ok) for a in one.attempts}
     assert house.fallback.lookups_failed == 1
 
@@ -180,43 +180,43 @@ async def test_contacts_are_told_as_the_notification_says_while_nothing_is_known
 
 async def test_what_nobody_may_be_asked_for_waits_without_an_attempt(house: House) -> None:
     house.lines["webhook"].answer = 30.0
-    one = await house.tell()
+    one = await house.send()
     assert outcome(one) == ("retrying", "breaker_open")
     assert (one.attempts, one.retry_at, one.parked_at) == ((), START + 30.0, START)
     house.clock.advance(31)
-    again = await house.tell(earlier=one)
+    again = await house.send(earlier=one)
     assert (again.attempts, again.parked_at) == ((), START)
 
 
 async def test_waiting_has_an_end(house: House) -> None:
     house.lines["webhook"].answer = 30.0
-    one = await house.tell()
+    one = await house.send()
     house.clock.advance(RETRY.patience_s + 1)
-    assert outcome(await house.tell(earlier=one)) == ("dead", "breaker_open")
+    assert outcome(await house.send(earlier=one)) == ("dead", "breaker_open")
 
 
 async def test_an_attempt_ends_the_waiting(house: House) -> None:
     house.lines["webhook"].answer = 30.0
-    one = await house.tell()
+    one = await house.send()
     house.lines["webhook"].answer = DOWN
-    tried = await house.tell(earlier=one)
+    tried = await house.send(earlier=one)
     assert (outcome(tried), tried.parked_at) == (("retrying", "retry_scheduled"), 0.0)
 
 
 async def test_while_it_waits_others_are_told(house: House) -> None:
     house.lines["webhook"].by_recipient["ann"] = 30.0
-    one = await house.tell(wishes=RecipientRequest(fallback_contacts=("bob",)))
+    one = await house.send(wishes=RecipientRequest(fallback_contacts=("bob",)))
     assert outcome(one) == ("retrying", "breaker_open")
     assert [(a.recipient, a.ok) for a in one.attempts] == [("bob", True)]
     house.clock.advance(RETRY.patience_s + 1)
-    assert outcome(await house.tell(wishes=RecipientRequest(), earlier=one)) == ("delivered", "fallback")
+    assert outcome(await house.send(wishes=RecipientRequest(), earlier=one)) == ("delivered", "fallback")
 
 
 async def test_of_two_channels_the_one_that_delivered_is_not_asked_again(house: House) -> None:
     house.lines["sms"].answer = 30.0
-    one = await house.tell("webhook", "sms")
+    one = await house.send("webhook", "sms")
     assert outcome(one) == ("retrying", "retry_scheduled")
-    await house.tell("webhook", "sms", earlier=one)
+    await house.send("webhook", "sms", earlier=one)
     assert len(house.lines["webhook"].told) == 1
 
 
@@ -234,7 +234,7 @@ async def test_a_channel_nobody_wants_any_more_is_not_waited_for(house: House) -
         "x", Envelope(Notification("a", "b", "c", "", "", "", "s", (), "", 0.0, "", {}, START))
     )
     earlier.attempts = (done,)
-    assert (await house.tell("webhook", earlier=earlier)).state is NotificationState.DELIVERED
+    assert (await house.send("webhook", earlier=earlier)).state is NotificationState.DELIVERED
 
 
 # --------------------------------------------------------------------------- choosing

@@ -19,8 +19,10 @@ from routing.ledger.ledger import Ledger
 from tests.fakes import START, FixedOwnership, ManualClock, MemoryLane, OneByOne, wait_until
 from tocsin.errors import StorageUnavailableError
 from tocsin.resilience.retry import RetryPolicy
-from tocsin.streams.consumer import Consumer, ConsumerPolicy, ConsumerState, Kept
-from tocsin.streams.lanes import Lane, Record
+from tocsin.streams.consumer import Consumer, ConsumerPolicy, ConsumerState
+from tocsin.streams.lanes import Lane
+from tocsin.streams.ports import Kept
+from tocsin.streams.records import Record
 from tocsin.wire.notifications import Envelope, Notification
 
 POLICY = ConsumerPolicy(

@@ -17,8 +17,9 @@ from routing.ledger.ledger import Ledger
 from tests.fakes import START, ManualClock, OneByOne, staged
 from tocsin.errors import StorageUnavailableError
 from tocsin.resilience.retry import RetryPolicy
-from tocsin.streams.lanes import Entry, Lane, pack_block
+from tocsin.streams.lanes import Lane
 from tocsin.streams.quarantine import ENTRIES
+from tocsin.streams.records import Entry, pack_block
 from tocsin.wire.dead_letters import DeadLetter
 from tocsin.wire.lanes import WIRE_VERSION, LaneName
 from tocsin.wire.notifications import Attempt, Envelope, Notification

@@ -9,7 +9,7 @@ from routing.intake.intake import Intake, check_notification, to_notification, t
 from routing.intake.priority import Classifier
 from tests.fakes import START
 from tocsin.errors import InvalidRecordError
-from tocsin.streams.lanes import partition_of
+from tocsin.streams.records import partition_of
 from tocsin.wire.lanes import LaneName
 from tocsin.wire.limits import MAX_EXPIRY_S
 from tocsin.wire.notifications import Envelope, NotificationRequest

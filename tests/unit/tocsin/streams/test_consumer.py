@@ -11,8 +11,10 @@ from redis.asyncio.client import Pipeline
 
 from tests.fakes import FixedOwnership, ManualClock, MemoryLane, wait_until
 from tocsin.errors import StateMovedError, StorageUnavailableError
-from tocsin.streams.consumer import Consumer, ConsumerPolicy, ConsumerState, Hold, _units
-from tocsin.streams.lanes import Entry, LaneDepth, Record, Writes
+from tocsin.streams.consumer import Consumer, ConsumerPolicy, ConsumerState
+from tocsin.streams.ports import Hold
+from tocsin.streams.records import Entry, LaneDepth, Record, Writes
+from tocsin.streams.work_unit import in_units
 
 EMPTY = LaneDepth(blocks=0, pending=0, retrying=0)
 DOWN = StorageUnavailableError("storage is unavailable")
@@ -154,7 +156,7 @@ async def test_what_another_one_settled_meanwhile_is_not_done_again(bench: Bench
 async def test_units_are_bounded_by_blocks_and_by_bytes() -> None:
     def sizes(blocks: list[int], most: int, most_bytes: int) -> list[list[int]]:
         entries = [Entry("p1", 0, f"1-{n}", 1, b"x" * size) for n, size in enumerate(blocks)]
-        return [[len(one.block) for one in unit] for unit in _units(entries, most, most_bytes)]
+        return [[len(one.block) for one in unit] for unit in in_units(entries, most, most_bytes)]
 
     assert sizes([1, 1, 1, 1, 1], 2, 100) == [[1, 1], [1, 1], [1]]
     assert sizes([4, 4, 4, 9, 1], 9, 8) == [[4, 4], [4], [9], [1]]

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tocsin.errors import InvalidRecordError
-from tocsin.streams.lanes import Entry, Position, pack_block, partition_of
 from tocsin.streams.leases import share
+from tocsin.streams.records import Entry, Position, pack_block, partition_of
 
 NAMES = st.lists(st.text(min_size=1, max_size=8), min_size=1, max_size=12, unique=True)
 
