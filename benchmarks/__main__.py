@@ -9,9 +9,9 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from benchmarks import harness
+from benchmarks.harness.run import obeying_sigterm, parse
 
-MEMBERS = ("routing", "fairness", "serving", "features_online")
+MEMBERS = ("routing", "routing.fairness", "serving", "features.online")
 BY_NAME = ("features", "peers")  # beside other libraries, which they install first
 DESCRIPTION = (
     f"Runs {', '.join(MEMBERS)}, one after the other; one of them alone: python -m benchmarks.{MEMBERS[0]}. "
@@ -23,8 +23,8 @@ STOP_S = 60.0
 def main(argv: list[str] | None = None) -> int:
     """Run all members; a failed one does not keep the next from its turn. Returns the exit status."""
     arguments = sys.argv[1:] if argv is None else argv
-    harness.parse("", DESCRIPTION, arguments)  # before minutes have gone by
-    with harness.obeying_sigterm():
+    parse("", DESCRIPTION, arguments)  # before minutes have gone by
+    with obeying_sigterm():
         return max(_run([sys.executable, "-m", f"benchmarks.{name}", *arguments]) for name in MEMBERS)
 
 

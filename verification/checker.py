@@ -28,9 +28,9 @@ from verification.facts import (
     FINAL_STATES,
     LOG,
     WEBHOOK,
+    Arrival,
     Evidence,
     Final,
-    Note,
     Promise,
     Verdict,
     Window,
@@ -39,7 +39,7 @@ from verification.facts import (
 SLACK_S = 0.002  # arrivals are stamped to the millisecond
 MAX_PROBLEMS = 12
 
-Tracks = Mapping[str, Mapping[str, Sequence[Note]]]  # by id, then by channel, in time
+Tracks = Mapping[str, Mapping[str, Sequence[Arrival]]]  # by id, then by channel, in time
 Place = tuple[int, int, int]  # ms and number of the entry, index in it
 NOWHERE: Place = (-1, -1, -1)
 
@@ -62,7 +62,7 @@ def check(evidence: Evidence) -> Verdict:
     """Account for every receipt."""
     tally = _Tally()
     promised = _promised(evidence.promises, tally)
-    tracks = _tracks(evidence.notes, promised, tally)
+    tracks = _tracks(evidence.arrivals, promised, tally)
     states: Counter[str] = Counter()
     duplicates = 0
     windows = [window for window in evidence.windows if window.kind in EXPLAINING]
@@ -70,7 +70,7 @@ def check(evidence: Evidence) -> Verdict:
         found, final = tracks.get(promise.id, {}), evidence.finals.get(promise.id)
         state = _state(promise, final, found, evidence.letters, tally)
         states[state] += 1
-        duplicates += sum(max(0, sum(note.ok for note in notes) - 1) for notes in found.values())
+        duplicates += sum(max(0, sum(arrival.ok for arrival in arrivals) - 1) for arrivals in found.values())
         if final is not None:
             _explain(promise, final, found, windows, tally)
     _check_letters(evidence, states["dead"], tally)
@@ -117,26 +117,27 @@ def _is_position(promise: Promise) -> bool:
         return False
 
 
-def _tracks(notes: Iterable[Note], promised: Mapping[str, Promise], tally: _Tally) -> Tracks:
+def _tracks(arrivals: Iterable[Arrival], promised: Mapping[str, Promise], tally: _Tally) -> Tracks:
     """Arrivals by id and channel. Files hold them in time already; sorting puts those of several files together."""
-    tracks: dict[str, dict[str, list[Note]]] = {}
-    for note in sorted(notes, key=lambda note: note.at):
-        promise = promised.get(note.id)
+    tracks: dict[str, dict[str, list[Arrival]]] = {}
+    for arrival in sorted(arrivals, key=lambda arrival: arrival.at):
+        promise = promised.get(arrival.id)
         if promise is None:
             tally.add(
-                "unaccounted", f"{note.id} reached {note.recipient} by {note.channel}; it has no receipt"
+                "unaccounted",
+                f"{arrival.id} reached {arrival.recipient} by {arrival.channel}; it has no receipt",
             )
             continue
-        if (note.recipient, note.ref) != (promise.recipient, promise.ref):
-            tally.add("misdelivered", f"{note.id} reached {note.recipient} as {note.ref}")
-        tracks.setdefault(note.id, {}).setdefault(note.channel, []).append(note)
+        if (arrival.recipient, arrival.ref) != (promise.recipient, promise.ref):
+            tally.add("misdelivered", f"{arrival.id} reached {arrival.recipient} as {arrival.ref}")
+        tracks.setdefault(arrival.id, {}).setdefault(arrival.channel, []).append(arrival)
     return tracks
 
 
 def _state(
     promise: Promise,
     final: Final | None,
-    found: Mapping[str, Sequence[Note]],
+    found: Mapping[str, Sequence[Arrival]],
     letters: frozenset[str],
     tally: _Tally,
 ) -> str:
@@ -146,7 +147,7 @@ def _state(
         return "lost"
     if final.state == "delivered":
         for channel in promise.channels:
-            if not any(note.ok for note in found.get(channel, ())):
+            if not any(arrival.ok for arrival in found.get(channel, ())):
                 tally.add("lost", f"{promise.id} is said to be delivered, but {channel} never had it")
                 return "lost"
     if final.state == "dead" and promise.id not in letters:
@@ -167,50 +168,48 @@ def _check_letters(evidence: Evidence, dead: int, tally: _Tally) -> None:
 def _explain(
     promise: Promise,
     final: Final,
-    found: Mapping[str, Sequence[Note]],
+    found: Mapping[str, Sequence[Arrival]],
     windows: Sequence[Window],
     tally: _Tally,
 ) -> None:
     """Every arrival beyond the attempts on record needs a fault between it and the arrival before."""
-    for channel, notes in found.items():
+    for channel, arrivals in found.items():
         # What was delivered and then expired or was suppressed was handled twice, so it needs a fault as well.
-        extra = len(notes) - final.tries.get(channel, 0)
+        extra = len(arrivals) - final.tries.get(channel, 0)
         if extra <= 0:
             continue
-        ends = [note.at for note in notes[1:]]
+        ends = [arrival.at for arrival in arrivals[1:]]
         if len(ends) < extra:
             ends.append(float("inf"))  # the handling after the last arrival left no trace on the channel
         explained = sum(
-            any(_covers(window, promise, note, until) for window in windows)
-            for note, until in zip(notes, ends, strict=False)
+            any(_covers(window, promise, arrival, until) for window in windows)
+            for arrival, until in zip(arrivals, ends, strict=False)
         )
         if explained < extra:
-            case = (
-                f"{promise.id} reached {channel} {len(notes)} times, {final.tries.get(channel, 0)} on record"
-            )
+            case = f"{promise.id} reached {channel} {len(arrivals)} times, {final.tries.get(channel, 0)} on record"
             tally.add("unexplained_duplicates", case, extra - explained)
 
 
-def _covers(window: Window, promise: Promise, note: Note, until: float) -> bool:
+def _covers(window: Window, promise: Promise, arrival: Arrival, until: float) -> bool:
     """Whether a fault fell between an arrival and the next, where it could be felt."""
     if window.lane and window.lane != promise.lane:
         return False
-    if window.member and note.source and window.member != note.source:
+    if window.member and arrival.source and window.member != arrival.source:
         return False
-    return window.start <= until + SLACK_S and window.end >= note.at - SLACK_S
+    return window.start <= until + SLACK_S and window.end >= arrival.at - SLACK_S
 
 
 def _overtaken(promised: Mapping[str, Promise], tracks: Tracks, channel: str) -> list[str]:
     """Ids whose first arrival came after that of one accepted later, in the same lane for the same recipient."""
     firsts: dict[tuple[str, str], list[tuple[float, int, str]]] = defaultdict(list)
     for number, (name, found) in enumerate(tracks.items()):  # in the order of first arrivals
-        if notes := found.get(channel):
+        if arrivals := found.get(channel):
             promise = promised[name]
-            firsts[promise.lane, promise.recipient].append((notes[0].at, number, name))
+            firsts[promise.lane, promise.recipient].append((arrivals[0].at, number, name))
     overtaken = []
-    for arrivals in firsts.values():
+    for ordered in firsts.values():
         furthest = NOWHERE
-        for _, _, name in sorted(arrivals):
+        for _, _, name in sorted(ordered):
             here = place(name)
             if here < furthest:
                 overtaken.append(name)

@@ -26,7 +26,7 @@ class Promise(msgspec.Struct, frozen=True, array_like=True):
     dedup_key: str = ""
 
 
-class Note(msgspec.Struct, frozen=True, array_like=True):
+class Arrival(msgspec.Struct, frozen=True, array_like=True):
     """One arrival at a channel: a line of a delivery log, or a POST a provider saw."""
 
     at: float
@@ -34,7 +34,7 @@ class Note(msgspec.Struct, frozen=True, array_like=True):
     recipient: str
     ref: str
     channel: str
-    source: str  # the pool member whose log it is; empty where the channel cannot tell
+    source: str  # the pool member whose log it is; empty where the channel does not say
     ok: bool = True  # false: the provider did not take it
 
 
@@ -46,7 +46,7 @@ class Final(msgspec.Struct, frozen=True):
 
 
 class FaultKind(StrEnum):
-    """What can be done to the platform."""
+    """The faults that can be injected."""
 
     ROUTER_KILL = "router_kill"
     STORAGE_KILL = "storage_kill"
@@ -81,10 +81,10 @@ class Window(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything the verdict rests on."""
+    """Everything the verdict is based on."""
 
     promises: Sequence[Promise]
-    notes: Sequence[Note]
+    arrivals: Sequence[Arrival]
     finals: Mapping[str, Final | None]  # None: the platform does not know the id
     letters: frozenset[str]  # ids with a dead letter
     letters_total: int  # dead letters the platform holds in all
@@ -92,7 +92,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
-    """The account. Zero where it says so in `Verdict.good`."""
+    """The counts. `Verdict.good` says which must be zero."""
 
     accepted: int
     delivered: int
@@ -105,7 +105,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     order_violations: int
     order_violations_by_lane: dict[str, int]
     webhook_overtaken: int  # a figure: POSTs in flight together arrive in any order
-    unaccounted: int  # arrivals of what nobody was promised
+    unaccounted: int  # arrivals without a receipt
     forged: int  # receipts that cannot be the platform's, or contradict each other
     misdelivered: int  # arrivals at another recipient, or of another content, than promised
     contradictions: int  # states that disagree with the evidence or the dead letters

@@ -1,4 +1,4 @@
-"""Carrying out the schedule of faults, and noting when each could be felt."""
+"""Injects the scheduled faults, and records the window in which each could have an effect."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 import psutil
 import redis
 
-from benchmarks.harness import Worker, say
+from benchmarks.harness.processes import Worker
+from benchmarks.harness.run import say
 from verification.facts import FaultKind, Window
 from verification.plan import PROVIDER_FAULTS, Fault
 from verification.platform import Platform, kill
@@ -19,7 +20,7 @@ from verification.platform import Platform, kill
 RECOVERY_S = 1.0
 """After storage is back, consumers still heal (`ConsumerPolicy.heal_backoff_s`) and settle what they delivered."""
 
-KillSender = Callable[[int], bool]  # whether it was still at work
+KillSender = Callable[[int], bool]  # whether it was still sending
 
 
 class Injector:
@@ -40,7 +41,7 @@ class Injector:
         self._provider_until = 0.0  # epoch (s); 0: it behaves
         self._provider_kind = FaultKind.PROVIDER_FAIL
         self._provider_since = 0.0
-        self._does: dict[FaultKind, Callable[[Fault], None]] = {
+        self._actions: dict[FaultKind, Callable[[Fault], None]] = {
             FaultKind.ROUTER_KILL: self._kill_router,
             FaultKind.STORAGE_KILL: self._kill_storage,
             FaultKind.STORAGE_PAUSE: self._pause_storage,
@@ -61,10 +62,10 @@ class Injector:
                 f"{now - started_at:6.1f} s  {fault.kind}"
                 + (f" for {fault.lasts_s:.1f} s" * bool(fault.lasts_s))
             )
-            self._does[fault.kind](fault)
+            self._actions[fault.kind](fault)
         return bool(self._waiting or self._provider_until)
 
-    def _felt(self, kind: FaultKind, start: float, end: float, *, lane: str = "", member: str = "") -> None:
+    def _record(self, kind: FaultKind, start: float, end: float, *, lane: str = "", member: str = "") -> None:
         self.counts[kind] += 1
         self.windows.append(Window(kind=kind, start=start, end=end, lane=lane, member=member))
 
@@ -72,8 +73,8 @@ class Injector:
         # A point in time: whatever it had delivered and not settled by then is delivered again.
         start = time.time()
         killed = self._platform.kill_router(fault.target)
-        # The signal is sent first thing; it may take a moment to be carried out.
-        self._felt(fault.kind, start, start + 0.1, lane=killed.lane, member=killed.name)
+        # The signal is sent at once; the process may end a moment later.
+        self._record(fault.kind, start, start + 0.1, lane=killed.lane, member=killed.name)
 
     def _kill_storage(self, fault: Fault) -> None:
         start = time.time()
@@ -82,7 +83,7 @@ class Injector:
         with contextlib.suppress(psutil.TimeoutExpired):
             process.wait(timeout=5)
         self._platform.await_storage()
-        self._felt(fault.kind, start, time.time() + RECOVERY_S)
+        self._record(fault.kind, start, time.time() + RECOVERY_S)
 
     def _pause_storage(self, fault: Fault) -> None:
         start = time.time()
@@ -93,24 +94,24 @@ class Injector:
         finally:
             process.send_signal(signal.SIGCONT)
         self._platform.await_storage()
-        self._felt(fault.kind, start, time.time() + RECOVERY_S)
+        self._record(fault.kind, start, time.time() + RECOVERY_S)
 
     def _cut_connections(self, fault: Fault) -> None:
         start = time.time()
         with contextlib.suppress(redis.RedisError, OSError), self._platform.connection() as client:
             client.client_kill_filter(_type="normal", skipme=True)
-        self._felt(fault.kind, start, time.time() + RECOVERY_S)
+        self._record(fault.kind, start, time.time() + RECOVERY_S)
 
     def _rewrite(self, fault: Fault) -> None:
         start = time.time()
         with contextlib.suppress(redis.RedisError, OSError), self._platform.connection() as client:
             client.bgrewriteaof()
-        self._felt(fault.kind, start, time.time())
+        self._record(fault.kind, start, time.time())
 
     def _end_sender(self, fault: Fault) -> None:
         start = time.time()
         if self._kill_sender(fault.target):
-            self._felt(fault.kind, start, time.time())
+            self._record(fault.kind, start, time.time())
 
     def _misbehave(self, fault: Fault) -> None:
         if self._provider_until:
@@ -118,13 +119,13 @@ class Injector:
         self._provider_kind = fault.kind
         self._provider_since = time.time()
         self._provider_until = self._provider_since + fault.lasts_s
-        self._tell(str(fault.kind))
+        self._send_mode(str(fault.kind))
 
     def _behave(self) -> None:
-        self._tell("")
+        self._send_mode("")
         self._provider_until = 0.0
-        self._felt(self._provider_kind, self._provider_since, time.time())
+        self._record(self._provider_kind, self._provider_since, time.time())
 
-    def _tell(self, mode: str) -> None:
+    def _send_mode(self, mode: str) -> None:
         provider: Worker = self._platform.provider
         provider.send(mode)

@@ -1,4 +1,4 @@
-"""The files of a run: receipts, delivery logs, provider notes. Read leniently where a kill can tear a line."""
+"""The files of a run: receipts, delivery logs and the provider's arrivals. A line torn by a kill is skipped."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pathlib import Path
 
 import msgspec
 
-from verification.facts import LOG, Note, Promise
+from verification.facts import LOG, Arrival, Promise
 
 ROTATED = 2  # a rotated log is `<member>.<number>.jsonl`
 
 
 class Line(msgspec.Struct, frozen=True):
-    """The part of a delivery log's line that is looked at."""
+    """The part of a delivery log's line that is read."""
 
     at: datetime
     id: str
@@ -31,11 +31,11 @@ class Receipts(msgspec.Struct, frozen=True, array_like=True):
 
 _line = msgspec.json.Decoder(Line)
 _receipts = msgspec.json.Decoder(Receipts)
-_note = msgspec.json.Decoder(Note)
+_arrival = msgspec.json.Decoder(Arrival)
 
 
 def read_receipts(path: Path) -> list[Receipts]:
-    """What a sender kept; a torn last line is cut off, so that the next is whole."""
+    """The receipts a sender kept; a torn last line is cut off, so that the next one is whole."""
     if not path.exists():
         return []
     content = path.read_bytes()
@@ -46,22 +46,24 @@ def read_receipts(path: Path) -> list[Receipts]:
     return [_receipts.decode(line) for line in content[:whole].splitlines()]
 
 
-def read_provider_notes(path: Path) -> list[Note]:
-    """What the provider saw."""
-    return [_note.decode(line) for line in path.read_bytes().splitlines()] if path.exists() else []
+def read_provider_arrivals(path: Path) -> list[Arrival]:
+    """The arrivals the provider recorded."""
+    return [_arrival.decode(line) for line in path.read_bytes().splitlines()] if path.exists() else []
 
 
-def read_delivery_logs(folder: Path) -> tuple[list[Note], int]:
+def read_delivery_logs(folder: Path) -> tuple[list[Arrival], int]:
     """Every line of every delivery log, oldest first in each, and how many lines were torn."""
-    notes: list[Note] = []
+    arrivals: list[Arrival] = []
     torn = 0
     for path in sorted(folder.glob("*.jsonl"), key=_age):
         member = path.name.split(".")[0]
         for line, whole in _lines(path):
             torn += not whole
             if line is not None:
-                notes.append(Note(line.at.timestamp(), line.id, line.recipient, line.title, LOG, member))
-    return notes, torn
+                arrivals.append(
+                    Arrival(line.at.timestamp(), line.id, line.recipient, line.title, LOG, member)
+                )
+    return arrivals, torn
 
 
 def _age(path: Path) -> tuple[str, int]:

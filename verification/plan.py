@@ -119,7 +119,7 @@ def _behaviour(lane: LaneName, draw: random.Random) -> str:
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing to do to the platform."""
+    """One fault to inject."""
 
     kind: FaultKind
     due_s: float  # from the start
@@ -150,7 +150,7 @@ ONE_ROUND = (
 def schedule(seed: int, *, rounds: int, send_s: float, routers: int, senders: int) -> list[Fault]:
     """Faults in time: every kind in every round, shuffled, with quiet between them.
 
-    The quiet matters: a duplicate outside the fault windows could not be told where there is no outside.
+    The quiet matters: a duplicate outside the fault windows could not be recognised where there is no outside.
     """
     draw = random.Random(f"{seed}/faults")  # noqa: S311 (reproducible, not secret)
     kinds = [kind for _ in range(rounds) for kind in draw.sample(ONE_ROUND, len(ONE_ROUND))]

@@ -19,8 +19,9 @@ import msgspec
 import psutil
 import redis
 
-from benchmarks.harness import Worker, say
-from benchmarks.workers import member
+from benchmarks.harness.pool_member import member
+from benchmarks.harness.processes import Worker
+from benchmarks.harness.run import say
 from serve_deployments.serving.lane_set import LaneSet
 from tocsin.settings import Settings
 from tocsin.storage.connect import resolve_url
@@ -47,17 +48,17 @@ class Platform:
     Args:
         settings: Where and how.
         stack: Ends what was started, in reverse.
-        notes: The file of the provider.
+        arrivals: The file of the provider.
         replicas: HTTP servers.
         routers: Pool members a lane.
     """
 
     def __init__(
-        self, settings: Settings, stack: ExitStack, *, notes: str, replicas: int, routers: int
+        self, settings: Settings, stack: ExitStack, *, arrivals: str, replicas: int, routers: int
     ) -> None:
         self.settings = settings
         self._stack = stack
-        self.provider = stack.enter_context(Worker(provider, notes))
+        self.provider = stack.enter_context(Worker(provider, arrivals))
         servers = [stack.enter_context(Worker(accept, settings)) for _ in range(replicas)]
         self.routers = [
             self._router(f"router-{lane}-{number}", lane)
@@ -118,7 +119,7 @@ class Platform:
 
     @contextmanager
     def connection(self) -> Iterator[redis.Redis]:
-        """A connection for faults; the checker has none."""
+        """A connection for injecting faults; the checker has none."""
         client = redis.Redis.from_url(
             resolve_url(self.settings), socket_timeout=2.0, socket_connect_timeout=2.0
         )
@@ -128,7 +129,7 @@ class Platform:
             client.close()
 
     def await_drained(self, timeout_s: float) -> bool:
-        """Wait until no lane holds anything; whether that came to be. What is left is asked for all the same."""
+        """Wait until no lane holds anything; returns whether that happened in time. The run goes on either way."""
         return asyncio.run(self._await_drained(timeout_s))
 
     async def _await_drained(self, timeout_s: float) -> bool:
@@ -158,10 +159,10 @@ def kill(pid: int) -> None:
 
 
 @contextmanager
-def running(settings: Settings, *, notes: str, replicas: int, routers: int) -> Iterator[Platform]:
+def running(settings: Settings, *, arrivals: str, replicas: int, routers: int) -> Iterator[Platform]:
     """Start everything; stop everything, whatever happens."""
     storage = EmbeddedServer(settings.data_path, on_event=say)
     with ExitStack() as stack:
         stack.callback(storage.stop)
         storage.start()
-        yield Platform(settings, stack, notes=notes, replicas=replicas, routers=routers)
+        yield Platform(settings, stack, arrivals=arrivals, replicas=replicas, routers=routers)

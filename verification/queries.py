@@ -1,4 +1,4 @@
-"""Asking the platform over HTTP what became of every notification: many ids, a few connections, one question each.
+"""Queries to the platform over HTTP: the final state of every notification, one request an id, over a few connections.
 
 Written on asyncio streams, like the load generator, to leave the processor to the platform.
 """
@@ -37,18 +37,18 @@ class _Page(msgspec.Struct, frozen=True):
 _status = msgspec.json.Decoder(_Status)
 
 
-class AskingError(Exception):
-    """The platform did not answer a question for longer than a caller waits."""
+class QueryError(Exception):
+    """The platform did not answer a query within all its tries."""
 
 
-async def finals(ports: Sequence[int], ids: Iterable[str]) -> dict[str, Final | None]:
+async def read_finals(ports: Sequence[int], ids: Iterable[str]) -> dict[str, Final | None]:
     """The state of every id; None where the platform does not know it.
 
     Raises:
-        AskingError: it did not answer.
+        QueryError: it did not answer.
     """
     found: dict[str, Final | None] = {}
-    for name, body in (await _ask_all(ports, "/v1/notifications/", ids)).items():
+    for name, body in (await _query_all(ports, "/v1/notifications/", ids)).items():
         if body is None:
             found[name] = None
             continue
@@ -57,27 +57,27 @@ async def finals(ports: Sequence[int], ids: Iterable[str]) -> dict[str, Final | 
     return found
 
 
-async def letters(ports: Sequence[int], ids: Iterable[str]) -> frozenset[str]:
+async def read_dead_letters(ports: Sequence[int], ids: Iterable[str]) -> frozenset[str]:
     """Those of the ids that have a dead letter."""
-    answers = await _ask_all(ports, "/v1/dead-letters/", ids)
+    answers = await _query_all(ports, "/v1/dead-letters/", ids)
     return frozenset(name for name, body in answers.items() if body is not None)
 
 
-async def letters_total(ports: Sequence[int]) -> int:
+async def count_dead_letters(ports: Sequence[int]) -> int:
     """How many dead letters there are."""
-    (body,) = (await _ask_all(ports[:1], "/v1/dead-letters/", ["?limit=1"])).values()
+    (body,) = (await _query_all(ports[:1], "/v1/dead-letters/", ["?limit=1"])).values()
     return msgspec.json.decode(body or b"", type=_Page).total
 
 
-async def _ask_all(ports: Sequence[int], prefix: str, ids: Iterable[str]) -> dict[str, bytes | None]:
+async def _query_all(ports: Sequence[int], prefix: str, ids: Iterable[str]) -> dict[str, bytes | None]:
     answers: dict[str, bytes | None] = {}
     waiting = iter(ids)
-    askers = [_ask(ports[n % len(ports)], prefix, waiting, answers) for n in range(CONNECTIONS)]
-    await asyncio.gather(*askers)
+    queries = [_query(ports[n % len(ports)], prefix, waiting, answers) for n in range(CONNECTIONS)]
+    await asyncio.gather(*queries)
     return answers
 
 
-async def _ask(port: int, prefix: str, waiting: Iterator[str], answers: dict[str, bytes | None]) -> None:
+async def _query(port: int, prefix: str, waiting: Iterator[str], answers: dict[str, bytes | None]) -> None:
     connection = _Connection(port)
     try:
         for name in waiting:
@@ -87,7 +87,7 @@ async def _ask(port: int, prefix: str, waiting: Iterator[str], answers: dict[str
                     break
                 await asyncio.sleep(PAUSE_S)
             else:
-                raise AskingError(f"{prefix}{name} was answered with {status}, {TRIES} times")
+                raise QueryError(f"{prefix}{name} was answered with {status}, {TRIES} times")
             answers[name] = body if status == 200 else None
     finally:
         connection.close()
@@ -101,7 +101,7 @@ class _Connection:
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def get(self, path: str) -> tuple[int, bytes]:
-        """One question: status and body. A status of 0: the connection broke."""
+        """One request: status and body. A status of 0: the connection broke."""
         try:
             async with asyncio.timeout(ANSWER_S):
                 if self._streams is None:

@@ -1,6 +1,6 @@
-"""One run: senders send, routers deliver, faults fall; then every receipt is accounted for.
+"""One run: senders send, routers deliver, faults are injected; then every receipt is accounted for.
 
-start ──► send and break ──► drain ──► ask over HTTP ──► check ──► one line of JSON
+start ──► send and break ──► drain ──► read states over HTTP ──► check ──► one line of JSON
 """
 
 from __future__ import annotations
@@ -20,14 +20,16 @@ from typing import Any, Self
 
 import msgspec
 
-from benchmarks.harness import Worker, machine, obeying_sigterm, reserved_stdout, say
+from benchmarks.harness.figures import machine
+from benchmarks.harness.processes import Worker
+from benchmarks.harness.run import obeying_sigterm, reserved_stdout, say
 from tocsin.ports import free_port
 from tocsin.settings import Settings
-from verification import queries as asking
+from verification import queries
 from verification.checker import check
 from verification.facts import EXPLAINING, Evidence, Promise, Verdict, Window
 from verification.faults import Injector
-from verification.files import read_delivery_logs, read_provider_notes, read_receipts
+from verification.files import read_delivery_logs, read_provider_arrivals, read_receipts
 from verification.plan import Order, schedule
 from verification.platform import Platform, kill, running
 from verification.senders import Sent, sender
@@ -49,14 +51,14 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def scale(self) -> Scale:
-        """What that takes."""
+        """The scale it implies."""
         return QUICK if self.quick else FULL
 
 
 class Scale(msgspec.Struct, frozen=True, kw_only=True):
     """How much of everything a run has."""
 
-    send_s: float  # requests are spread over so long; faults fall meanwhile
+    send_s: float  # requests are spread over so long; faults are injected meanwhile
     rounds: int  # of faults
     senders: int
     replicas: int  # HTTP servers
@@ -140,8 +142,10 @@ def run(folder: Path, options: Options) -> Result:
         webhook_allow_private=True,
         webhook_timeout_s=WEBHOOK_TIMEOUT_S,
     )
-    notes = folder / "provider.jsonl"
-    with running(settings, notes=str(notes), replicas=scale.replicas, routers=scale.routers) as platform:
+    arrivals = folder / "provider.jsonl"
+    with running(
+        settings, arrivals=str(arrivals), replicas=scale.replicas, routers=scale.routers
+    ) as platform:
         say(f"sending {options.notifications:,} over about {scale.send_s:g} s")
         with Senders(platform, folder, options) as senders:
             injector = _send_and_break(platform, senders, options)
@@ -153,8 +157,8 @@ def run(folder: Path, options: Options) -> Result:
         promises = [
             promise for path in senders.files for found in read_receipts(path) for promise in found.promises
         ]
-        say(f"asking what became of {len(promises):,}")
-        evidence, torn = _gather(platform, promises, notes, injector.windows)
+        say(f"reading the final states of {len(promises):,}")
+        evidence, torn = _gather(platform, promises, arrivals, injector.windows)
     say("checking")
     verdict = check(evidence)
     figures = _figures(verdict, options, sent, injector)
@@ -197,7 +201,9 @@ class Senders:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for worker in self._workers.values():  # the run ended early: whoever still sends would not notice
+        for (
+            worker
+        ) in self._workers.values():  # the run ended early: a sender that still sends would not notice
             kill(worker.pid)
         self._stack.close()
 
@@ -213,7 +219,7 @@ class Senders:
         return True
 
     def step(self) -> bool:
-        """Note who is done. Returns whether anybody is still at work.
+        """Collect the answers of senders that are done. Returns whether any is still sending.
 
         Raises:
             EOFError: a sender ended by itself; its error is on standard error.
@@ -249,17 +255,17 @@ def _send_and_break(platform: Platform, senders: Senders, options: Options) -> I
 
 
 def _gather(
-    platform: Platform, promises: Sequence[Promise], notes: Path, windows: Sequence[Window]
+    platform: Platform, promises: Sequence[Promise], arrivals: Path, windows: Sequence[Window]
 ) -> tuple[Evidence, int]:
-    """Everything the checker is to see, and how many lines of delivery logs were torn by a kill."""
-    finals = asyncio.run(asking.finals(platform.ports, _distinct(promise.id for promise in promises)))
+    """Everything the checker reads, and how many lines of delivery logs were torn by a kill."""
+    finals = asyncio.run(queries.read_finals(platform.ports, _distinct(promise.id for promise in promises)))
     dead = [name for name, final in finals.items() if final is not None and final.state == "dead"]
-    letters = asyncio.run(asking.letters(platform.ports, dead))
-    total = asyncio.run(asking.letters_total(platform.ports))
+    letters = asyncio.run(queries.read_dead_letters(platform.ports, dead))
+    total = asyncio.run(queries.count_dead_letters(platform.ports))
     logged, torn = read_delivery_logs(platform.settings.data_path / "deliveries")
     evidence = Evidence(
         promises=promises,
-        notes=logged + read_provider_notes(notes),
+        arrivals=logged + read_provider_arrivals(arrivals),
         finals=finals,
         letters=letters,
         letters_total=total,
@@ -273,7 +279,7 @@ def _distinct(names: Iterable[str]) -> list[str]:
 
 
 def _figures(verdict: Verdict, options: Options, sent: Sequence[Sent], injector: Injector) -> dict[str, Any]:
-    """The line, but for what only the run knows."""
+    """The figures of the line, except those that only the run knows."""
     counts = Counter(injector.counts)
     return {
         "verification": "routing",

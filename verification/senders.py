@@ -1,6 +1,6 @@
 """A sender: an honest caller in a process of its own, which may be killed at any moment.
 
-It sends through `tocsin.Client`, keeps every receipt, and sends what it has no receipt for again under the same key.
+It sends through `tocsin.Client`, keeps every receipt, and sends again, under the same key, what it has no receipt for.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks.harness import send
+from benchmarks.harness.processes import send
 from tocsin import Client
 from tocsin.errors import TocsinError
 from tocsin.wire.notifications import NotificationRequest, Receipt
@@ -21,13 +21,13 @@ from verification.facts import Promise
 from verification.files import Receipts, read_receipts
 from verification.plan import Order, Request, requests
 
-TIMEOUT_S = 4.0  # of one try; a caller that is less patient than a paused server repeats itself more
+TIMEOUT_S = 4.0  # of one try; with a shorter one more requests are repeated during a pause
 GIVE_UP_S = 120.0  # for one request, over all its tries
 PAUSE_S = 0.2
 
 
 class Sent(msgspec.Struct, frozen=True, kw_only=True):
-    """What a sender says when it is done."""
+    """A sender's report when it is done."""
 
     requests: int
     records: int
@@ -36,7 +36,7 @@ class Sent(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def sender(pipe: Connection, order: Order) -> None:
-    """Send an order to its end, tell `Sent`, and wait to be let go."""
+    """Send everything of an order, then `Sent` back, and wait until the pipe closes."""
     path = Path(order.receipts)
     done = {found.key for found in read_receipts(path)}
     plan = requests(order)

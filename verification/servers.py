@@ -25,11 +25,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from benchmarks.harness import receive, send
+from benchmarks.harness.processes import receive, send
 from serve_deployments.dead_letters import DeadLetters
 from serve_deployments.notifications import Notifications
 from tocsin.settings import Settings
-from verification.facts import WEBHOOK, FaultKind, Note
+from verification.facts import WEBHOOK, Arrival, FaultKind
 from verification.plan import BROKEN, REFUSES
 
 WEBHOOK_TIMEOUT_S = 1.0  # what the platform is set to wait
@@ -40,7 +40,7 @@ STOP_S = 2
 
 
 class Posted(msgspec.Struct, frozen=True):
-    """The part of a webhook's body that is looked at: one notification, or (`notifications`) several."""
+    """The part of a webhook's body that is read: one notification, or (`notifications`) several."""
 
     id: str = ""
     recipient: str = ""
@@ -49,7 +49,7 @@ class Posted(msgspec.Struct, frozen=True):
 
 
 def accept(pipe: Connection, settings: Settings) -> None:
-    """Take notifications and answer for them until the pipe closes. Tells its port."""
+    """Serve notifications and dead letters until the pipe closes. Sends its port first."""
     app = Prefixes(
         {
             "/v1/notifications": Notifications(settings).__serve_build_asgi_app__(),
@@ -59,9 +59,9 @@ def accept(pipe: Connection, settings: Settings) -> None:
     uvloop.run(serve_until_closed(pipe, app, lambda _order: None))
 
 
-def provider(pipe: Connection, notes: str) -> None:
-    """Take webhooks, note each, and behave as the path and the last order say, until the pipe closes."""
-    found = Provider(Path(notes))
+def provider(pipe: Connection, arrivals: str) -> None:
+    """Take webhooks, record each, and behave as the path and the last order say, until the pipe closes."""
+    found = Provider(Path(arrivals))
     uvloop.run(serve_until_closed(pipe, found.app(), found.behave))
 
 
@@ -86,11 +86,11 @@ class Provider:
     """The far end of the webhook channel.
 
     Args:
-        notes: The file every POST is noted in, before it is answered.
+        arrivals: The file every POST is recorded in, before it is answered.
     """
 
-    def __init__(self, notes: Path) -> None:
-        self._file = notes.open("ab", buffering=0)
+    def __init__(self, arrivals: Path) -> None:
+        self._file = arrivals.open("ab", buffering=0)
         self._encode = msgspec.json.Encoder().encode
         self._decode = msgspec.json.Decoder(Posted).decode
         self._mode = ""
@@ -126,13 +126,13 @@ class Provider:
         return Response(status_code=status)
 
     def _line(self, at: float, one: Posted, ok: bool) -> bytes:
-        return self._encode(Note(round(at, 6), one.id, one.recipient, one.title, WEBHOOK, "", ok)) + b"\n"
+        return self._encode(Arrival(round(at, 6), one.id, one.recipient, one.title, WEBHOOK, "", ok)) + b"\n"
 
 
 async def serve_until_closed(
-    pipe: Connection, app: ASGIApp, obey: Callable[[str], None], *, lifespan: Literal["on", "off"] = "off"
+    pipe: Connection, app: ASGIApp, on_order: Callable[[str], None], *, lifespan: Literal["on", "off"] = "off"
 ) -> None:
-    """Serve on a free port, which it tells, and carry out orders, until the pipe closes."""
+    """Serve on a free port, which it sends first, and carry out orders, until the pipe closes."""
     server = uvicorn.Server(
         uvicorn.Config(
             app, log_level="error", access_log=False, lifespan=lifespan, timeout_graceful_shutdown=STOP_S
@@ -140,14 +140,14 @@ async def serve_until_closed(
     )
     with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
         send(pipe, listener.getsockname()[1])
-        threading.Thread(target=_listen, args=(pipe, server, obey), daemon=True).start()
+        threading.Thread(target=_listen, args=(pipe, server, on_order), daemon=True).start()
         serve: Callable[..., Awaitable[None]] = server.serve
         await serve(sockets=[listener])
 
 
-def _listen(pipe: Connection, server: uvicorn.Server, obey: Callable[[str], None]) -> None:
+def _listen(pipe: Connection, server: uvicorn.Server, on_order: Callable[[str], None]) -> None:
     """Orders, until the pipe closes; then the server ends."""
     with contextlib.suppress(EOFError):
         while True:
-            obey(receive(pipe, str))
+            on_order(receive(pipe, str))
     server.should_exit = True

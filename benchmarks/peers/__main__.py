@@ -6,10 +6,11 @@ import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
 
-from benchmarks import harness, routing
-from benchmarks.harness import Figures, Options, say
+from benchmarks.harness.figures import Figures
+from benchmarks.harness.run import Options, run, say
 from benchmarks.peers import contest, environment, report
 from benchmarks.peers.libraries import PEERS, VARIANTS, Library, Runtime
+from benchmarks.routing import lanes
 from tocsin.settings import Settings
 from tocsin.storage.embedded import EmbeddedServer, ServerEndpoint
 
@@ -28,7 +29,7 @@ def measure(settings: Settings, options: Options) -> Figures:
             for library in (*PEERS, *VARIANTS)
         }
         say(f"peers: ours for {options.seconds:g} s")
-        ours = routing.measure_on(endpoint, settings, options, routing.measure_flood)
+        ours = lanes.measure_on(endpoint, settings, options, lanes.measure_flood)
     return report.assemble(ours, windows)
 
 
@@ -69,7 +70,7 @@ def _hold(
 def main(argv: list[str] | None = None) -> int:
     """Run it; returns the exit status."""
     description = "The same job on Celery, Dramatiq, taskiq, BullMQ and ours."
-    return harness.run("peers", description, measure, argv, seconds=WINDOW_S)
+    return run("peers", description, measure, argv, seconds=WINDOW_S)
 
 
 if __name__ == "__main__":

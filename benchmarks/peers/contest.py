@@ -23,7 +23,7 @@ import msgspec
 import psutil
 import redis
 
-from benchmarks.harness import say
+from benchmarks.harness.run import say
 from benchmarks.peers.libraries import FOREIGN, Command, Library
 
 MAX_BACKLOG = 4000  # jobs; a fuller queue makes the sender wait

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.harness import say
+from benchmarks.harness.run import say
 from benchmarks.peers.libraries import FOREIGN, Runtime
 
 CHECKOUT = FOREIGN.parents[2]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from benchmarks.harness import Figures, summary_ms
+from benchmarks.harness.figures import Figures, summary_ms
 from benchmarks.peers.contest import Window
 from benchmarks.peers.libraries import PEERS, VARIANTS, WORKERS, Library, locked_version
 
@@ -15,7 +15,7 @@ def assemble(ours: Figures, windows: Windows) -> Figures:
     """The line: ours, each peer against ours, and each other way to set a peer up.
 
     Args:
-        ours: What `benchmarks.routing.measure_flood` tells.
+        ours: What `benchmarks.routing.lanes.measure_flood` returns.
         windows: Of every library; a peer that was not measured is told as null.
     """
     return {

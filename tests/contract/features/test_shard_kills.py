@@ -12,8 +12,8 @@ import msgspec
 import pytest
 from redis import asyncio as aioredis
 
-from benchmarks import workers
-from benchmarks.harness import Worker
+from benchmarks.harness.pool_member import member
+from benchmarks.harness.processes import Worker
 from features.importing.importer import read_activity
 from features.simulator import simulate
 from features.tiles import fold
@@ -55,7 +55,7 @@ class Shards:
 
     def start(self, name: str) -> None:
         stack = self._running[name] = ExitStack()
-        worker = Worker(workers.member, name, LaneName.ACTIVITY.value, self._settings)
+        worker = Worker(member, name, LaneName.ACTIVITY.value, self._settings)
         self._workers[name] = stack.enter_context(worker)
 
     def await_start(self, name: str) -> None:

@@ -10,11 +10,25 @@ from importlib.util import find_spec
 import pytest
 
 from benchmarks import __main__ as run_all
-from benchmarks import fairness, harness, load, payloads, routing, serving
-from benchmarks.evidence import Deliveries
-from benchmarks.harness import Options, parse, percentile, reserved_stdout, summary_ms
-from benchmarks.load import Round, encode_request
-from benchmarks.workers import Flood, Flooded, Loader, Target
+from benchmarks.harness import http_load, payloads
+from benchmarks.harness.cores import one_core
+from benchmarks.harness.figures import percentile, summary_ms
+from benchmarks.harness.http_load import Round, encode_request
+from benchmarks.harness.run import (
+    DEFAULT_S,
+    DEFAULT_SEED,
+    QUICK_S,
+    Options,
+    parse,
+    report,
+    reserved_stdout,
+    run,
+    workspace,
+)
+from benchmarks.routing import fairness, lanes
+from benchmarks.routing.evidence import Deliveries
+from benchmarks.routing.processes import Flood, Flooded, Loader, Target
+from benchmarks.serving import churn as serving
 from tests.paths import ROOT
 from tocsin.streams.records import partition_of
 
@@ -39,7 +53,7 @@ def test_arguments_that_make_no_sense_are_refused_before_anything_runs(
 
     def member(command: list[str]) -> int:
         ran.append(command)
-        return int("benchmarks.fairness" in command)
+        return int("benchmarks.routing.fairness" in command)
 
     monkeypatch.setattr(run_all, "_run", member)
     with pytest.raises(SystemExit):
@@ -83,7 +97,7 @@ def test_a_summary_holds_the_tail_and_how_much_it_rests_on() -> None:
 
 def test_the_report_is_one_line_of_json_with_figures_run_and_machine() -> None:
     out = io.StringIO()
-    harness.report("routing", {"lost": 0, "text": "two\nlines"}, OPTIONS, out)
+    report("routing", {"lost": 0, "text": "two\nlines"}, OPTIONS, out)
     assert out.getvalue().endswith("\n")
     assert out.getvalue().count("\n") == 1
     line = json.loads(out.getvalue())
@@ -106,10 +120,8 @@ def test_only_the_report_reaches_standard_output(capfd: pytest.CaptureFixture[st
 
 
 def test_arguments_have_defaults() -> None:
-    assert parse("routing", "", []) == Options(
-        seconds=harness.DEFAULT_S, quick=False, seed=harness.DEFAULT_SEED
-    )
-    assert parse("routing", "", ["--quick"]).seconds == harness.QUICK_S
+    assert parse("routing", "", []) == Options(seconds=DEFAULT_S, quick=False, seed=DEFAULT_SEED)
+    assert parse("routing", "", ["--quick"]).seconds == QUICK_S
 
 
 def test_seconds_win_over_quick() -> None:
@@ -127,7 +139,7 @@ def test_seconds_out_of_bounds_are_refused(seconds: str, capsys: pytest.CaptureF
 
 def test_a_workspace_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TOCSIN_BENCH_MARK", raising=False)
-    with harness.workspace() as settings:
+    with workspace() as settings:
         assert settings.data_path.is_dir()
         assert settings.port != settings.dashboard_port
         os.environ["TOCSIN_BENCH_MARK"] = "1"
@@ -137,7 +149,7 @@ def test_a_workspace_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize(("lost", "status"), [(0, 0), (3, 1)])
 def test_a_run_that_lost_something_fails(lost: int, status: int, capfd: pytest.CaptureFixture[str]) -> None:
-    assert harness.run("fake", "", lambda _settings, _options: {"lost": lost}, ["--quick"]) == status
+    assert run("fake", "", lambda _settings, _options: {"lost": lost}, ["--quick"]) == status
     assert json.loads(capfd.readouterr().out)["lost"] == lost
 
 
@@ -177,7 +189,7 @@ async def test_a_loader_stops_at_the_records_it_may_send() -> None:
 
 def test_a_flow_is_timed_from_the_first_block_to_the_last_delivery() -> None:
     sent = Flooded(records=1000, first_at=10.0, last_at=11.0, burst_records=500, burst_s=0.5)
-    flow = routing.Flow(sent=sent, took_s=2.0, cpu_s={"router-p2-0": 0.01, "bare-reader": 0.001}, rss=[])
+    flow = lanes.Flow(sent=sent, took_s=2.0, cpu_s={"router-p2-0": 0.01, "bare-reader": 0.001}, rss=[])
     assert flow.per_s == 500.0
     assert flow.cpu_us("router-p2-0") == 10.0
 
@@ -204,7 +216,7 @@ async def test_an_answer_is_read_to_its_end(answer: bytes) -> None:
     reader = asyncio.StreamReader()
     reader.feed_data(answer + b"next")
     reader.feed_eof()
-    assert await load._answer(reader) == 200
+    assert await http_load._answer(reader) == 200
     assert await reader.read() == b"next"
 
 
@@ -231,6 +243,6 @@ def test_a_flood_is_of_one_source_and_for_the_slow_target() -> None:
 
 def test_processes_share_a_core_only_for_as_long_as_they_are_told_to() -> None:
     before = os.sched_getaffinity(0)
-    with harness.one_core(os.getpid()):
+    with one_core(os.getpid()):
         assert len(os.sched_getaffinity(0)) == 1
     assert os.sched_getaffinity(0) == before

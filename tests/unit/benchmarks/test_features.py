@@ -7,7 +7,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from benchmarks import feast_peer, features_google, features_offline
+from benchmarks.features import feast_peer, google, offline
 from features.definitions import FEATURE_NAMES
 from features.importing.importer import read_activity
 from features.offline.archive import Archive
@@ -26,7 +26,7 @@ def test_feast_is_told_the_server_in_its_own_words(url: str, expected: str) -> N
 
 
 def test_both_sides_get_the_same_events_and_labels(tmp_path: Path) -> None:
-    case = features_offline.make_case(tmp_path, 5_000, 200, seed=3)
+    case = offline.make_case(tmp_path, 5_000, 200, seed=3)
     ours = pd.concat(table.to_pandas() for table in Archive(case.archive).read())
     theirs = pq.read_table(case.feast_events).to_pandas()
     assert len(ours) == len(theirs) == 5_000
@@ -40,15 +40,15 @@ def test_both_sides_get_the_same_events_and_labels(tmp_path: Path) -> None:
 def test_feast_gets_fewer_labels_where_it_would_join_too_much(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(features_offline, "MAX_PAIRS", 50)
-    case = features_offline.make_case(tmp_path, 5_000, 200, seed=3)
+    monkeypatch.setattr(offline, "MAX_PAIRS", 50)
+    case = offline.make_case(tmp_path, 5_000, 200, seed=3)
     assert len(pq.read_table(case.feast_labels)) == 50
 
 
-@pytest.mark.skipif(not features_google.FILE.exists(), reason="needs ../shared/data, which is not here")
+@pytest.mark.skipif(not google.FILE.exists(), reason="needs ../shared/data, which is not here")
 def test_pandas_makes_the_same_features() -> None:
-    path = features_google.FILE
-    frame, as_of = features_google.with_pandas(path)
+    path = google.FILE
+    frame, as_of = google.with_pandas(path)
     told = [one for batch in read_activity(str(path), None, 1.8e9) for one in batch.activities]
     rows = pd.DataFrame({"advertiser_id": frame.index, "as_of": as_of})
     ours = point_in_time(event_frame(told), rows)[list(FEATURE_NAMES)].to_numpy()

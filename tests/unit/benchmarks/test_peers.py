@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks import harness, plot
+from benchmarks import plot
+from benchmarks.harness.figures import summary_ms
+from benchmarks.harness.run import QUICK_S
 from benchmarks.peers import __main__ as peers
 from benchmarks.peers import contest, environment, report
 from benchmarks.peers.contest import Sent, Window
@@ -17,7 +19,7 @@ from tocsin.wire.lanes import LaneName
 
 OURS = {
     "delivered_per_s": 200_000,
-    "p0_ms": {"idle": harness.summary_ms([]), "flood": harness.summary_ms([2.0, 4.0])},
+    "p0_ms": {"idle": summary_ms([]), "flood": summary_ms([2.0, 4.0])},
     "accepted": 3_000_000,
     "lost": 0,
     "unlogged": 0,
@@ -91,7 +93,7 @@ def test_the_window_is_15_s_unless_said(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(peers, "measure", lambda _settings, _options: {"lost": 0})
-    for argv, seconds in (([], 15.0), (["--quick"], harness.QUICK_S), (["--seconds", "5"], 5.0)):
+    for argv, seconds in (([], 15.0), (["--quick"], QUICK_S), (["--seconds", "5"], 5.0)):
         assert peers.main(argv) == 0
         assert json.loads(capfd.readouterr().out)["run"]["seconds"] == seconds
 

@@ -12,8 +12,8 @@ import pytest
 from tocsin.wire.lanes import LaneName
 from verification import plan
 from verification.checker import check, place
-from verification.facts import Evidence, FaultKind, Final, Note, Promise, Verdict, Window
-from verification.files import Receipts, read_delivery_logs, read_provider_notes, read_receipts
+from verification.facts import Arrival, Evidence, FaultKind, Final, Promise, Verdict, Window
+from verification.files import Receipts, read_delivery_logs, read_provider_arrivals, read_receipts
 from verification.plan import Order, requests, schedule
 from verification.run import DEFAULT_NOTIFICATIONS, QUICK_NOTIFICATIONS, parse
 from verification.servers import Provider
@@ -30,8 +30,8 @@ def promise(lane: str, number: int, **changes: Any) -> Promise:
     return msgspec.structs.replace(made, **changes)
 
 
-def note(of: Promise, at: float, **changes: Any) -> Note:
-    made = Note(at, of.id, of.recipient, of.ref, "log", f"router-{of.lane}-0")
+def arrival(of: Promise, at: float, **changes: Any) -> Arrival:
+    made = Arrival(at, of.id, of.recipient, of.ref, "log", f"router-{of.lane}-0")
     return msgspec.structs.replace(made, **changes)
 
 
@@ -40,7 +40,7 @@ class World:
 
     def __init__(self) -> None:
         self.promises = [promise(lane, number) for lane in ("p0", "p1", "p2") for number in range(4)]
-        self.notes = [note(one, T + 1 + number / 100) for number, one in enumerate(self.promises)]
+        self.arrivals = [arrival(one, T + 1 + number / 100) for number, one in enumerate(self.promises)]
         self.finals: dict[str, Final | None] = {
             one.id: Final("delivered", {"log": 1}) for one in self.promises
         }
@@ -51,7 +51,7 @@ class World:
         return check(
             Evidence(
                 promises=self.promises,
-                notes=self.notes,
+                arrivals=self.arrivals,
                 finals=self.finals,
                 letters=frozenset(self.letters),
                 letters_total=len(self.letters),
@@ -61,7 +61,7 @@ class World:
 
     def again(self, number: int = 0, after_s: float = 2.0, **changes: Any) -> None:
         """One more arrival of what had arrived."""
-        self.notes.append(note(self.promises[number], self.notes[number].at + after_s, **changes))
+        self.arrivals.append(arrival(self.promises[number], self.arrivals[number].at + after_s, **changes))
 
     def fault(
         self, kind: FaultKind, start: float, end: float = 0.0, *, lane: str = "", member: str = ""
@@ -73,10 +73,10 @@ class World:
         """The first one goes by webhook alone; the provider took these of its arrivals."""
         first = self.promises[0] = msgspec.structs.replace(self.promises[0], channels=("webhook",))
         posts = [
-            note(first, T + 1 + 0.5 * number, channel="webhook", source="", ok=ok)
+            arrival(first, T + 1 + 0.5 * number, channel="webhook", source="", ok=ok)
             for number, ok in enumerate(taken)
         ]
-        self.notes = posts + self.notes[1:]
+        self.arrivals = posts + self.arrivals[1:]
         self.finals[first.id] = Final("delivered", {"webhook": tries})
 
 
@@ -92,7 +92,7 @@ def test_a_run_in_which_all_went_well_is_good(world: World) -> None:
 
 
 def test_a_run_in_which_nothing_was_accepted_proves_nothing() -> None:
-    nothing = Evidence(promises=[], notes=[], finals={}, letters=frozenset(), letters_total=0, windows=[])
+    nothing = Evidence(promises=[], arrivals=[], finals={}, letters=frozenset(), letters_total=0, windows=[])
     assert not check(nothing).good
 
 
@@ -100,11 +100,11 @@ def test_every_end_is_counted_and_the_account_is_whole(world: World) -> None:
     ends = dict(zip([one.id for one in world.promises], ("suppressed", "expired", "dead"), strict=False))
     for number, (one, state) in enumerate(ends.items()):
         world.finals[one] = Final(state, {"log": int(state == "dead")})
-        world.notes[number] = msgspec.structs.replace(world.notes[number], ok=False)
+        world.arrivals[number] = msgspec.structs.replace(world.arrivals[number], ok=False)
         if state == "dead":
             world.letters.add(one)
-    world.notes = [
-        found for found in world.notes if found.ok or world.finals[found.id] == Final("dead", {"log": 1})
+    world.arrivals = [
+        found for found in world.arrivals if found.ok or world.finals[found.id] == Final("dead", {"log": 1})
     ]
     verdict = world.verdict()
     assert verdict.good, verdict.problems
@@ -116,7 +116,7 @@ def test_every_end_is_counted_and_the_account_is_whole(world: World) -> None:
 
 
 def drop_evidence(world: World) -> None:
-    del world.notes[3]
+    del world.arrivals[3]
 
 
 def forget_the_id(world: World) -> None:
@@ -144,7 +144,7 @@ def miss_one_channel_of_two(world: World) -> None:
 
 
 def only_fail(world: World) -> None:
-    world.notes[3] = msgspec.structs.replace(world.notes[3], ok=False)
+    world.arrivals[3] = msgspec.structs.replace(world.arrivals[3], ok=False)
 
 
 @pytest.mark.parametrize(
@@ -258,8 +258,8 @@ def test_what_was_delivered_and_then_expired_needs_a_fault(world: World) -> None
 
 
 def swap(world: World) -> None:
-    first, second = world.notes[4:6]
-    world.notes[4:6] = [
+    first, second = world.arrivals[4:6]
+    world.arrivals[4:6] = [
         msgspec.structs.replace(second, at=first.at),
         msgspec.structs.replace(first, at=second.at),
     ]
@@ -274,9 +274,9 @@ def test_a_swapped_order_is_found(world: World) -> None:
 
 
 def test_an_order_is_read_line_by_line_where_times_are_equal(world: World) -> None:
-    world.notes = [msgspec.structs.replace(found, at=T + 1) for found in world.notes]
+    world.arrivals = [msgspec.structs.replace(found, at=T + 1) for found in world.arrivals]
     assert world.verdict().order_violations == 0
-    world.notes[4:6] = reversed(world.notes[4:6])
+    world.arrivals[4:6] = reversed(world.arrivals[4:6])
     assert world.verdict().order_violations == 1
 
 
@@ -290,8 +290,8 @@ def test_no_fault_excuses_a_lost_order(world: World) -> None:
 
 def test_there_is_no_order_between_recipients_lanes_or_a_first_try_and_a_repeat(world: World) -> None:
     world.promises[4] = msgspec.structs.replace(world.promises[4], recipient="ben")
-    world.notes[4] = msgspec.structs.replace(world.notes[4], recipient="ben", at=T + 60)
-    world.notes[0:4] = [msgspec.structs.replace(found, at=found.at + 30) for found in world.notes[0:4]]
+    world.arrivals[4] = msgspec.structs.replace(world.arrivals[4], recipient="ben", at=T + 60)
+    world.arrivals[0:4] = [msgspec.structs.replace(found, at=found.at + 30) for found in world.arrivals[0:4]]
     world.again(5)
     assert world.verdict().order_violations == 0
 
@@ -304,7 +304,7 @@ def test_the_order_of_acceptance_goes_by_numbers_not_by_letters() -> None:
 
 
 def test_a_delivery_of_what_nobody_was_promised_is_found(world: World) -> None:
-    world.notes.append(note(promise("p2", 77), T + 5))
+    world.arrivals.append(arrival(promise("p2", 77), T + 5))
     assert world.verdict().unaccounted == 1
     assert not world.verdict().good
 
@@ -334,7 +334,7 @@ def test_a_receipt_that_a_repeated_request_got_again_counts_once(world: World) -
 
 @pytest.mark.parametrize("wrong", [{"recipient": "eve"}, {"ref": "another"}])
 def test_a_delivery_to_another_or_of_another_is_found(world: World, wrong: dict[str, str]) -> None:
-    world.notes[3] = msgspec.structs.replace(world.notes[3], **wrong)
+    world.arrivals[3] = msgspec.structs.replace(world.arrivals[3], **wrong)
     assert world.verdict().misdelivered == 1
     assert not world.verdict().good
 
@@ -351,16 +351,16 @@ def test_delivery_logs_are_read_oldest_first_and_by_member(tmp_path: Path) -> No
     (tmp_path / "router-p2-0.jsonl").write_bytes(line(3))
     (tmp_path / "router-p2-0.1.jsonl").write_bytes(line(2))
     (tmp_path / "router-p2-0.2.jsonl").write_bytes(line(1))
-    notes, torn = read_delivery_logs(tmp_path)
-    assert [found.id[-1] for found in notes] == ["1", "2", "3"]
-    assert {found.source for found in notes} == {"router-p2-0"}
+    arrivals, torn = read_delivery_logs(tmp_path)
+    assert [found.id[-1] for found in arrivals] == ["1", "2", "3"]
+    assert {found.source for found in arrivals} == {"router-p2-0"}
     assert torn == 0
 
 
 def test_a_line_torn_by_a_kill_is_no_evidence_and_hides_none(tmp_path: Path) -> None:
     (tmp_path / "router-p2-0.jsonl").write_bytes(line(1) + line(2)[:40] + line(3) + line(4)[:30])
-    notes, torn = read_delivery_logs(tmp_path)
-    assert [found.id[-1] for found in notes] == ["1", "3"]
+    arrivals, torn = read_delivery_logs(tmp_path)
+    assert [found.id[-1] for found in arrivals] == ["1", "3"]
     assert torn == 2
 
 
@@ -436,11 +436,11 @@ async def test_a_provider_notes_every_notification_of_a_call_before_it_answers(t
         provider.behave(FaultKind.PROVIDER_FAIL)
         statuses.append((await client.post(f"/{plan.FINE}", json=one)).status_code)
     assert statuses == [200, 410, 500]
-    notes = read_provider_notes(path)
-    assert [(found.id, found.ok) for found in notes] == [
+    arrivals = read_provider_arrivals(path)
+    assert [(found.id, found.ok) for found in arrivals] == [
         ("p0-0-1-0-0", True),
         ("p2-0-1-0-0", False),
         ("p2-0-1-0-1", False),
         ("p0-0-1-0-0", False),
     ]
-    assert {found.channel for found in notes} == {"webhook"}
+    assert {found.channel for found in arrivals} == {"webhook"}

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import ExitStack
@@ -22,9 +21,12 @@ import msgspec
 import psutil
 from redis import asyncio as aioredis
 
-from benchmarks import evidence, harness, routing_http, workers
-from benchmarks.harness import Figures, Options, Worker, say
-from benchmarks.payloads import BLOCK_RECORDS, p0_record
+from benchmarks.harness.figures import Figures, summary_ms
+from benchmarks.harness.payloads import BLOCK_RECORDS, p0_record
+from benchmarks.harness.pool_member import member
+from benchmarks.harness.processes import Worker
+from benchmarks.harness.run import Options, run, say, workspace
+from benchmarks.routing import evidence, over_http, processes
 from tocsin.settings import Settings
 from tocsin.storage.connect import connect, resolve_url
 from tocsin.storage.embedded import EmbeddedServer, ServerEndpoint
@@ -59,7 +61,7 @@ class Rss(msgspec.Struct, frozen=True):
 class Flow(msgspec.Struct, frozen=True, kw_only=True):
     """What came of one flood, from the first block sent until nothing waited any more."""
 
-    sent: workers.Flooded
+    sent: processes.Flooded
     took_s: float
     cpu_s: dict[str, float]  # processor time by process
     rss: list[Rss]  # over time
@@ -105,13 +107,13 @@ class Bench:
         """The floor."""
         before = self._cpu_s()
         self._bare.send("read")
-        sent = await self._send_p2(seconds, workers.Target.BARE)
-        read = await asyncio.to_thread(self._bare.receive, workers.Read, timeout_s=DRAIN_S)
+        sent = await self._send_p2(seconds, processes.Target.BARE)
+        read = await asyncio.to_thread(self._bare.receive, processes.Read, timeout_s=DRAIN_S)
         if read.records != sent.records:
             raise RuntimeError(f"the bare loop read {read.records:,} of {sent.records:,} records")
         return Flow(sent=sent, took_s=read.last_at - sent.first_at, cpu_s=self._cpu_since(before), rss=[])
 
-    async def flood(self, seconds: float, target: workers.Target, *, p0: bool = False) -> Flow:
+    async def flood(self, seconds: float, target: processes.Target, *, p0: bool = False) -> Flow:
         """P2 as fast as the lane takes it, P0 beside it if wanted, until all of it is delivered."""
         rss: list[Rss] = []
         held = await self._server_bytes()
@@ -121,7 +123,7 @@ class Bench:
         before = self._cpu_s()
         sent = await self._send_p2(seconds, target)
         sent_all.set()
-        drained_at = await self._drained(LaneName.P2, retried=target is not workers.Target.HANGING)
+        drained_at = await self._drained(LaneName.P2, retried=target is not processes.Target.HANGING)
         cpu_s = self._cpu_since(before)
         watching.cancel()
         accepted_at = await beside
@@ -154,15 +156,15 @@ class Bench:
         placed = await lane.append([p0_record(number, lane.partitions, now)])
         return placed[0].id, now
 
-    async def _send_p2(self, seconds: float, target: workers.Target) -> workers.Flooded:
-        order = workers.Flood(
+    async def _send_p2(self, seconds: float, target: processes.Target) -> processes.Flooded:
+        order = processes.Flood(
             seconds=seconds,
             max_records=MAX_RECORDS,
             max_backlog=MAX_BACKLOG_RECORDS // BLOCK_RECORDS,
             target=target,
         )
         self._load.send(order)
-        return await asyncio.to_thread(self._load.receive, workers.Flooded, timeout_s=seconds + DRAIN_S)
+        return await asyncio.to_thread(self._load.receive, processes.Flooded, timeout_s=seconds + DRAIN_S)
 
     async def _drained(self, name: LaneName, *, retried: bool = True) -> float:
         """When nothing waited in a lane any more (monotonic), or the deadline, where something still does.
@@ -214,9 +216,9 @@ async def measure_lanes(
         say(f"routing: the bare loop for {part_s:.1f} s")
         floors = [await bench.bare_loop(part_s)]
         say(f"routing: P2 flood with P0 beside it for {options.seconds:.1f} s")
-        flow = await bench.flood(options.seconds, workers.Target.BLOCKS, p0=True)
+        flow = await bench.flood(options.seconds, processes.Target.BLOCKS, p0=True)
         say(f"routing: P2 flood scattered over partitions for {part_s:.1f} s")
-        scattered = await bench.flood(part_s, workers.Target.SCATTERED)
+        scattered = await bench.flood(part_s, processes.Target.SCATTERED)
         say(f"routing: the bare loop again for {part_s:.1f} s")
         floors.append(await bench.bare_loop(part_s))
         figures = speeds(flow, scattered, floors) | await outcomes(
@@ -240,7 +242,7 @@ async def measure_flood(
         bench = Bench(client, settings, load, bare, watched)
         warm_up = await bench.send_p0(WARM_UP_S)
         load_1m = round(os.getloadavg()[0], 2)
-        flow = await bench.flood(options.seconds, workers.Target.BLOCKS, p0=True)
+        flow = await bench.flood(options.seconds, processes.Target.BLOCKS, p0=True)
         figures = {
             "load_1m": load_1m,
             "delivered_per_s": round(flow.per_s),
@@ -292,8 +294,8 @@ async def outcomes(
     accounted = await evidence.accounted(bench.client, p0) + await evidence.accounted(bench.client, p2)
     latencies = await evidence.latencies_ms(bench.client, p0, {**idle, **beside})
     logs = await asyncio.to_thread(evidence.delivery_logs, settings.data_path / "deliveries")
-    alone = harness.summary_ms([latencies[key] for key in idle if key in latencies])
-    crowded = harness.summary_ms([latencies[key] for key in beside if key in latencies])
+    alone = summary_ms([latencies[key] for key in idle if key in latencies])
+    crowded = summary_ms([latencies[key] for key in beside if key in latencies])
     return {
         "p0_ms": {"idle": alone, "flood": crowded},
         "p0_flood_to_idle": {
@@ -310,11 +312,11 @@ async def beside_a_provider_that_hangs(bench: Bench, seconds: float, without: Fi
     """The flood again: what it costs everybody else that one provider never answers."""
     lane = bench.lanes[LaneName.P2]
     before = await evidence.accounted(bench.client, lane)
-    flow = await bench.flood(seconds, workers.Target.HANGING, p0=True)
+    flow = await bench.flood(seconds, processes.Target.HANGING, p0=True)
     waiting = (await lane.depth()).retrying
     finished = await evidence.accounted(bench.client, lane) - before
     latencies = await evidence.latencies_ms(bench.client, bench.lanes[LaneName.P0], flow.p0_accepted_at)
-    p0_ms = harness.summary_ms(list(latencies.values()))
+    p0_ms = summary_ms(list(latencies.values()))
     return {
         "delivered_per_s": round(finished / flow.took_s),
         "ratio_to_flood": round(finished / flow.took_s / without["delivered_per_s"], 3),
@@ -339,14 +341,14 @@ def measure_on(endpoint: ServerEndpoint, settings: Settings, options: Options, p
     with ExitStack() as stack:
         routers = {
             f"router-{lane}-{number}": stack.enter_context(
-                Worker(workers.member, f"router-{lane}-{number}", lane.value, settings)
+                Worker(member, f"router-{lane}-{number}", lane.value, settings)
             )
             for lane in (LaneName.P0, LaneName.P2)
             for number in range(settings.pool_size(lane))
         }
-        hanging_url = stack.enter_context(Worker(workers.hanging_provider)).receive(str, timeout_s=START_S)
-        load = stack.enter_context(Worker(workers.loader, settings, options.seed, hanging_url))
-        bare = stack.enter_context(Worker(workers.bare_reader, settings))
+        hanging_url = stack.enter_context(Worker(processes.hanging_provider)).receive(str, timeout_s=START_S)
+        load = stack.enter_context(Worker(processes.loader, settings, options.seed, hanging_url))
+        bare = stack.enter_context(Worker(processes.bare_reader, settings))
         for worker in (*routers.values(), load, bare):
             worker.receive(str, timeout_s=START_S)
         watched = {name: worker.pid for name, worker in routers.items()}
@@ -357,16 +359,12 @@ def measure_on(endpoint: ServerEndpoint, settings: Settings, options: Options, p
 def measure_all(settings: Settings, options: Options) -> Figures:
     """The lanes first, alone on the machine; then the same over HTTP with the whole platform up."""
     figures = measure(settings, options)
-    with harness.workspace() as other:
+    with workspace() as other:
         shorter = msgspec.structs.replace(options, seconds=min(options.seconds, MAX_HTTP_S))
-        over_http = routing_http.measure(other, shorter)
-    return figures | over_http | {"lost": figures["lost"] + over_http["http_lost"]}
+        http = over_http.measure(other, shorter)
+    return figures | http | {"lost": figures["lost"] + http["http_lost"]}
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run it; returns the exit status."""
-    return harness.run("routing", "Notifications through lanes and routers, end to end.", measure_all, argv)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return run("routing", "Notifications through lanes and routers, end to end.", measure_all, argv)

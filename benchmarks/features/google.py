@@ -22,7 +22,7 @@ from tocsin.streams.records import Record, partition_of
 from tocsin.wire.lanes import LaneName
 
 FILE = (
-    Path(__file__).resolve().parents[2]
+    Path(__file__).resolve().parents[3]
     / "shared"
     / "data"
     / "google_ads_spend"

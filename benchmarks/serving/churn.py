@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import os
 import random
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -25,12 +24,13 @@ from typing import Any
 import msgspec
 import psutil
 
-from benchmarks import harness
-from benchmarks.cores import Stopwatch, tree, without
-from benchmarks.harness import Figures, Options, Worker, say
-from benchmarks.load import Order, Round, ask, encode_request, generator, plain_server
-from benchmarks.payloads import BLOCK_RECORDS, reminders_json
-from benchmarks.serving_peers import STARTED_S, fastapi_server, stock_server
+from benchmarks.harness.cores import Stopwatch, tree, without
+from benchmarks.harness.figures import Figures, summary_ms
+from benchmarks.harness.http_load import Order, Round, ask, encode_request, generator, plain_server
+from benchmarks.harness.payloads import BLOCK_RECORDS, reminders_json
+from benchmarks.harness.processes import Worker
+from benchmarks.harness.run import Options, run, say
+from benchmarks.serving.peers import STARTED_S, fastapi_server, stock_server
 from cli.import_files import request_of
 from features.simulator import simulate
 from launch.local_client import await_lane, client_of, fetch
@@ -176,7 +176,7 @@ def figures(found: Mapping[str, Sequence[Measured]]) -> Figures:
         latencies = [latency for one in turns for latency in one.round.latencies_ms]
         kinds[name] = {
             "requests_per_s": round(median(one.round.per_s for one in turns), 1),
-            "ms": harness.summary_ms(latencies),
+            "ms": summary_ms(latencies),
             "cores": round(median(one.cores for one in turns), 2),
             "errors": sum(one.round.errors for one in turns),
         }
@@ -277,8 +277,4 @@ def measure(settings: Settings, options: Options) -> Figures:
 def main(argv: list[str] | None = None) -> int:
     """Run it; returns the exit status."""
     description = "Churn over HTTP beside a stock Serve deployment and FastAPI with the same model."
-    return harness.run("serving", description, measure, argv)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return run("serving", description, measure, argv)

@@ -24,7 +24,7 @@ import uvloop
 from fastapi import FastAPI, HTTPException
 from starlette.requests import Request
 
-from benchmarks.harness import receive, send
+from benchmarks.harness.processes import receive, send
 from features.online.answers import vector_of
 from features.online.reader import Question
 from models.dataset.matrix import Vector, calibrate, scale, to_raw

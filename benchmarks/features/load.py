@@ -10,7 +10,7 @@ from multiprocessing.connection import Connection
 import msgspec
 import uvloop
 
-from benchmarks.harness import receive, send
+from benchmarks.harness.processes import receive, send
 from tocsin.settings import Settings
 from tocsin.storage.connect import WRITE_TIMEOUT_S, connect, resolve_url
 from tocsin.streams.lanes import Lane

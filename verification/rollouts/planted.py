@@ -9,7 +9,7 @@
 | `slow`           | serving, from the canary on: each call takes 0.3 s                                    |
 | `erroring`       | serving, from the canary on: each call raises                                         |
 
-What fails only once it answers people is the harder case: no request may notice.
+What fails only in the canary is the harder case: no request may fail.
 """
 
 from __future__ import annotations
@@ -67,13 +67,13 @@ def spoiled(trained: TrainedModel, fault: Fault) -> TrainedModel:
 
 
 class Armed:
-    """Which fault is at work in this process; None: none."""
+    """The active fault of this process; None: none."""
 
     fault: Fault | None = None
 
 
 class Spoiled(ChurnModel):
-    """A loaded model with what was planted in it."""
+    """A loaded model with a planted fault."""
 
     armed: Armed
 
@@ -108,7 +108,7 @@ class SpoiledVectors(VectorReader):
     armed: Armed
 
     async def read(self, advertiser_ids: Sequence[str], asked: float | None) -> Rows:
-        """As always, or not."""
+        """As the reader, with the active fault."""
         rows = await super().read(advertiser_ids, asked)
         if self.armed.fault is Fault.STALE_FEATURES:
             rows = replace(rows, stale=np.ones(len(rows.advertiser_ids), dtype=np.bool_))
@@ -118,22 +118,22 @@ class SpoiledVectors(VectorReader):
 
 
 def churn_server(pipe: Connection, settings: Settings) -> None:
-    """Serve `/v1/churn` until the pipe closes. Tells its port; an order names the fault at work, or none."""
+    """Serve `/v1/churn` until the pipe closes. Sends its port first; an order names the active fault, or none."""
     armed = Armed()
     app = Churn(settings, registry=SpoilingRegistry(settings, armed))
     vectors = SpoiledVectors(app.predictor.reader)
     vectors.armed = armed
     app.predictor.vectors = vectors
 
-    def obey(order: str) -> None:
+    def set_fault(order: str) -> None:
         armed.fault = Fault(order) if order else None
 
     asgi = Lifespan(app)
-    uvloop.run(serve_until_closed(pipe, asgi, obey, lifespan="on"))
+    uvloop.run(serve_until_closed(pipe, asgi, set_fault, lifespan="on"))
 
 
 class Lifespan(Prefixes):
-    """The application under its prefix, with what runs beside the requests."""
+    """The application under its prefix, with its background tasks."""
 
     def __init__(self, app: Churn) -> None:
         self._asgi = app.__serve_build_asgi_app__()

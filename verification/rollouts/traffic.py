@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import Self
 
-from benchmarks.load import encode_request
+from benchmarks.harness.http_load import encode_request
 
 CONNECTIONS = 4
 ANSWER_S = 10.0
@@ -20,7 +20,7 @@ class Traffic:
 
     Args:
         port: Of the server.
-        names: Whom to ask for.
+        names: The advertisers to ask for.
         seed: Of the order.
     """
 
@@ -34,7 +34,7 @@ class Traffic:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
-        self._tasks = [asyncio.create_task(self._converse()) for _ in range(CONNECTIONS)]
+        self._tasks = [asyncio.create_task(self._keep_requesting()) for _ in range(CONNECTIONS)]
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -42,15 +42,15 @@ class Traffic:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _converse(self) -> None:
+    async def _keep_requesting(self) -> None:
         while True:
             try:
-                await self._ask_over_and_over()
+                await self._request_in_turn()
             except (OSError, EOFError, TimeoutError, asyncio.IncompleteReadError):
                 self.failed += 1
                 await asyncio.sleep(0.01)
 
-    async def _ask_over_and_over(self) -> None:
+    async def _request_in_turn(self) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
         try:
             while True:

@@ -23,10 +23,11 @@ import httpx2
 import msgspec
 import uvloop
 
-from benchmarks import harness
-from benchmarks.harness import Figures, Options, Worker, receive, say, send
-from benchmarks.load import Order, Round, ask, encode_request, generator
-from benchmarks.payloads import BLOCK_RECORDS
+from benchmarks.harness.figures import Figures, summary_ms
+from benchmarks.harness.http_load import Order, Round, ask, encode_request, generator
+from benchmarks.harness.payloads import BLOCK_RECORDS
+from benchmarks.harness.processes import Worker, receive, send
+from benchmarks.harness.run import Options, run, say
 from launch.local_client import lane_counts
 from launch.platform import Platform
 from tocsin.settings import Settings
@@ -176,8 +177,8 @@ def measure_lane(
     after = lane_counts(settings, lane)
     arrivals = _await_arrivals(slow, {**alone.accepted_at, **beside.accepted_at})
     now = time.time()
-    quiet_ms = harness.summary_ms(dwell_ms(alone.accepted_at, arrivals, now))
-    flood_ms = harness.summary_ms(dwell_ms(beside.accepted_at, arrivals, now))
+    quiet_ms = summary_ms(dwell_ms(alone.accepted_at, arrivals, now))
+    flood_ms = summary_ms(dwell_ms(beside.accepted_at, arrivals, now))
     return {
         "alone_ms": quiet_ms,
         "flood_ms": flood_ms,
@@ -224,7 +225,13 @@ def measure(settings: Settings, options: Options) -> Figures:
 
 def main(argv: list[str] | None = None) -> int:
     """Run it; returns the exit status."""
-    return harness.run("fairness", "One source floods; how long do the others wait?", measure, argv)
+    return run(
+        "fairness",
+        "One source floods; how long do the others wait?",
+        measure,
+        argv,
+        module="routing.fairness",
+    )
 
 
 if __name__ == "__main__":

@@ -14,9 +14,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.feast_peer import FeastPeer
-from benchmarks.features_load import ADVERTISERS, advertiser
-from benchmarks.harness import Figures, Options, Worker, receive, say, send
+from benchmarks.features.feast_peer import FeastPeer
+from benchmarks.features.load import ADVERTISERS, advertiser
+from benchmarks.harness.figures import Figures
+from benchmarks.harness.processes import Worker, receive, send
+from benchmarks.harness.run import Options, say
 from features.definitions import FEATURE_NAMES
 from features.offline.archive import Archive
 from features.offline.point_in_time import point_in_time

@@ -1,13 +1,13 @@
-"""`python -m verification.rollouts`: bad models are found and rolled back, good ones are not; one line of JSON.
+"""Bad models are found and rolled back, good ones are not; one line of JSON.
 
     Valkey ◄── shard ◄── simulated activity        main: trains, saves, begins rollouts, is the guard
        ▲                                                        │ registry
        └───────────── churn server (uvicorn) ◄── traffic ───────┘
 
 Six faults, each in a rollout of its own over HTTP: registry, guard, server class and alert are the product's; only the
-faults are planted (`verification.planted`). Then twenty rollouts of a good model against a good champion (A/A): of five
-models, each trained on accounts drawn anew, every one against every other. Those go without HTTP, through the scorer
-beside the requests, Redis and the guard, which looks after every few rows.
+faults are planted (`verification.rollouts.planted`). Then twenty rollouts of a good model against a good champion
+(A/A): of five models, each trained on accounts drawn anew, every one against every other. Those go without HTTP,
+through the shadow, Redis and the guard, which checks after every few rows.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import random
-import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,8 +28,10 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from benchmarks.harness import Worker, machine, obeying_sigterm, reserved_stdout, say, workspace
-from benchmarks.workers import member
+from benchmarks.harness.figures import machine
+from benchmarks.harness.pool_member import member
+from benchmarks.harness.processes import Worker
+from benchmarks.harness.run import obeying_sigterm, reserved_stdout, say, workspace
 from features.offline.point_in_time import event_frame
 from features.simulator import simulate
 from launch.owner_alert import OwnerAlert
@@ -52,17 +53,17 @@ from tocsin.streams.lanes import Lane
 from tocsin.streams.records import Record, partition_of
 from tocsin.wire.activity import Activity
 from tocsin.wire.lanes import LaneName
-from verification.planted import IN_CANARY, Fault, churn_server, spoiled
-from verification.traffic import Traffic
+from verification.rollouts.planted import IN_CANARY, Fault, churn_server, spoiled
+from verification.rollouts.traffic import Traffic
 
 END = 1_760_000_000.0 // 86_400 * 86_400
 WEEKS = 50
 START_S = 60.0
 FAULT_S = 60.0  # the most a fault may go unnoticed
-LOOK_S = 0.1
+CHECK_S = 0.1
 FOLLOW_S = 2.5  # replicas follow the registry within that
-AT_ONCE = 16  # rows between two looks of an A/A rollout
-MOMENTS = 8  # weeks of which everybody is seen; half of them by the rollouts
+BATCH_ROWS = 16  # rows between two checks of an A/A rollout
+WEEKS_READ = 8  # weeks of which every advertiser's row is read; half of them go to the rollouts
 ACTIVE_DAYS = 28
 DAY_S = 86_400.0
 STAGE_S = 60.0  # of an A/A rollout, on a clock that is moved
@@ -130,7 +131,7 @@ def run(settings: Settings, options: Options) -> dict[str, Any]:
         asyncio.run(bench.prepare(good))
         faults = asyncio.run(bench.faults(churn, port))
         say("A/A rollouts")
-        runs = asyncio.run(bench.good_ones())
+        runs = asyncio.run(bench.run_good())
     return {
         "faults": {name: {key: one[key] for key in KEPT} for name, one in faults.items()},
         "failed_requests": sum(one["failed"] for one in faults.values()),
@@ -196,7 +197,7 @@ class Bench:
         self._rows: Rows
 
     async def prepare(self, good: Sequence[TrainedModel]) -> None:
-        """Read what is needed; `good` are models without fault, the first is the champion."""
+        """Read the rows; `good` are models without fault, the first is the champion."""
         self._rows = await self._weeks()
         # Every other week's rows are what a model's rollout is held against, the weeks between are its requests.
         held = [
@@ -213,14 +214,14 @@ class Bench:
         registry = Registry(self._settings.models_location, actor=ACTOR)
         registry.promote(registry.save(self._good[0]))
         servers = Servers(self._settings, timeout_s=5.0)
-        guardian = self._guardian(registry, servers, SystemClock())
+        guard = self._guard_loop(registry, servers, SystemClock())
         found = {}
         for number, fault in enumerate(self._options.faults):
             challenger = spoiled(_dated(self._good[1], number), fault)
             version = registry.save(challenger)
             churn.send("" if fault in IN_CANARY else fault.value)
             await asyncio.sleep(FOLLOW_S)
-            found[fault.value] = one = await self._fault(fault, version, registry, guardian, churn, port)
+            found[fault.value] = one = await self._fault(fault, version, registry, guard, churn, port)
             say(f"{fault}: {one}")
         lane = Lane.of(servers.of(LaneName.P1), self._settings, LaneName.P1)
         self.alerts = (await lane.depth()).blocks
@@ -228,7 +229,7 @@ class Bench:
         return found
 
     async def _fault(
-        self, fault: Fault, version: str, registry: Registry, guardian: GuardLoop, churn: Worker, port: int
+        self, fault: Fault, version: str, registry: Registry, guard: GuardLoop, churn: Worker, port: int
     ) -> dict[str, Any]:
         async with Traffic(port, self._names, self._options.seed) as traffic:
             await asyncio.sleep(0.5)
@@ -236,8 +237,8 @@ class Bench:
             registry.begin(version, POLICY)
             armed, stage, rolled_back = fault not in IN_CANARY, RolloutStage.SHADOW, False
             while time.monotonic() - began < FAULT_S and not rolled_back:
-                await asyncio.sleep(LOOK_S)
-                await guardian.look()
+                await asyncio.sleep(CHECK_S)
+                await guard.look()
                 lineup = registry.head().lineup
                 rolled_back = version not in {lineup.challenger, lineup.champion}
                 stage = lineup.stage if lineup.under_way else stage
@@ -245,7 +246,7 @@ class Bench:
                     armed = True
                     churn.send(fault.value)
             took_s, requests = time.monotonic() - began, traffic.answered - before
-            if not rolled_back:  # the others get their turn
+            if not rolled_back:  # so that the next fault starts from the champion
                 registry.roll_back(version, reason="not found in time")
             await asyncio.sleep(FOLLOW_S)  # until replicas have gone back, too
         return {
@@ -258,29 +259,29 @@ class Bench:
             "slowest_ms": round(traffic.slowest_ms, 1),
         }
 
-    def _guardian(self, registry: Registry, servers: Servers, clock: Clock) -> GuardLoop:
+    def _guard_loop(self, registry: Registry, servers: Servers, clock: Clock) -> GuardLoop:
         async def moment() -> float:
             return END  # no label matures within a run
 
-        observed = ObservationStore(servers.main, namespace=self._settings.namespace)
+        observations = ObservationStore(servers.main, namespace=self._settings.namespace)
         alert = OwnerAlert(self._settings, servers, clock)
-        return GuardLoop(registry, observed, alert, moment, clock)
+        return GuardLoop(registry, observations, alert, moment, clock)
 
     # ------------------------------------------------------------------ good models
 
-    async def good_ones(self) -> list[Outcome]:
+    async def run_good(self) -> list[Outcome]:
         """A/A rollouts; what became of each."""
         pairs = list(permutations(range(len(self._good)), 2))[: self._options.aa_runs]
         through = []
         for number, (champion, challenger) in enumerate(pairs):
-            through.append(await self._good_one(number, self._good[champion], self._good[challenger]))
+            through.append(await self._run_pair(number, self._good[champion], self._good[challenger]))
             say(f"A/A {number + 1} of {len(pairs)}: {through[-1]}")
         return through
 
     async def _weeks(self) -> Rows:
         """Rows of everybody active as of some weeks, each week's a different advertiser."""
         vectors = VectorReader(FeatureReader(self._settings, SystemClock()))
-        read = [await vectors.read(self._names, END - week * 7 * DAY_S) for week in range(MOMENTS)]
+        read = [await vectors.read(self._names, END - week * 7 * DAY_S) for week in range(WEEKS_READ)]
         names = [f"{name}@{week}" for week, rows in enumerate(read) for name in rows.advertiser_ids]
         raw = np.concatenate([rows.raw for rows in read])
         active = np.flatnonzero(raw[:, RECENCY] < ACTIVE_DAYS)
@@ -288,23 +289,23 @@ class Bench:
         fresh = np.zeros(len(order), dtype=np.bool_)
         return Rows([names[place] for place in order], raw[order], fresh, [0.0] * len(order), END)
 
-    async def _good_one(self, number: int, champion: TrainedModel, challenger: TrainedModel) -> Outcome:
+    async def _run_pair(self, number: int, champion: TrainedModel, challenger: TrainedModel) -> Outcome:
         """From shadow to the end of the watch."""
-        clock = StoodClock()
+        clock = ManualClock()
         registry = Registry(Path(self._settings.data_dir) / f"aa-{number}", clock=clock, actor=ACTOR)
         registry.promote(registry.save(champion))
         version = registry.save(challenger)
         registry.begin(version, RolloutPolicy(shadow_s=STAGE_S, canary_s=STAGE_S, watch_s=STAGE_S))
         judged, reference = registry.load(version), registry.load()
         servers = Servers(self._settings, timeout_s=5.0)
-        guardian = self._guardian(registry, servers, clock)
-        observed = ObservationStore(servers.main, namespace=self._settings.namespace)
+        guard = self._guard_loop(registry, servers, clock)
+        observations = ObservationStore(servers.main, namespace=self._settings.namespace)
         with ThreadPoolExecutor(1) as threads:
-            beside = Shadow(observed, threads, sample=1.0, clock=clock)
+            shadow = Shadow(observations, threads, sample=1.0, clock=clock)
             held = False
             while (lineup := registry.head().lineup).judged and not held:
-                beside.watch(Trial(lineup.trial, lineup.since, judged, reference, 28 * DAY_S))
-                held = not await _one_stage(beside, guardian, registry, self._rows, clock)
+                shadow.watch(Trial(lineup.trial, lineup.since, judged, reference, 28 * DAY_S))
+                held = not await _one_stage(shadow, guard, registry, self._rows, clock)
         await servers.aclose()
         if held:
             return Outcome.HELD
@@ -312,28 +313,28 @@ class Bench:
 
 
 async def _one_stage(
-    beside: Shadow, guardian: GuardLoop, registry: Registry, rows: Rows, clock: StoodClock
+    shadow: Shadow, guard: GuardLoop, registry: Registry, rows: Rows, clock: ManualClock
 ) -> bool:
-    """Rows bit by bit, a look after each; the stage's time is up with the last. Whether it went on, or back."""
+    """Offer rows in batches, a check after each; the stage ends with the last. Returns whether it changed."""
     stage, names = registry.head().number, rows.advertiser_ids
-    for start in range(0, len(names), AT_ONCE):
-        some = rows.some(range(start, min(start + AT_ONCE, len(names))))
-        beside.offer(Offer(some.advertiser_ids, some.raw, some.stale, some.as_of))
-        await beside.score()
-        await beside.send()
-        await guardian.look()
+    for start in range(0, len(names), BATCH_ROWS):
+        some = rows.some(range(start, min(start + BATCH_ROWS, len(names))))
+        shadow.offer(Offer(some.advertiser_ids, some.raw, some.stale, some.as_of))
+        await shadow.score()
+        await shadow.send()
+        await guard.look()
         if registry.head().number != stage:
             return True  # rolled back
     clock.moment += STAGE_S
-    verdict = await guardian.look()
+    verdict = await guard.look()
     if registry.head().number == stage:
         say(f"held at the end of its stage: {verdict.reason if verdict else ''}")
         return False
     return True
 
 
-class StoodClock:
-    """A clock that stands until it is moved."""
+class ManualClock:
+    """A clock that moves only when it is set."""
 
     moment = END
 
@@ -349,7 +350,3 @@ class StoodClock:
 def _dated(trained: TrainedModel, number: int) -> TrainedModel:
     moment = to_datetime(END + 3_600.0 * (1 + number))
     return replace(trained, card=msgspec.structs.replace(trained.card, created_at=moment))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,8 +1,4 @@
-"""What the child processes of the routing run do: be a pool member, flood a lane, or read a bare stream.
-
-A member is `actors.members.PoolMember`, the class the Ray actor is made of, in a process of its own: the same code,
-the same thread and event loop, without Ray around it. Ray has no part in the path of a notification.
-"""
+"""The child processes of the routing run: what floods a lane, what reads a bare stream, a provider that hangs."""
 
 from __future__ import annotations
 
@@ -19,10 +15,8 @@ import uvloop
 from redis import asyncio as aioredis
 
 from actors.lane_policies import POLICIES
-from actors.members import PoolMember
-from benchmarks.harness import receive, send
-from benchmarks.payloads import BLOCK_RECORDS, p2_bodies
-from launch.assembly import host
+from benchmarks.harness.payloads import BLOCK_RECORDS, p2_bodies
+from benchmarks.harness.processes import receive, send
 from tocsin.keys import GROUP
 from tocsin.settings import Settings
 from tocsin.storage.connect import CONSUME_TIMEOUT_S, WRITE_TIMEOUT_S, connect, resolve_url
@@ -38,15 +32,6 @@ BARE_STREAM = "bench:{bare}:stream"
 
 Put = Callable[[int], Awaitable[object]]
 Depth = Callable[[], Awaitable[int]]
-
-
-def member(pipe: Connection, name: str, lane: str, settings: Settings) -> None:
-    """Consume a lane until the pipe closes, then drain."""
-    found = PoolMember(name, lane, settings, host)
-    send(pipe, found.stats().name)
-    with contextlib.suppress(EOFError):
-        receive(pipe, str)
-    found.stop()
 
 
 class Target(StrEnum):

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 import uvloop
 
-from benchmarks.harness import Worker, receive, send
+from benchmarks.harness.processes import Worker, receive, send
 
 ANSWER_S = 30.0
 _PLAIN = (

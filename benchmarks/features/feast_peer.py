@@ -1,6 +1,6 @@
 """Feast beside us: its environment, made on first use in `.peers/feast`, and its process, driven by orders.
 
-What it does is in `benchmarks/peers_feast/measure.py`; its lock file lies beside that.
+What it does is in `benchmarks/features/foreign/measure.py`; its lock file lies beside that.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from typing import Any, Self
 import msgspec
 from redis.connection import parse_url
 
-from benchmarks.harness import say
+from benchmarks.harness.run import say
 
-ROOT = Path(__file__).resolve().parents[1]
-PROJECT = ROOT / "benchmarks" / "peers_feast"
+ROOT = Path(__file__).resolve().parents[2]
+PROJECT = Path(__file__).parent / "foreign"
 ENVIRONMENT = ROOT / ".peers" / "feast"
 INSTALL_S = 900.0
 MEMORY_BYTES = 12 * 1024**3  # of address space: rather a MemoryError there than a machine that swaps

@@ -21,9 +21,11 @@ import msgspec
 import psutil
 import redis
 
-from benchmarks import harness, workers
-from benchmarks.features_load import ADVERTISERS, Send, Sent, advertiser, loader
-from benchmarks.harness import Figures, Options, Worker, percentile, say
+from benchmarks.features.load import ADVERTISERS, Send, Sent, advertiser, loader
+from benchmarks.harness.figures import Figures, percentile
+from benchmarks.harness.pool_member import member
+from benchmarks.harness.processes import Worker
+from benchmarks.harness.run import Options, run, say
 from features.definitions import FEATURE_NAMES, FEATURES
 from features.online.packing import PACKERS
 from features.online.reader import OnlineReader
@@ -167,7 +169,7 @@ def measure(settings: Settings, options: Options) -> Figures:
         endpoint = server.start()
         shards = {
             f"shard-{number}": stack.enter_context(
-                Worker(workers.member, f"shard-{number}", LaneName.ACTIVITY.value, settings)
+                Worker(member, f"shard-{number}", LaneName.ACTIVITY.value, settings)
             )
             for number in range(settings.pool_size(LaneName.ACTIVITY))
         }
@@ -206,7 +208,9 @@ def _measure(bench: Bench, options: Options) -> Figures:
 
 def main(argv: list[str] | None = None) -> int:
     """Run it alone; returns the exit status."""
-    return harness.run("features_online", "The online half of the feature store.", measure, argv)
+    return run(
+        "features_online", "The online half of the feature store.", measure, argv, module="features.online"
+    )
 
 
 if __name__ == "__main__":

@@ -15,10 +15,11 @@ from contextlib import ExitStack
 import httpx2
 import msgspec
 
-from benchmarks import harness
-from benchmarks.harness import Figures, Options, Worker, say
-from benchmarks.load import Order, ask, encode_request, generator
-from benchmarks.payloads import BLOCK_RECORDS, reminders_json
+from benchmarks.harness.figures import Figures, summary_ms
+from benchmarks.harness.http_load import Order, ask, encode_request, generator
+from benchmarks.harness.payloads import BLOCK_RECORDS, reminders_json
+from benchmarks.harness.processes import Worker
+from benchmarks.harness.run import Options, say
 from launch.local_client import await_lane, lane_counts
 from launch.platform import Platform
 from tocsin.settings import Settings
@@ -76,7 +77,7 @@ def measure(settings: Settings, options: Options) -> Figures:
         say(f"routing: single P0 posts at {POSTS_PER_S:g}/s for {options.seconds / 4:.1f} s")
         idle = poster.post(options.seconds / 4)
         say(f"routing: arrays of {BLOCK_RECORDS} over HTTP for {order.seconds:.1f} s")
-        return _flood(settings, generators, order, poster) | {"http_p0_post_ms": harness.summary_ms(idle)}
+        return _flood(settings, generators, order, poster) | {"http_p0_post_ms": summary_ms(idle)}
 
 
 def _flood(settings: Settings, generators: list[Worker], order: Order, poster: Poster) -> Figures:
@@ -96,5 +97,5 @@ def _flood(settings: Settings, generators: list[Worker], order: Order, poster: P
         "http_per_s": round(delivered / took_s),
         "http_errors": sent.errors,
         "http_lost": after.get("accepted", 0) - before.get("accepted", 0) - delivered,
-        "http_p0_post_flood_ms": harness.summary_ms(beside),
+        "http_p0_post_flood_ms": summary_ms(beside),
     }

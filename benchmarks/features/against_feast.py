@@ -3,14 +3,13 @@
     one embedded Valkey ◄── our shards and reader, and Feast's `get_online_features`, by turns
     files               ◄── `point_in_time` over the archive, and Feast's `get_historical_features`, by turns
 
-Feast runs in an environment of its own (`benchmarks.feast_peer`). A ratio is Feast's time by ours, or our rate by
-Feast's: above 1, ours is faster.
+Feast runs in an environment of its own (`benchmarks.features.feast_peer`). A ratio is Feast's time divided by ours, or
+our rate divided by Feast's: above 1, ours is faster.
 """
 
 from __future__ import annotations
 
 import os
-import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -20,10 +19,10 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from benchmarks import features_google, features_offline, harness, workers
-from benchmarks.feast_peer import FeastPeer
-from benchmarks.features_load import ADVERTISERS, Send, loader
-from benchmarks.features_online import (
+from benchmarks.features import google, offline
+from benchmarks.features.feast_peer import FeastPeer
+from benchmarks.features.load import ADVERTISERS, Send, loader
+from benchmarks.features.online import (
     BATCHES,
     DRAIN_S,
     FRESH_PER_S,
@@ -34,7 +33,11 @@ from benchmarks.features_online import (
     START_S,
     Bench,
 )
-from benchmarks.harness import Figures, Options, Worker, percentile, say
+from benchmarks.harness.cores import one_core
+from benchmarks.harness.figures import Figures, percentile
+from benchmarks.harness.pool_member import member
+from benchmarks.harness.processes import Worker
+from benchmarks.harness.run import Options, run, say, workspace
 from features.definitions import FEATURE_NAMES, FEATURES
 from features.online.reader import OnlineReader
 from tocsin.settings import Settings
@@ -56,15 +59,15 @@ def measure(settings: Settings, options: Options) -> Figures:
         endpoint = server.start()
         feast = stack.enter_context(FeastPeer(resolve_url(settings), settings.data_path / "feast"))
         online = _online(settings, options, feast, endpoint.pid)
-        offline = features_offline.measure(settings.data_path / "offline", feast, options)
-    with harness.workspace() as other:
-        google = _google(other)
+        joins = offline.measure(settings.data_path / "offline", feast, options)
+    with workspace() as other:
+        file = _google(other)
     return {
         "online": online.pop("online"),
         "ingest_per_s": online.pop("ingest_per_s"),
         "freshness_p99_s": online.pop("freshness_p99_s"),
-        "point_in_time": offline,
-        "google_file": google,
+        "point_in_time": joins,
+        "google_file": file,
         **online,
     }
 
@@ -72,7 +75,7 @@ def measure(settings: Settings, options: Options) -> Figures:
 def _shards(stack: ExitStack, settings: Settings) -> dict[str, Worker]:
     shards = {
         f"shard-{number}": stack.enter_context(
-            Worker(workers.member, f"shard-{number}", LaneName.ACTIVITY.value, settings)
+            Worker(member, f"shard-{number}", LaneName.ACTIVITY.value, settings)
         )
         for number in range(settings.pool_size(LaneName.ACTIVITY))
     }
@@ -102,7 +105,7 @@ def _online(settings: Settings, options: Options, feast: FeastPeer, server: int)
         say("features: reading, ours and Feast's by turns")
         bench.warm()
         found = feast.ask("load", advertisers=ADVERTISERS, features=READ_FEATURES, seed=options.seed)
-        with harness.one_core(os.getpid(), feast.pid, server):
+        with one_core(os.getpid(), feast.pid, server):
             online = {str(batch): _read(bench, feast, batch, options) for batch in BATCHES}
     return {
         "online": online,
@@ -141,7 +144,7 @@ def _read(bench: Bench, feast: FeastPeer, batch: int, options: Options) -> Figur
 
 def _google(settings: Settings) -> Figures | None:
     """The file through the lane to servable vectors of every advertiser, and by pandas; None where it is not there."""
-    path: Path = features_google.FILE
+    path: Path = google.FILE
     if not path.exists():
         return None
     say("features: the Google file end to end, and by pandas")
@@ -154,13 +157,13 @@ def _google(settings: Settings) -> Figures | None:
         load.receive(str, timeout_s=START_S)
         bench = Bench(settings, load, {})
         began = time.perf_counter()
-        rows = features_google.run_send(settings, path)
+        rows = google.run_send(settings, path)
         deadline = time.monotonic() + DRAIN_S
         while bench.waiting() and time.monotonic() < deadline:
             time.sleep(POLL_S)
         imported_s = time.perf_counter() - began
         began = time.perf_counter()
-        frame, as_of = features_google.with_pandas(path)
+        frame, as_of = google.with_pandas(path)
         pandas_s = time.perf_counter() - began
         differ = _differing(bench.reader, frame, as_of)
     return {
@@ -183,8 +186,4 @@ def _differing(reader: OnlineReader, frame: Any, as_of: float) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     """Run it; returns the exit status."""
-    return harness.run("features", "The feature store beside Feast, online and offline.", measure, argv)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return run("features", "The feature store beside Feast, online and offline.", measure, argv)

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 from redis import asyncio as aioredis
 
-from benchmarks.payloads import BLOCK_RECORDS
+from benchmarks.harness.payloads import BLOCK_RECORDS
 from routing.ledger.outcomes import field, unpack
 from tocsin.streams.lanes import Lane
 from tocsin.streams.records import Position

@@ -1,0 +1,1 @@
+"""Churn over HTTP beside stock Serve and FastAPI: `python -m benchmarks.serving`."""

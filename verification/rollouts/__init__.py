@@ -1,0 +1,1 @@
+"""Proof that bad models are rolled back and good ones are not: `python -m verification.rollouts`."""
