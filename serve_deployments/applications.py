@@ -18,7 +18,7 @@ from ray.serve.config import AutoscalingConfig, BackpressureConfig
 
 from serve_deployments.activity import ActivityIntake
 from serve_deployments.churn import Churn
-from serve_deployments.dead_letters import DeadLetters
+from serve_deployments.dead_letters import DeadLetterApplication
 from serve_deployments.emergency_calls import EmergencyCallIntake
 from serve_deployments.features import Features
 from serve_deployments.http.application import Application
@@ -116,7 +116,7 @@ APPLICATIONS: dict[str, ApplicationSpec] = {
         ApplicationSpec(
             name="dead-letters",
             prefix="/v1/dead-letters",
-            ingress=DeadLetters,
+            ingress=DeadLetterApplication,
             max_ongoing=16,
             max_queued=32,
             shed_status=429,

@@ -60,7 +60,7 @@ LIMIT = Parameter(
 )
 
 
-class Question(msgspec.Struct, frozen=True):
+class ChurnQuestion(msgspec.Struct, frozen=True):
     """One advertiser, now."""
 
     advertiser_id: str
@@ -119,7 +119,7 @@ class Churn(Application):
         self.predictor = Predictor(self.settings, clock, registry)
         self._ranking = AtRisk(self.predictor, clock)
         self._decoder = RecordDecoder(ChurnBatchRequest, lambda _request, _now: None)
-        self._together: MicroBatcher[Question, ChurnAnswer | None] = MicroBatcher(
+        self._together: MicroBatcher[ChurnQuestion, ChurnAnswer | None] = MicroBatcher(
             self._answer_together, most=MAX_TOGETHER
         )
 
@@ -143,7 +143,7 @@ class Churn(Application):
             StorageUnavailableError: no features and no model.
         """
         if asked is None:
-            found = await self._together.ask(Question(advertiser_id, drivers))
+            found = await self._together.ask(ChurnQuestion(advertiser_id, drivers))
         else:
             known, _ = await self.predictor.predict([advertiser_id], asked, explain=drivers)
             found = known[0] if known else None
@@ -156,7 +156,9 @@ class Churn(Application):
             raise unknown_advertiser(advertiser_id)
         return found
 
-    async def _answer_together(self, questions: Sequence[Question]) -> list[ChurnAnswer | Exception | None]:
+    async def _answer_together(
+        self, questions: Sequence[ChurnQuestion]
+    ) -> list[ChurnAnswer | Exception | None]:
         """Those that want drivers together, and the others together; None: not known."""
         found: dict[tuple[str, bool], ChurnAnswer | Exception | None] = {}
         for drivers in {question.drivers for question in questions}:

@@ -72,7 +72,7 @@ CURSOR = Parameter(
 )
 
 
-class DeadLetters(Application):
+class DeadLetterApplication(Application):
     """Lists, shows, replays and purges dead letters."""
 
     endpoints: ClassVar[tuple[Endpoint, ...]] = (

@@ -26,7 +26,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from benchmarks.harness.processes import receive, send
-from serve_deployments.dead_letters import DeadLetters
+from serve_deployments.dead_letters import DeadLetterApplication
 from serve_deployments.notifications import Notifications
 from tocsin.settings import Settings
 from verification.facts import WEBHOOK, Arrival, FaultKind
@@ -53,7 +53,7 @@ def accept(pipe: Connection, settings: Settings) -> None:
     app = Prefixes(
         {
             "/v1/notifications": Notifications(settings).__serve_build_asgi_app__(),
-            "/v1/dead-letters": DeadLetters(settings).__serve_build_asgi_app__(),
+            "/v1/dead-letters": DeadLetterApplication(settings).__serve_build_asgi_app__(),
         }
     )
     uvloop.run(serve_until_closed(pipe, app, lambda _order: None))

@@ -24,7 +24,7 @@ Urgency = Literal["none", "low", "medium", "high"]
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class InsightFacts:
     """What the rules read. None: not known."""
 
     probability: float | None
@@ -52,35 +52,35 @@ class Rule:
     """When it applies, what to do, how soon; `headline` and `reason` cite the numbers."""
 
     name: str
-    applies: Callable[[Facts], bool]
-    headline: Callable[[Facts], str]
+    applies: Callable[[InsightFacts], bool]
+    headline: Callable[[InsightFacts], str]
     action: str
-    reason: Callable[[Facts], str]
+    reason: Callable[[InsightFacts], str]
     urgency: Urgency
 
 
-def _idle(facts: Facts) -> float:
+def _idle(facts: InsightFacts) -> float:
     return facts.days_idle or 0.0
 
 
-def _change(facts: Facts) -> float:
+def _change(facts: InsightFacts) -> float:
     return facts.change or 0.0
 
 
-def _risk(facts: Facts) -> str:
+def _risk(facts: InsightFacts) -> str:
     because = f": {facts.driver}" if facts.driver else ""
     sure = f" Of such answers at least {facts.certified:.0%} come true." if facts.certified else ""
     return f"The chance of no activity in the next 28 days is {facts.probability or 0.0:.0%}{because}.{sure}"
 
 
-def _moved(facts: Facts) -> str:
+def _moved(facts: InsightFacts) -> str:
     change = _change(facts)
     if abs(change) < 0.005:
         return "unchanged"
     return f"{'up' if change > 0 else 'down'} {abs(change):.0%}"
 
 
-def _spend(facts: Facts) -> str:
+def _spend(facts: InsightFacts) -> str:
     trend = facts.trend
     if trend is None:
         return "Spend is not known."
@@ -223,10 +223,10 @@ def spend_trend(advertiser_id: str, vector: Vector, peers: PeerTable | None) -> 
     )
 
 
-def _facts(vector: Vector, churn: ChurnAnswer | None, trend: SpendTrend | None) -> Facts:
+def _facts(vector: Vector, churn: ChurnAnswer | None, trend: SpendTrend | None) -> InsightFacts:
     own = churn if churn is not None and churn.method != "base_rate" else None
     raising = [driver.text for driver in own.drivers if driver.effect > 0] if own else []
-    return Facts(
+    return InsightFacts(
         probability=own.probability if own else None,
         risk=own.risk if own else None,
         driver=raising[0] if raising else "",

@@ -19,7 +19,7 @@ from actors.supervisor import Supervisor
 from launch.assembly import guard, host
 from launch.platform import Platform
 from launch.storage import prepare
-from serve_deployments.dead_letters import DeadLetters
+from serve_deployments.dead_letters import DeadLetterApplication
 from serve_deployments.emergency_calls import EmergencyCallIntake
 from serve_deployments.http.application import Application
 from serve_deployments.notifications import Notifications
@@ -124,7 +124,7 @@ async def test_p0_is_accepted_and_delivered_without_the_main_server(
 ) -> None:
     await prepare(settings)
     router = PoolMember("router-p0-0", LaneName.P0, settings, host)
-    apps = Notifications(settings), EmergencyCallIntake(settings), DeadLetters(settings)
+    apps = Notifications(settings), EmergencyCallIntake(settings), DeadLetterApplication(settings)
     try:
         async with (
             serving(apps[0]) as http,

@@ -57,14 +57,14 @@ class FailureKind(StrEnum):
     BROKEN = "broken"  # the connection ended early; perhaps carried out
 
 
-class Failure(Struct, frozen=True, kw_only=True):
+class CallFailure(Struct, frozen=True, kw_only=True):
     """No answer at all."""
 
     kind: FailureKind
     detail: str
 
 
-Outcome = Reply | Failure
+Outcome = Reply | CallFailure
 
 
 def decode(call: Call, outcome: Outcome, kind: type[T], *, url: str, now: float) -> T:
@@ -99,7 +99,7 @@ def failure_error(call: Call, outcome: Outcome, *, url: str, now: float) -> Tocs
         url: the platform's address, for messages.
         now: seconds since the epoch, for a Retry-After that is a date.
     """
-    if isinstance(outcome, Failure):
+    if isinstance(outcome, CallFailure):
         return _silence_error(call, outcome, url)
     problem = decode_problem(outcome)
     if problem is None:
@@ -144,7 +144,7 @@ def weakest(durabilities: list[Durability]) -> Durability:
 # --------------------------------------------------------------------------- one error a failure
 
 
-def _silence_error(call: Call, failure: Failure, url: str) -> TocsinError:
+def _silence_error(call: Call, failure: CallFailure, url: str) -> TocsinError:
     if failure.kind is FailureKind.TIMEOUT:
         return TimedOutError(
             f"{call.name} got no answer from {url} in time",

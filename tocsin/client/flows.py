@@ -19,7 +19,7 @@ from msgspec import structs
 
 from tocsin.client import calls
 from tocsin.client.answers import (
-    Failure,
+    CallFailure,
     FailureKind,
     Outcome,
     Reply,
@@ -101,7 +101,7 @@ def worth_retrying(call: Call, outcome: Outcome) -> bool:
     Refused or never sent: always. Perhaps carried out: only what may be repeated. A 500 may be a fault that
     repeats itself, so a POST must carry a key to be tried again.
     """
-    if isinstance(outcome, Failure):
+    if isinstance(outcome, CallFailure):
         return outcome.kind is FailureKind.CONNECT or call.repeatable
     if outcome.status in {429, 503}:
         return True

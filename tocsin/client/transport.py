@@ -9,7 +9,7 @@ from typing import TypedDict
 import httpx2
 
 import tocsin
-from tocsin.client.answers import Failure, FailureKind, Reply
+from tocsin.client.answers import CallFailure, FailureKind, Reply
 from tocsin.client.calls import Call
 from tocsin.errors import ConfigurationError
 from tocsin.wire.limits import MAX_BATCH_RECORDS
@@ -95,7 +95,7 @@ def reply(response: httpx2.Response) -> Reply:
     )
 
 
-def failure(error: httpx2.RequestError) -> Failure:
+def failure(error: httpx2.RequestError) -> CallFailure:
     """Why there was no response."""
     if isinstance(error, (httpx2.ConnectError, httpx2.ConnectTimeout)):
         kind = FailureKind.CONNECT
@@ -103,4 +103,4 @@ def failure(error: httpx2.RequestError) -> Failure:
         kind = FailureKind.TIMEOUT
     else:
         kind = FailureKind.BROKEN
-    return Failure(kind=kind, detail=str(error) or type(error).__name__)
+    return CallFailure(kind=kind, detail=str(error) or type(error).__name__)

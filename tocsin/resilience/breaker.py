@@ -44,8 +44,8 @@ from tocsin.resilience.pool_state import (
     MAX_REASON,
     BreakerState,
     BreakerView,
+    CallReport,
     PoolState,
-    Seen,
     exchange,
     make_view,
 )
@@ -117,7 +117,7 @@ class Breaker:
         self._reason = ""
         self._probe: _Probe | None = None
         self._wanted = False
-        self._unsent = Seen()
+        self._unsent = CallReport()
         self._syncing = asyncio.Lock()
 
     # ------------------------------------------------------------------ the hot path: no I/O
@@ -164,7 +164,7 @@ class Breaker:
             self._record_probe(duration_s, reason, ok=ok)
         elif ok:
             self._local.reset_counter()
-            self._unsent = Seen(succeeded=True, probe=self._unsent.probe)
+            self._unsent = CallReport(succeeded=True, probe=self._unsent.probe)
         else:
             self._local.increment_counter()
             self._unsent.failures += 1
@@ -237,7 +237,7 @@ class Breaker:
             return
         async with self._syncing:
             self._lapse()
-            sent, self._unsent = self._unsent, Seen()
+            sent, self._unsent = self._unsent, CallReport()
             asked, self._wanted = self._wanted and self._probe is None, False
             try:
                 async with asyncio.timeout(SYNC_TIMEOUT_S):
@@ -319,7 +319,7 @@ class Breaker:
             return
         self._local.state, self._reason = pybreaker.STATE_CLOSED, "probe succeeded"
         self._local.reset_counter()
-        self._unsent = Seen(succeeded=True, probe="ok")
+        self._unsent = CallReport(succeeded=True, probe="ok")
         self.closed += 1
         self._changed()
 

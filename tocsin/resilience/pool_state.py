@@ -43,7 +43,7 @@ class BreakerView(msgspec.Struct, frozen=True, kw_only=True):
     opened_for: str = ""  # reason of the last opening
 
 
-class Seen(msgspec.Struct):
+class CallReport(msgspec.Struct):
     """What happened here since the last sync."""
 
     succeeded: bool = False
@@ -51,9 +51,9 @@ class Seen(msgspec.Struct):
     reason: str = ""
     probe: str = ""  # "", ok or failed
 
-    def after(self, earlier: Seen) -> Seen:
+    def after(self, earlier: CallReport) -> CallReport:
         """Both together, `earlier` having happened first."""
-        return Seen(
+        return CallReport(
             succeeded=self.succeeded or earlier.succeeded,
             failures=self.failures + (0 if self.succeeded else earlier.failures),
             reason=self.reason or earlier.reason,
@@ -137,7 +137,7 @@ async def exchange(
     keys: BreakerKeys,
     name: str,
     policy: BreakerPolicy,
-    seen: Seen,
+    seen: CallReport,
     *,
     holder: str,
     lease_s: float,

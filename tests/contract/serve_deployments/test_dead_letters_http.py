@@ -12,7 +12,7 @@ from redis import asyncio as aioredis
 
 from routing.deliveries import Delivery, OutcomeReason
 from routing.ledger.ledger import Ledger
-from serve_deployments.dead_letters import DeadLetters
+from serve_deployments.dead_letters import DeadLetterApplication
 from tests.fakes import START
 from tocsin.settings import Settings
 from tocsin.streams.lanes import Lane
@@ -24,7 +24,9 @@ decode = msgspec.msgpack.Decoder(list[Envelope]).decode
 
 @pytest.fixture
 async def http(url: str, namespace: str) -> AsyncIterator[httpx2.AsyncClient]:
-    app = DeadLetters(msgspec.structs.replace(Settings.from_env({}), redis_url=url, namespace=namespace))
+    app = DeadLetterApplication(
+        msgspec.structs.replace(Settings.from_env({}), redis_url=url, namespace=namespace)
+    )
     transport = httpx2.ASGITransport(app.__serve_build_asgi_app__())
     async with httpx2.AsyncClient(transport=transport, base_url="http://platform") as made:
         yield made
