@@ -72,10 +72,8 @@ class RecipientStore:
         """
         if not recipient_ids:
             return []
-        known, version = (
-            self._known,
-            self._version,
-        )  # others rebind them while this one waits, and never empty them
+        # Others rebind these while this one waits, and never empty them.
+        known, version = self._known, self._version
         missing = [one for one in recipient_ids if one not in known]
         current, bodies = await self._fetch(missing)
         if current != version:
