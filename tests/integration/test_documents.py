@@ -101,7 +101,8 @@ def test_the_serve_file_deploys_the_same_applications(platform: Platform) -> Non
         found = {name: app["status"] for name, app in answer["applications"].items()}
         return found.keys() == APPLICATIONS.keys() and set(found.values()) == {"RUNNING"}
 
-    eventually(running, timeout_s=90, what="every application running")
+    # Serve builds each application in a process of its own, which imports all of them: slow where cores are few.
+    eventually(running, timeout_s=200, what="every application running")
     url = platform.settings.base_url
     eventually(lambda: httpx2.get(url + "/readyz").status_code == 200, what="ready")
     sent = httpx2.post(f"{url}/v1/notifications", json={"type": "emergency", "title": "t", "recipient": "r"})
