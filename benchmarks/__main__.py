@@ -1,7 +1,7 @@
 """Every member that needs nothing but our own environment, one after the other, with the same arguments.
 
-Each has an interpreter of its own: a process joins Ray once, with the environment it had then. The status is that of
-the worst. `features` and `peers` install other libraries and are run by name.
+Each has an interpreter of its own: a process joins Ray once, with the environment it had then. The status is 1 where
+any failed. `features` and `peers` install other libraries and are run by name.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sys
 from benchmarks.harness.run import obeying_sigterm, parse
 
 MEMBERS = ("routing", "routing.fairness", "serving", "features.online")
-BY_NAME = ("features", "peers")  # beside other libraries, which they install first
+BY_NAME = ("features", "peers")  # they install other libraries first
 DESCRIPTION = (
     f"Runs {', '.join(MEMBERS)}, one after the other; one of them alone: python -m benchmarks.{MEMBERS[0]}. "
     f"Only by name, as they install other libraries: {' and '.join(BY_NAME)}."
@@ -21,15 +21,15 @@ STOP_S = 60.0
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run all members; a failed one does not keep the next from its turn. Returns the exit status."""
+    """Run all members, also after one has failed. Returns the exit status."""
     arguments = sys.argv[1:] if argv is None else argv
-    parse("", DESCRIPTION, arguments)  # before minutes have gone by
+    parse("", DESCRIPTION, arguments)  # before anything runs
     with obeying_sigterm():
         return max(_run([sys.executable, "-m", f"benchmarks.{name}", *arguments]) for name in MEMBERS)
 
 
 def _run(command: list[str]) -> int:
-    """One member; it is told to end, and waited for, when we are. Returns 0, or 1 where it failed."""
+    """Run one member; when this process is terminated, terminate it and wait. Returns 0, or 1 where it failed."""
     with subprocess.Popen(command) as member:  # noqa: S603 (ourselves)
         try:
             return int(member.wait() != 0)

@@ -1,4 +1,4 @@
-"""A picture of a `peers` line: `python -m benchmarks.plot < peers.json > docs/benchmarks-peers.svg`."""
+"""Draws a `peers` line as a picture: `python -m benchmarks.plot < peers.json > docs/benchmarks-peers.svg`."""
 
 from __future__ import annotations
 

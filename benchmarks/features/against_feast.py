@@ -1,4 +1,4 @@
-"""The feature store beside Feast: online reads, ingest to servable, point-in-time joins, and a real file end to end.
+"""The feature store compared with Feast: online reads, ingest, point-in-time joins, and a real file end to end.
 
     one embedded Valkey ◄── our shards and reader, and Feast's `get_online_features`, by turns
     files               ◄── `point_in_time` over the archive, and Feast's `get_historical_features`, by turns
@@ -104,7 +104,7 @@ def _online(settings: Settings, options: Options, feast: FeastPeer, server: int)
         paced = bench.send(Send(events=int(options.seconds * FRESH_PER_S), days=0.001, per_s=FRESH_PER_S))
         say("features: reading, ours and Feast's by turns")
         bench.warm()
-        found = feast.ask("load", advertisers=ADVERTISERS, features=READ_FEATURES, seed=options.seed)
+        found = feast.run("load", advertisers=ADVERTISERS, features=READ_FEATURES, seed=options.seed)
         with one_core(os.getpid(), feast.pid, server):
             online = {str(batch): _read(bench, feast, batch, options) for batch in BATCHES}
     return {
@@ -121,12 +121,12 @@ def _online(settings: Settings, options: Options, feast: FeastPeer, server: int)
 
 
 def _read(bench: Bench, feast: FeastPeer, batch: int, options: Options) -> Figures:
-    """One batch size: ratios are taken turn by turn, and their medians told."""
+    """One batch size: ratios are taken turn by turn; returns their medians."""
     turns: list[dict[str, float]] = []
     for turn in range(2 if options.quick else TURNS):
         ours = bench.read(batch, QUICK_READS if options.quick else OUR_READS[batch], options.seed + turn)
         reads = QUICK_READS if options.quick else FEAST_READS[batch]
-        took = feast.ask("read", batch=batch, reads=reads, seed=options.seed + turn)["ms"]
+        took = feast.run("read", batch=batch, reads=reads, seed=options.seed + turn)["ms"]
         p50, p99 = percentile(took, 0.5), percentile(took, 0.99)
         turns.append(
             {

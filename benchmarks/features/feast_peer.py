@@ -1,4 +1,4 @@
-"""Feast beside us: its environment, made on first use in `.peers/feast`, and its process, driven by orders.
+"""Feast: its environment, made on first use in `.peers/feast`, and its process, driven by orders.
 
 What it does is in `benchmarks/features/foreign/measure.py`; its lock file lies beside that.
 """
@@ -78,14 +78,14 @@ class FeastPeer:
 
     @property
     def pid(self) -> int:
-        """Of the process."""
+        """The process id."""
         return self._process.pid
 
-    def ask(self, order: str, **values: Any) -> dict[str, Any]:
+    def run(self, order: str, **values: Any) -> dict[str, Any]:
         """Carry out an order.
 
         Raises:
-            RuntimeError: it could not; why is on standard error.
+            RuntimeError: it failed; the reason is on standard error.
         """
         assert self._process.stdin is not None  # noqa: S101 (made with pipes)
         assert self._process.stdout is not None  # noqa: S101
@@ -93,7 +93,7 @@ class FeastPeer:
         self._process.stdin.flush()
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError(f"Feast ended with status {self._process.wait()} while asked to {order}")
+            raise RuntimeError(f"Feast ended with status {self._process.wait()} during {order}")
         found: dict[str, Any] = msgspec.json.decode(line)
         return found
 

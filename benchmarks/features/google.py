@@ -1,4 +1,4 @@
-"""A real file end to end: its rows through the lane to servable vectors, beside pandas making the same features."""
+"""A real file end to end: its rows through the lane to servable vectors, and the same features made by pandas."""
 
 from __future__ import annotations
 
@@ -38,18 +38,23 @@ async def send_file(settings: Settings, path: Path) -> int:
         lane = Lane.of(client, settings, LaneName.ACTIVITY)
         sent, now = 0, time.time()
         for batch in read_activity(path, None, now):
-            told = [msgspec.structs.replace(event, arrival=now, backdated=True) for event in batch.activities]
+            sent_events = [
+                msgspec.structs.replace(event, arrival=now, backdated=True) for event in batch.activities
+            ]
             await lane.append(
-                [Record(partition_of(event.advertiser_id, lane.partitions), _encode(event)) for event in told]
+                [
+                    Record(partition_of(event.advertiser_id, lane.partitions), _encode(event))
+                    for event in sent_events
+                ]
             )
-            sent += len(told)
+            sent += len(sent_events)
         return sent
     finally:
         await client.aclose()
 
 
 def with_pandas(path: Path) -> tuple[pd.DataFrame, float]:
-    """The same features by groupby, as of the midnight after the newest row; and that moment."""
+    """The same features by groupby, as of the midnight after the newest row; and that time."""
     table = pd.read_parquet(path, columns=["Advertiser_ID", "Week_Start_Date", "Spend_USD"])
     start = pd.to_datetime(table["Week_Start_Date"], utc=True).astype("datetime64[s, UTC]").astype("int64")
     events = pd.DataFrame(
@@ -76,7 +81,7 @@ class _Windows:
         self.end = end
         self.index = pd.Index(sorted(events["advertiser"].unique()))
         self._events = events
-        self._made: dict[int, Any] = {}
+        self._windows: dict[int, Any] = {}
         self.all: Any = events.groupby("advertiser").agg(
             weeks=("week", "nunique"), first=("week", "min"), last=("week", "max"), day=("day", "max")
         )
@@ -85,10 +90,10 @@ class _Windows:
         return self._events if days == LIFETIME else self._events[self._events["day"] >= self.end - days]
 
     def of(self, days: int) -> Any:
-        if days not in self._made:
+        if days not in self._windows:
             grouped = self.events(days).groupby("advertiser")["micros"]
-            self._made[days] = grouped.agg(["count", "sum", "mean", "min", "max"]).reindex(self.index)
-        return self._made[days]
+            self._windows[days] = grouped.agg(["count", "sum", "mean", "min", "max"]).reindex(self.index)
+        return self._windows[days]
 
     def weekly(self, days: int) -> Any:
         sums = self.events(days).groupby(["advertiser", "back"])["micros"].sum().unstack(fill_value=0)  # noqa: PD010

@@ -48,7 +48,7 @@ class Took(msgspec.Struct, frozen=True, kw_only=True):
 
     rows: int
     seconds: float
-    peak_mib: float  # of the process, from its start
+    peak_mib: float  # of the process since its start
 
 
 def make_case(folder: Path, events: int, labels: int, seed: int) -> Case:
@@ -138,7 +138,7 @@ def compare(case: Case, feast: FeastPeer, rounds: int) -> Figures:
             mine.receive(str, timeout_s=60.0)
             mine.send(case)
             ours.append(mine.receive(Took, timeout_s=TURN_S))
-        theirs.append(feast.ask("join", events=case.feast_events, labels=case.feast_labels))
+        theirs.append(feast.run("join", events=case.feast_events, labels=case.feast_labels))
     ours_per_s = median(took.rows / took.seconds for took in ours)
     feast_per_s = median(found["rows"] / found["seconds"] for found in theirs)
     return {
@@ -156,7 +156,7 @@ def compare(case: Case, feast: FeastPeer, rounds: int) -> Figures:
 
 
 def measure(folder: Path, feast: FeastPeer, options: Options) -> Figures:
-    """As many events as is asked for, and a tenth of them with every label for Feast as well."""
+    """Compare on all events, and on a tenth of them, where Feast can join every label as well."""
     events, labels = (500_000, 20_000) if options.quick else (10_000_000, 200_000)
     rounds = 1 if options.quick else 2
     found: list[Figures] = []

@@ -3,7 +3,7 @@
     loader ──Lane.append──► activity lane ──► shard-0, shard-1 ──► events, tiles, packed vectors
     this process ───────────────────────────────── MGET ◄──────────┘
 
-Reads are in process, over the same client as the floor beside them: a bare `MGET` of the same keys and one
+Reads are in process, over the same client as their floor: a bare `MGET` of the same keys and one
 `struct.unpack` each, which no store of packed vectors can beat.
 """
 
@@ -55,7 +55,7 @@ class Bench:
     Args:
         settings: Where and how.
         load: The loader's process.
-        watched: Processes by name, whose processor time is told.
+        watched: Processes by name, whose processor time is reported.
     """
 
     def __init__(self, settings: Settings, load: Worker, watched: dict[str, int]) -> None:
@@ -71,7 +71,7 @@ class Bench:
     # ------------------------------------------------------------------ writing
 
     def send(self, order: Send) -> Figures:
-        """Carry out an order and wait until everything is applied: how many a second, and whose time it took."""
+        """Carry out an order and wait until all is applied. Returns rates, freshness and processor time by process."""
         self._load.send(order)
         self._load.receive(str, timeout_s=DRAIN_S)
         applied, latency, used = self._applied(), self._latency(), self._cpu_s()
@@ -112,11 +112,11 @@ class Bench:
     # ------------------------------------------------------------------ reading
 
     def warm(self) -> None:
-        """Have every vector hold for the present hour: ask, and let the shards renew what is missing."""
-        everybody = [advertiser(number) for number in range(ADVERTISERS)]
+        """Make every vector valid for the present hour: read, and let the shards renew what is missing."""
+        names = [advertiser(number) for number in range(ADVERTISERS)]
         deadline = time.monotonic() + DRAIN_S
         while time.monotonic() < deadline:
-            wanted = self.reader.read(everybody, time.time()).wanted
+            wanted = self.reader.read(names, time.time()).wanted
             if not wanted:
                 return
             for name in wanted:

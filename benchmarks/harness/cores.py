@@ -22,16 +22,17 @@ def tree(pid: int) -> list[psutil.Process]:
 
 
 def without(processes: Iterable[psutil.Process], *others: Iterable[psutil.Process]) -> list[psutil.Process]:
-    """Those that are in none of the others."""
+    """The processes that are in none of the others."""
     left_out = {process.pid for one in others for process in one}
     return [process for process in processes if process.pid not in left_out]
 
 
 @contextmanager
 def one_core(*pids: int) -> Iterator[None]:
-    """Processes that wait for one another share a core while in here, where the system can do that.
+    """Let processes that wait for one another share a core in this block, where the system can do that.
 
-    Else waking an idle core of a virtual machine is measured: a read of one row then takes longer than one of ten.
+    Otherwise the wake-up of an idle core of a virtual machine is measured: a read of one row then takes longer than one
+    of ten.
     """
     before: dict[Any, list[int]] = {}
     if hasattr(psutil.Process, "cpu_affinity"):
@@ -49,7 +50,7 @@ class Stopwatch:
     """How many cores some processes keep busy between `start` and `stop`.
 
     Args:
-        processes: Asked at both ends: a service may start some meanwhile.
+        processes: Read at both ends: a service may start some meanwhile.
     """
 
     def __init__(self, processes: Processes) -> None:
@@ -58,11 +59,11 @@ class Stopwatch:
         self._began = 0.0
 
     def start(self) -> None:
-        """Begin."""
+        """Start measuring."""
         self._before, self._began = self._read(), time.perf_counter()
 
     def stop(self) -> float:
-        """Cores since `start`."""
+        """Return the cores used since `start`."""
         after, took_s = self._read(), time.perf_counter() - self._began
         return sum(used - self._before.get(which, 0.0) for which, used in after.items()) / took_s
 

@@ -38,7 +38,7 @@ def summary_ms(samples: Sequence[float]) -> Figures:
 
 
 def machine() -> Figures:
-    """Where it was measured: a figure without this says nothing."""
+    """The machine and the versions: a figure means nothing without them."""
     return {
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "cpu": _cpu_model(),

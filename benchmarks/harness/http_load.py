@@ -1,7 +1,7 @@
-"""The load generator: processes with keep-alive connections that ask, wait for the answer, and ask again.
+"""The load generator: processes with keep-alive connections that send a request, wait for the answer, and repeat.
 
 Written on asyncio streams rather than an HTTP library, so that on few cores most of the processor is left to what
-is measured. `plain_server` answers at once with nothing behind it: what the generator gets from that is its own limit.
+is measured. `plain_server` answers at once with nothing behind it: the rate against it is the generator's own limit.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _CHUNKED = b"\r\ntransfer-encoding: chunked"
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
-    """What to ask, over and over: whole requests, taken in turn."""
+    """What to send, repeatedly: whole requests, taken in turn."""
 
     port: int
     requests: list[bytes]
@@ -37,7 +37,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Round(msgspec.Struct, frozen=True, kw_only=True):
-    """What came back."""
+    """The answers."""
 
     latencies_ms: list[float]  # of good answers
     statuses: dict[int, int]  # 0: the connection broke
@@ -75,12 +75,12 @@ async def _round(order: Order) -> Round:
     began = time.perf_counter()
     ends = began + order.seconds
     await asyncio.gather(
-        *(_converse(order, offset, ends, latencies, statuses) for offset in range(order.connections))
+        *(_keep_requesting(order, offset, ends, latencies, statuses) for offset in range(order.connections))
     )
     return Round(latencies_ms=latencies, statuses=dict(statuses), seconds=time.perf_counter() - began)
 
 
-async def _converse(
+async def _keep_requesting(
     order: Order, offset: int, ends: float, latencies: list[float], statuses: Counter[int]
 ) -> None:
     """One connection, opened anew where it breaks."""
@@ -89,14 +89,14 @@ async def _converse(
         writer: asyncio.StreamWriter | None = None
         try:
             reader, writer = await asyncio.open_connection("127.0.0.1", order.port)
-            while (asked := time.perf_counter()) < ends:
+            while (sent_at := time.perf_counter()) < ends:
                 writer.write(order.requests[turn % len(order.requests)])
                 turn += order.connections
                 async with asyncio.timeout(ANSWER_S):
                     status = await _answer(reader)
                 statuses[status] += 1
                 if 200 <= status < 300:
-                    latencies.append((time.perf_counter() - asked) * 1000)
+                    latencies.append((time.perf_counter() - sent_at) * 1000)
         except (OSError, EOFError, TimeoutError):
             statuses[0] += 1
         finally:
@@ -125,8 +125,8 @@ async def _answer(reader: asyncio.StreamReader) -> int:
     return int(head[9:12])
 
 
-def ask(workers: Sequence[Worker], order: Order) -> Round:
-    """The same order to every generator at once; `connections` is of all of them together."""
+def run_load(workers: Sequence[Worker], order: Order) -> Round:
+    """Send one order to every generator at once; `connections` is the total of all. Returns all answers together."""
     share = msgspec.structs.replace(order, connections=order.connections // len(workers))
     for worker in workers:
         worker.send(share)
@@ -145,7 +145,7 @@ class Plain(asyncio.Protocol):
     """Answers every request head with the same few bytes."""
 
     def connection_made(self, transport: Any) -> None:
-        """Keep the way back."""
+        """Keep the transport."""
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
@@ -155,7 +155,7 @@ class Plain(asyncio.Protocol):
 
 
 def plain_server(pipe: Connection) -> None:
-    """Serve on a free port, which it tells, until the pipe closes."""
+    """Serve on a free port, which it sends first, until the pipe closes."""
     uvloop.run(_serve(pipe))
 
 

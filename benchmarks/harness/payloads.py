@@ -11,7 +11,7 @@ from tocsin.streams.records import Record, partition_of
 from tocsin.wire.notifications import Envelope, Notification
 
 BLOCK_RECORDS = 500
-BLOCKS = 16  # different ones, sent round and round
+BLOCKS = 16  # different ones, sent in turn
 WEBHOOK_EVERY = 100
 
 _WORDS = ("meeting", "bridge", "garden", "water", "delivery", "school", "road", "clinic", "market", "power")

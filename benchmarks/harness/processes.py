@@ -47,7 +47,7 @@ class Worker:
 
     Args:
         target: Called in the child with its end of the pipe, then `args`; returns once the pipe is closed.
-        args: What it needs; travels by the start of the process.
+        args: Its arguments; passed when the process starts.
     """
 
     def __init__(self, target: Callable[..., None], *args: Any) -> None:

@@ -33,7 +33,7 @@ DEFAULT_SEED = 7
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """How a run was asked for."""
+    """The options of a run."""
 
     seconds: float  # the measured part; starting and draining come on top
     quick: bool
@@ -43,7 +43,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 def parse(
     name: str, description: str, argv: Sequence[str] | None = None, *, seconds: float = DEFAULT_S
 ) -> Options:
-    """Read the arguments every member takes; exits with status 2 where they make no sense."""
+    """Read the arguments every member takes; exits with status 2 where they are invalid."""
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}".rstrip("."), description=description)
     parser.add_argument("--seconds", type=_seconds, help=f"length of the measured part (default {seconds:g})")
     parser.add_argument(
@@ -89,7 +89,7 @@ def run(
     module: str = "",
     seconds: float = DEFAULT_S,
 ) -> int:
-    """One member from its arguments to its line. Returns the exit status: 1 where something was lost.
+    """Run one member, from its arguments to its line. Returns the exit status: 1 where something was lost.
 
     Args:
         name: What the line calls it.
@@ -109,7 +109,7 @@ def run(
 
 @contextmanager
 def reserved_stdout() -> Iterator[TextIO]:
-    """Hands out the real standard output; whatever else is written to it meanwhile goes to standard error."""
+    """Yield the real standard output; everything else written to it meanwhile goes to standard error."""
     sys.stdout.flush()
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as out:
         os.dup2(2, 1)
@@ -122,7 +122,7 @@ def reserved_stdout() -> Iterator[TextIO]:
 
 @contextmanager
 def obeying_sigterm() -> Iterator[None]:
-    """Ends by way of every `finally` when told to, instead of on the spot."""
+    """On SIGTERM, exit through every `finally` instead of at once."""
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         yield
@@ -132,7 +132,7 @@ def obeying_sigterm() -> Iterator[None]:
 
 @contextmanager
 def workspace() -> Iterator[Settings]:
-    """Settings with the defaults, a folder and ports of their own; folder and environment are put back after."""
+    """Settings with the defaults, a folder and ports of their own; folder and environment are restored afterwards."""
     folder = Path(tempfile.mkdtemp(prefix="tocsin-bench-"))
     before = dict(os.environ)
     try:

@@ -25,7 +25,7 @@ def measure(settings: Settings, options: Options) -> Figures:
         stack.callback(server.stop)
         endpoint = server.start()
         windows = {
-            library.name: _hold(library, environs.get(library.runtime), endpoint, settings, options)
+            library.name: _measure_peer(library, environs.get(library.runtime), endpoint, settings, options)
             for library in (*PEERS, *VARIANTS)
         }
         say(f"peers: ours for {options.seconds:g} s")
@@ -43,7 +43,7 @@ def _environments() -> dict[Runtime, Mapping[str, str]]:
     return found
 
 
-def _hold(
+def _measure_peer(
     library: Library,
     environ: Mapping[str, str] | None,
     endpoint: ServerEndpoint,
@@ -54,7 +54,7 @@ def _hold(
         return None
     say(f"peers: {library.name} for {options.seconds:g} s")
     try:
-        return contest.hold(
+        return contest.run(
             library,
             environ,
             url=endpoint.url,

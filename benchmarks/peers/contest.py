@@ -1,4 +1,4 @@
-"""One library under its own flood, measured from outside: its processes, what waits on the server, what handlers wrote.
+"""One library under its own flood, measured from outside: processes, queue, and files its handlers write.
 
     sender "flood" ──P2──► library ──► workers ──► counts          (every process in the library's environment)
     sender "p0" ──50/s───►         ──►         ──► a line a job
@@ -48,7 +48,7 @@ class Sent(msgspec.Struct, frozen=True):
 
 
 class Window(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of one flood, from the first job sent until nothing waited any more."""
+    """The figures of one flood, from the first job sent until nothing waited any more."""
 
     p2: Sent
     p0: Sent
@@ -109,11 +109,11 @@ class Contest:
 
     Args:
         library: Which.
-        client: The server, for looking only.
+        client: The server; only read.
         folder: Where handlers write.
         flood: The sender of P2.
         p0: The sender of P0.
-        watched: Processes by part, whose processor time is told.
+        watched: Processes by part, whose processor time is reported.
     """
 
     def __init__(
@@ -133,7 +133,7 @@ class Contest:
         self._watched = watched
 
     def window(self, seconds: float, drain_s: float = DRAIN_S) -> Window:
-        """A flood of so long with P0 beside it, until all of it is acknowledged.
+        """A flood of `seconds` with P0 at the same time, until all of it is acknowledged.
 
         Raises:
             Failed: a sender ended, or jobs still waited after `drain_s`.
@@ -178,7 +178,7 @@ class Contest:
         return time.time()
 
     def _published(self, expected: int) -> None:
-        """Wait until handlers have told of as many P2 as expected; no longer than `PUBLISH_S`."""
+        """Wait until handlers have published as many P2 as expected; no longer than `PUBLISH_S`."""
         deadline = time.monotonic() + PUBLISH_S
         while handled(self._folder) < expected and time.monotonic() < deadline:
             time.sleep(POLL_S)
@@ -229,7 +229,7 @@ def running(
         stdin=subprocess.PIPE if sender else subprocess.DEVNULL,
         stdout=subprocess.PIPE if sender else log,
         stderr=log,
-        start_new_session=True,  # Ctrl-C is for us to handle, in order
+        start_new_session=True,  # Ctrl-C is handled here, in order
     )
     try:
         yield process
@@ -238,7 +238,7 @@ def running(
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ask it to end, then make sure of it and of all it started."""
+    """Terminate it, then kill it and everything it started."""
     process.terminate()
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(STOP_S)
@@ -251,7 +251,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
                 pipe.close()
 
 
-def hold(
+def run(
     library: Library,
     environ: Mapping[str, str],
     *,
@@ -271,7 +271,7 @@ def hold(
         seconds: Length of the window.
 
     Raises:
-        Failed: it could not be measured; the end of its log is said.
+        Failed: it could not be measured; the end of its log is printed.
     """
     folder.mkdir()
     environ = {**environ, **library.environ, "PEERS_URL": url, "PEERS_DIR": str(folder)}

@@ -18,11 +18,11 @@ INSTALL_S = 300.0
 
 
 class Unavailable(Exception):  # noqa: N818 (a state, not a mistake)
-    """A runtime cannot be had on this machine; says why and what would help."""
+    """A runtime is not available on this machine; the message says why and what would help."""
 
 
 def make(runtime: Runtime, home: Path = HOME) -> Mapping[str, str]:
-    """Install what the lock file names, where that is not done yet; the environment to run its programs in.
+    """Install what the lock file names, where that is not done yet. Returns the environment to run its programs in.
 
     Raises:
         Unavailable: a tool is missing, or what it installs cannot be fetched.

@@ -1,6 +1,6 @@
-"""The libraries of the contest: what their processes are called with, and how much of their work is left.
+"""The libraries of the contest: how their processes are started, and how much of their work is left.
 
-All get three worker processes, as many as ours has routers of the two lanes. How they are split is what served each
+All get three worker processes, as many as ours has routers of the two lanes. They are split as served each
 best; `foreign/` says why, file by file.
 """
 
@@ -126,7 +126,7 @@ BULLMQ_QUEUES = msgspec.structs.replace(
 )
 
 PEERS = (CELERY, DRAMATIQ, TASKIQ, BULLMQ)
-VARIANTS = (BULLMQ_QUEUES,)  # told beside, not held against ours
+VARIANTS = (BULLMQ_QUEUES,)  # reported as well, not compared with ours
 
 
 def locked_version(library: Library, folder: Path = FOREIGN) -> str:

@@ -1,4 +1,4 @@
-"""Figures of all to what the line says."""
+"""Assembles the line from the figures of all."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def assemble(ours: Figures, windows: Windows) -> Figures:
 
     Args:
         ours: What `benchmarks.routing.lanes.measure_flood` returns.
-        windows: Of every library; a peer that was not measured is told as null.
+        windows: Of every library; a peer that was not measured is null.
     """
     return {
         "ours_per_s": ours["delivered_per_s"],

@@ -1,4 +1,4 @@
-"""What really happened to notifications, read afterwards from two places that do not know of each other:
+"""What happened to notifications, read afterwards from two independent sources:
 
 the ledger (counts and outcomes on the server) and the delivery logs (files of the `log` channel).
 """
@@ -23,7 +23,7 @@ PAGE = 500
 
 
 class Line(msgspec.Struct, frozen=True):
-    """The part of a line of a delivery log that is looked at."""
+    """The part of a line of a delivery log that is read."""
 
     id: str
 

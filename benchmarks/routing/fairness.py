@@ -1,11 +1,11 @@
-"""Fair shares: what a source that floods a lane does to the others' dwell, from accepted to delivered.
+"""Fair shares: how a source that floods a lane lengthens the others' dwell, from accepted to delivered.
 
     "flood": 2 connections, arrays of 500, never waits ──► HAProxy ──► notifications ──► lane ──► router ──► slow target
     "quiet-0" … "quiet-3": 1 a second each ──────────────►
 
 The target answers every call after 100 ms, so that the lane drains more slowly than the flood comes in. First the quiet
-sources alone, then beside the flood; on p2, then on p1. What was not delivered some time after the end counts with the
-time it has waited by then: a lower bound.
+sources alone, then during the flood; on p2, then on p1. What is still undelivered at the end counts with the time it
+has waited by then: a lower bound.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import msgspec
 import uvloop
 
 from benchmarks.harness.figures import Figures, summary_ms
-from benchmarks.harness.http_load import Order, Round, ask, encode_request, generator
+from benchmarks.harness.http_load import Order, Round, encode_request, generator, run_load
 from benchmarks.harness.payloads import BLOCK_RECORDS
 from benchmarks.harness.processes import Worker, receive, send
 from benchmarks.harness.run import Options, run, say
@@ -52,10 +52,10 @@ class Arrivals(msgspec.Struct, frozen=True):
 
 
 class Target(asyncio.Protocol):
-    """A webhook target that takes its time.
+    """A slow webhook target.
 
     Args:
-        arrivals: Where it notes what came from the quiet sources.
+        arrivals: Where it records the arrivals from the quiet sources.
     """
 
     def __init__(self, arrivals: dict[str, float]) -> None:
@@ -63,7 +63,7 @@ class Target(asyncio.Protocol):
         self._received = b""
 
     def connection_made(self, transport: Any) -> None:
-        """Keep the way back."""
+        """Keep the transport."""
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
@@ -81,10 +81,10 @@ class Target(asyncio.Protocol):
             return
         self._received = b""
         if b'"quiet-' in body:
-            self._note(msgspec.json.decode(body))
+            self._record(msgspec.json.decode(body))
         asyncio.get_running_loop().call_later(CALL_S, self._answer)
 
-    def _note(self, call: dict[str, Any]) -> None:
+    def _record(self, call: dict[str, Any]) -> None:
         for item in call.get("notifications", [call]):
             self._arrivals.setdefault(item["title"], time.time())
 
@@ -94,7 +94,7 @@ class Target(asyncio.Protocol):
 
 
 def target(pipe: Connection) -> None:
-    """Serve on a free port, which it tells; then tell the arrivals whenever asked, until the pipe closes."""
+    """Serve on a free port, which it sends first; then send the arrivals on every order, until the pipe closes."""
     uvloop.run(_serve(pipe))
 
 
@@ -110,7 +110,7 @@ async def _serve(pipe: Connection) -> None:
 
 
 class QuietSources:
-    """Send a little on a fixed schedule, and keep when each was accepted."""
+    """Sends a few notifications on a fixed schedule, and records when each was accepted."""
 
     def __init__(self, settings: Settings, lane: LaneName) -> None:
         self.accepted_at: dict[str, float] = {}
@@ -162,29 +162,29 @@ def dwell_ms(accepted_at: dict[str, float], arrivals: dict[str, float], now: flo
 def measure_lane(
     settings: Settings, lane: LaneName, seconds: float, flooder: Worker, slow: Worker
 ) -> Figures:
-    """One lane: alone, then beside the flood."""
-    alone, beside = QuietSources(settings, lane), QuietSources(settings, lane)
+    """Measure one lane: the quiet sources alone, then during the flood."""
+    alone, flooded = QuietSources(settings, lane), QuietSources(settings, lane)
     say(f"fairness: {lane}, quiet sources alone for {seconds / 2:.1f} s")
     alone.send(seconds / 2, "alone")
     before, sent = lane_counts(settings, lane), []
     flooding = threading.Thread(
-        target=lambda: sent.append(ask([flooder], flood_order(lane, settings.port, seconds)))
+        target=lambda: sent.append(run_load([flooder], flood_order(lane, settings.port, seconds)))
     )
-    say(f"fairness: {lane}, beside a flood for {seconds:.1f} s")
+    say(f"fairness: {lane}, during a flood for {seconds:.1f} s")
     flooding.start()
-    beside.send(seconds, "beside")
+    flooded.send(seconds, "beside")
     flooding.join()
     after = lane_counts(settings, lane)
-    arrivals = _await_arrivals(slow, {**alone.accepted_at, **beside.accepted_at})
+    arrivals = _await_arrivals(slow, {**alone.accepted_at, **flooded.accepted_at})
     now = time.time()
     quiet_ms = summary_ms(dwell_ms(alone.accepted_at, arrivals, now))
-    flood_ms = summary_ms(dwell_ms(beside.accepted_at, arrivals, now))
+    flood_ms = summary_ms(dwell_ms(flooded.accepted_at, arrivals, now))
     return {
         "alone_ms": quiet_ms,
         "flood_ms": flood_ms,
         "ratio": {q: round(flood_ms[q] / quiet_ms[q], 2) for q in ("p50", "p99")},
-        "quiet_refused": alone.refused + beside.refused,
-        "quiet_undelivered": len(beside.accepted_at.keys() - arrivals.keys()),
+        "quiet_refused": alone.refused + flooded.refused,
+        "quiet_undelivered": len(flooded.accepted_at.keys() - arrivals.keys()),
         "flood": _flood_figures(sent[0], before, after),
     }
 

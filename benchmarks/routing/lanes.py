@@ -1,4 +1,4 @@
-"""Routing end to end: a flood of P2 through real routers, single P0s beside it, and the floor below it.
+"""Routing end to end: a flood of P2 through real routers, single P0s at the same time, and the floor below it.
 
     loader ──Lane.append──► p2 lane ──► router-p2-0 ──► sink channel       (processes of their own)
     this process, 50/s ───► p0 lane ──► router-p0-0, router-p0-1 ──► log channel
@@ -59,7 +59,7 @@ class Rss(msgspec.Struct, frozen=True):
 
 
 class Flow(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of one flood, from the first block sent until nothing waited any more."""
+    """The figures of one flood, from the first block sent until nothing waited any more."""
 
     sent: processes.Flooded
     took_s: float
@@ -86,7 +86,7 @@ class Bench:
         settings: Where and how.
         load: The loader's process.
         bare: The bare reader's process.
-        watched: Processes by name, whose processor time is told; the routers' memory as well.
+        watched: Processes by name, whose processor time is reported; the routers' memory as well.
     """
 
     def __init__(
@@ -114,19 +114,19 @@ class Bench:
         return Flow(sent=sent, took_s=read.last_at - sent.first_at, cpu_s=self._cpu_since(before), rss=[])
 
     async def flood(self, seconds: float, target: processes.Target, *, p0: bool = False) -> Flow:
-        """P2 as fast as the lane takes it, P0 beside it if wanted, until all of it is delivered."""
+        """P2 as fast as the lane takes it, with P0 at the same time where `p0`, until all of it is delivered."""
         rss: list[Rss] = []
         held = await self._server_bytes()
         watching = asyncio.create_task(self._watch_rss(rss))
         sent_all = asyncio.Event()
-        beside = asyncio.create_task(self.send_p0(seconds if p0 else 0.0, sent_all))
+        p0_task = asyncio.create_task(self.send_p0(seconds if p0 else 0.0, sent_all))
         before = self._cpu_s()
         sent = await self._send_p2(seconds, target)
         sent_all.set()
         drained_at = await self._drained(LaneName.P2, retried=target is not processes.Target.HANGING)
         cpu_s = self._cpu_since(before)
         watching.cancel()
-        accepted_at = await beside
+        accepted_at = await p0_task
         await self._drained(LaneName.P0)
         return Flow(
             sent=sent,
@@ -210,7 +210,7 @@ async def measure_lanes(
     try:
         bench = Bench(client, settings, load, bare, watched)
         part_s = min(options.seconds / 4, MAX_PART_S)
-        warm_up = await bench.send_p0(WARM_UP_S)  # the routers share out their partitions meanwhile
+        warm_up = await bench.send_p0(WARM_UP_S)  # the routers lease their partitions meanwhile
         say(f"routing: P0 alone for {part_s:.1f} s")
         idle = await bench.send_p0(part_s)
         say(f"routing: the bare loop for {part_s:.1f} s")
@@ -227,7 +227,7 @@ async def measure_lanes(
         say(
             f"routing: the same flood, one in a hundred to a provider that hangs, for {options.seconds:.1f} s"
         )
-        hanging = await beside_a_provider_that_hangs(bench, options.seconds, figures)
+        hanging = await flood_with_hanging_provider(bench, options.seconds, figures)
         return figures | {"hanging": hanging, "lost": figures["lost"] + hanging["lost"]}
     finally:
         await client.aclose()
@@ -236,7 +236,7 @@ async def measure_lanes(
 async def measure_flood(
     settings: Settings, options: Options, load: Worker, bare: Worker, watched: Mapping[str, int]
 ) -> Figures:
-    """One flood with P0 beside it and nothing else: what peers are held against."""
+    """One flood with P0 at the same time and nothing else: what peers are compared with."""
     client = connect(resolve_url(settings), timeout_s=PATIENCE_S)
     try:
         bench = Bench(client, settings, load, bare, watched)
@@ -286,16 +286,16 @@ async def outcomes(
     idle: Mapping[str, float],
     flows: Sequence[Flow],
 ) -> Figures:
-    """What became of what was sent, by the ledger; for P0 by the delivery logs as well."""
+    """The final states of everything sent, by the ledger; for P0 by the delivery logs as well."""
     p0, p2 = bench.lanes[LaneName.P0], bench.lanes[LaneName.P2]
-    beside = {key: at for flow in flows for key, at in flow.p0_accepted_at.items()}
-    p0_accepted = len(warm_up) + len(idle) + len(beside)
+    flooded = {key: at for flow in flows for key, at in flow.p0_accepted_at.items()}
+    p0_accepted = len(warm_up) + len(idle) + len(flooded)
     accepted = p0_accepted + sum(flow.sent.records for flow in flows)
     accounted = await evidence.accounted(bench.client, p0) + await evidence.accounted(bench.client, p2)
-    latencies = await evidence.latencies_ms(bench.client, p0, {**idle, **beside})
+    latencies = await evidence.latencies_ms(bench.client, p0, {**idle, **flooded})
     logs = await asyncio.to_thread(evidence.delivery_logs, settings.data_path / "deliveries")
     alone = summary_ms([latencies[key] for key in idle if key in latencies])
-    crowded = summary_ms([latencies[key] for key in beside if key in latencies])
+    crowded = summary_ms([latencies[key] for key in flooded if key in latencies])
     return {
         "p0_ms": {"idle": alone, "flood": crowded},
         "p0_flood_to_idle": {
@@ -308,8 +308,8 @@ async def outcomes(
     }
 
 
-async def beside_a_provider_that_hangs(bench: Bench, seconds: float, without: Figures) -> Figures:
-    """The flood again: what it costs everybody else that one provider never answers."""
+async def flood_with_hanging_provider(bench: Bench, seconds: float, without: Figures) -> Figures:
+    """The flood again: what one provider that never answers costs all others."""
     lane = bench.lanes[LaneName.P2]
     before = await evidence.accounted(bench.client, lane)
     flow = await bench.flood(seconds, processes.Target.HANGING, p0=True)

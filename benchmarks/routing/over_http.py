@@ -1,4 +1,4 @@
-"""The HTTP part of the routing benchmark: arrays of 500 through HAProxy until they are delivered, single P0s too.
+"""The HTTP part of the routing benchmark: arrays of 500 through HAProxy until delivered, and single P0s.
 
     generators ──POST arrays of 500──► HAProxy ──► notifications ──► p2 lane ──► router ──► sink
     this process, POST 20/s ─────────► HAProxy ──► notifications ──► p0 lane
@@ -16,7 +16,7 @@ import httpx2
 import msgspec
 
 from benchmarks.harness.figures import Figures, summary_ms
-from benchmarks.harness.http_load import Order, ask, encode_request, generator
+from benchmarks.harness.http_load import Order, encode_request, generator, run_load
 from benchmarks.harness.payloads import BLOCK_RECORDS, reminders_json
 from benchmarks.harness.processes import Worker
 from benchmarks.harness.run import Options, say
@@ -49,13 +49,13 @@ class Poster:
             for number in range(int(POSTS_PER_S * seconds)):
                 if self._end.wait(max(0.0, began + number / POSTS_PER_S - time.monotonic())):
                     break
-                asked = time.perf_counter()
+                sent_at = time.perf_counter()
                 client.post(self._url, content=body).raise_for_status()
-                took.append((time.perf_counter() - asked) * 1000)
+                took.append((time.perf_counter() - sent_at) * 1000)
         return took
 
     def stop(self) -> None:
-        """End early."""
+        """Stop posting."""
         self._end.set()
 
 
@@ -72,7 +72,7 @@ def measure(settings: Settings, options: Options) -> Figures:
             seconds=options.seconds / 2,
         )
         poster = Poster(settings)
-        ask(generators, msgspec.structs.replace(order, seconds=WARM_UP_S))
+        run_load(generators, msgspec.structs.replace(order, seconds=WARM_UP_S))
         await_lane(settings, LaneName.P2)
         say(f"routing: single P0 posts at {POSTS_PER_S:g}/s for {options.seconds / 4:.1f} s")
         idle = poster.post(options.seconds / 4)
@@ -82,11 +82,11 @@ def measure(settings: Settings, options: Options) -> Figures:
 
 def _flood(settings: Settings, generators: list[Worker], order: Order, poster: Poster) -> Figures:
     before = lane_counts(settings, LaneName.P2)
-    beside: list[float] = []
-    posting = threading.Thread(target=lambda: beside.extend(poster.post(order.seconds)))
+    under_load: list[float] = []
+    posting = threading.Thread(target=lambda: under_load.extend(poster.post(order.seconds)))
     posting.start()
     began = time.monotonic()
-    sent = ask(generators, order)
+    sent = run_load(generators, order)
     await_lane(settings, LaneName.P2)
     took_s = time.monotonic() - began
     poster.stop()
@@ -97,5 +97,5 @@ def _flood(settings: Settings, generators: list[Worker], order: Order, poster: P
         "http_per_s": round(delivered / took_s),
         "http_errors": sent.errors,
         "http_lost": after.get("accepted", 0) - before.get("accepted", 0) - delivered,
-        "http_p0_post_flood_ms": summary_ms(beside),
+        "http_p0_post_flood_ms": summary_ms(under_load),
     }

@@ -27,7 +27,7 @@ from tocsin.wire.notifications import Envelope
 
 APPENDERS = 2  # appends in flight: one is stored while the next is made
 WATCH_S = 0.02
-IDLE_S = 2.0  # a bare stream is read out when nothing came for so long
+IDLE_S = 2.0  # a bare stream counts as empty when nothing came for this long
 BARE_STREAM = "bench:{bare}:stream"
 
 Put = Callable[[int], Awaitable[object]]
@@ -35,7 +35,7 @@ Depth = Callable[[], Awaitable[int]]
 
 
 class Target(StrEnum):
-    """What is flooded, and how a block of 500 gets there."""
+    """Where a flood goes, and how a block of 500 is stored."""
 
     BLOCKS = "blocks"  # the lane; the whole block to one partition, one entry
     SCATTERED = (
@@ -46,7 +46,7 @@ class Target(StrEnum):
 
 
 class Flood(msgspec.Struct, frozen=True, kw_only=True):
-    """An order: send blocks for so long, but no more than so many records, and keep the backlog bounded."""
+    """An order: send blocks for `seconds`, at most `max_records`, with a bounded backlog."""
 
     seconds: float
     max_records: int
@@ -65,18 +65,18 @@ class Flooded(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def hanging_provider(pipe: Connection) -> None:
-    """Tell a URL, and let whoever calls there wait, until the pipe closes."""
+    """Send a URL, then leave every call to it without an answer until the pipe closes."""
     asyncio.run(_hang(pipe))
 
 
 async def _hang(pipe: Connection) -> None:
-    async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(asyncio.CancelledError):  # else the loop complains of each, at the end
+    async def hold(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.CancelledError):  # else the loop logs each at the end
             while await reader.read(65_536):  # until the caller gives up
                 pass
         writer.close()
 
-    server = await asyncio.start_server(take, "127.0.0.1", 0)
+    server = await asyncio.start_server(hold, "127.0.0.1", 0)
     send(pipe, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/never")
     with contextlib.suppress(EOFError):
         await asyncio.to_thread(receive, pipe, str)
@@ -152,8 +152,8 @@ class Loader:
 
     Args:
         put: Stores the block of a number.
-        depth: How many entries wait.
-        order: For how long, how many at the most, how deep.
+        depth: Returns how many entries wait.
+        order: The limits of time, records and backlog.
     """
 
     def __init__(self, put: Put, depth: Depth, order: Flood) -> None:
@@ -186,8 +186,8 @@ class Loader:
 
     async def _append(self) -> None:
         ends = self._first_at + self._order.seconds
-        most = self._order.max_records // BLOCK_RECORDS
-        while time.monotonic() < ends and self._given < most:
+        max_blocks = self._order.max_records // BLOCK_RECORDS
+        while time.monotonic() < ends and self._given < max_blocks:
             if not self._may_send.is_set():
                 await asyncio.sleep(WATCH_S / 4)
                 continue
@@ -206,14 +206,14 @@ class Loader:
 
 
 class Read(msgspec.Struct, frozen=True, kw_only=True):
-    """What the bare loop took out, and when it was done (monotonic)."""
+    """What the bare loop read, and when it was done (monotonic)."""
 
     records: int
     last_at: float
 
 
 def bare_reader(pipe: Connection, settings: Settings) -> None:
-    """The floor: read, decode, acknowledge, delete, and nothing else; each time until the stream runs dry."""
+    """The floor: read, decode, acknowledge, delete, and nothing else; each time until the stream is empty."""
     uvloop.run(_read_bare(pipe, settings))
 
 

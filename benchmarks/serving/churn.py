@@ -1,4 +1,4 @@
-"""Churn over HTTP beside the same model in a stock Serve deployment and in FastAPI, in turns.
+"""Churn over HTTP, compared in turns with the same model in a stock Serve deployment and in FastAPI.
 
     generator processes ──keep-alive──┬──► HAProxy ──► churn replica(s)     ours; POST of 100 ids, too
                                       ├──► HAProxy ──► operations           GET /healthz: the same ingress, no work
@@ -7,7 +7,7 @@
                                       └──► a socket that answers at once     the generator's limit
 
 The whole platform runs: storage, Ray, pools, every Serve application, a model trained on simulated advertisers. Each
-kind of request gets a turn in every round, so that what else happens on the machine meets all of them alike.
+kind of request gets a turn in every round, so that other work on the machine affects all of them alike.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import psutil
 
 from benchmarks.harness.cores import Stopwatch, tree, without
 from benchmarks.harness.figures import Figures, summary_ms
-from benchmarks.harness.http_load import Order, Round, ask, encode_request, generator, plain_server
+from benchmarks.harness.http_load import Order, Round, encode_request, generator, plain_server, run_load
 from benchmarks.harness.payloads import BLOCK_RECORDS, reminders_json
 from benchmarks.harness.processes import Worker
 from benchmarks.harness.run import Options, run, say
@@ -72,14 +72,14 @@ class Ports(msgspec.Struct, frozen=True):
 
 
 class Measured(msgspec.Struct, frozen=True):
-    """One turn: what came back, and the cores its service kept busy."""
+    """One turn: the answers, and the cores its service used."""
 
     round: Round
     cores: float
 
 
 def orders(ids: Sequence[str], ports: Ports, options: Options) -> dict[str, Order]:
-    """What each kind of turn asks; `seconds` is the length of one turn."""
+    """The order of each kind of turn; `seconds` is the length of one turn."""
     chance = random.Random(options.seed)  # noqa: S311 (nothing secret)
     samples = [chance.sample(ids, BATCH_IDS) for _ in range(16)]
     sends = [reminders_json(options.seed + number) for number in range(8)]
@@ -150,7 +150,7 @@ def take_turns(
 ) -> dict[str, list[Measured]]:
     """Every kind once a round, after a warm-up; a lane that was filled is empty again before the next turn."""
     for name, order in asked.items():
-        _ask(generators, name, msgspec.structs.replace(order, seconds=WARM_UP_S))
+        _load(generators, name, msgspec.structs.replace(order, seconds=WARM_UP_S))
     await_lane(settings, *NOTIFICATION_LANES)
     found: dict[str, list[Measured]] = {name: [] for name in asked}
     for number in range(rounds):
@@ -158,15 +158,15 @@ def take_turns(
         for name, order in asked.items():
             watch = Stopwatch(lambda name=name: processes(name))  # type: ignore[misc]
             watch.start()
-            answered = _ask(generators, name, order)
+            answered = _load(generators, name, order)
             found[name].append(Measured(answered, watch.stop()))
             if name == SEND:
                 await_lane(settings, *NOTIFICATION_LANES)
     return found
 
 
-def _ask(generators: Sequence[Worker], name: str, order: Order) -> Round:
-    return ask(generators[:1] if name in ALONE else generators, order)
+def _load(generators: Sequence[Worker], name: str, order: Order) -> Round:
+    return run_load(generators[:1] if name in ALONE else generators, order)
 
 
 def figures(found: Mapping[str, Sequence[Measured]]) -> Figures:
@@ -259,7 +259,7 @@ def measure(settings: Settings, options: Options) -> Figures:
         )
 
         def processes(name: str) -> Sequence[psutil.Process]:
-            """Those of a turn's service; storage is left out everywhere."""
+            """The processes of a turn's service; storage is left out everywhere."""
             if name in {STOCK, STOCK_1}:
                 return tree(stock.pid)
             if name not in OURS:

@@ -1,9 +1,9 @@
 """The same model served as one would otherwise: a stock Serve deployment, and FastAPI on uvicorn.
 
-Both do the least there is: the stored estimator as scikit-learn runs it, its calibration, no drivers, no batching.
+Both do the minimum: the stored estimator as scikit-learn runs it, its calibration, no drivers, no batching.
 The stock deployment has Serve's own proxy and its defaults but one (`max_ongoing_requests`), and reads what it needs
 of an advertiser key by key; FastAPI reads all in one. FastAPI also serves our loaded model (`/ours/{id}`, drivers
-included), which tells the model's part from that of HTTP.
+included), which separates the cost of the model from that of HTTP.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class Reads:
 
 
 def fastapi_server(pipe: Connection, settings: Settings, as_of: float) -> None:
-    """FastAPI on uvicorn until the pipe closes; tells its port."""
+    """FastAPI on uvicorn until the pipe closes; sends its port first."""
     os.environ["OMP_NUM_THREADS"] = "1"
     model, reads, ours = PlainModel(settings), Reads(settings, as_of), Registry(settings.models_path).load()
     moment = datetime.fromtimestamp(as_of, tz=UTC)
@@ -139,14 +139,15 @@ async def _until_closed(pipe: Connection, app: FastAPI) -> None:
 
 
 def stock_server(pipe: Connection, settings: Settings, scratch: str) -> None:
-    """A Ray of its own with one stock Serve deployment, until the pipe closes; tells its port once told `as_of`.
+    """A Ray of its own with one stock Serve deployment, until the pipe closes. Sends its port twice: once
+    Ray runs, and once it serves the `as_of` it was sent.
 
     Starts Ray at once, so that it takes no part of the measured time.
     """
     for name in [name for name in os.environ if name.startswith(("RAY_SERVE_", "RAY_ADDRESS"))]:
         del os.environ[name]
     os.environ |= {"OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "disabled", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
-    os.environ |= {"RAY_worker_niceness": "0"}  # as ours: Serve is what is compared, not politeness
+    os.environ |= {"RAY_worker_niceness": "0"}  # as ours: niceness is not what is compared
     import ray as untyped  # noqa: PLC0415 (reads the environment)
     from ray import serve as untyped_serve  # noqa: PLC0415
 

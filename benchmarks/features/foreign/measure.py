@@ -125,7 +125,7 @@ class Feast:
 
 
 def main() -> None:
-    """Obey until standard input closes. Whatever libraries print goes to standard error."""
+    """Carry out orders until standard input closes. What libraries print goes to standard error."""
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     store = Feast()
