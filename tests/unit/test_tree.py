@@ -29,8 +29,15 @@ RETIRED_PLACES = {"features/memory.py", "features/reads.py", "serve_deployments/
 RETIRED_NAMES = re.compile(
     r"MOST_\w+|why|AsyncBreaker|SharedBreaker|Freshener|Lander|Guardian|Complaints|DeadLetterOffice|ModelsInService|guardian_of"
 )
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "docs/README.md", "docs/architecture.md", "docs/adr/README.md")
+DOCUMENTS = sorted(
+    path.relative_to(ROOT).as_posix()
+    for pattern in ("*.md", "docs/**/*.md", "ops/*.md")
+    for path in ROOT.glob(pattern)
+    if path.name != "CHANGELOG.md"  # names what was there at the time
+)
 FILE_NAMED = re.compile(r"`((?:[\w.-]+/)*[\w.-]+\.(?:py|md|toml|yaml|ipynb|jinja2?))`")
+FOLDER_NAMED = re.compile(rf"`((?:{'|'.join(SOURCES)})/(?:[\w-]+/)*)`")
+SYMBOL_NAMED = re.compile(rf"(?:`|from |import |python -m )((?:{'|'.join(SOURCES)})(?:\.\w+)+)")
 LINK = re.compile(r"\]\((?!https?://|#)([^)#]+)")
 
 
@@ -119,13 +126,53 @@ def test_one_word_is_one_class() -> None:
 def test_what_a_document_names_exists(document: str) -> None:
     path = ROOT / document
     text = path.read_text(encoding="utf-8")
-    named = [(ROOT / name, name) for name in FILE_NAMED.findall(text)]
+    named = [(ROOT / name, name) for name in [*FILE_NAMED.findall(text), *FOLDER_NAMED.findall(text)]]
     linked = [((path.parent / name).resolve(), name) for name in LINK.findall(text)]
-    assert named or linked
     missing = [
         name for place, name in [*named, *linked] if not (place.exists() or (path.parent / name).exists())
     ]
     assert missing == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_a_symbol_that_a_document_names_exists(document: str) -> None:
+    text = (ROOT / document).read_text(encoding="utf-8")
+    assert {name for name in SYMBOL_NAMED.findall(text) if not stands(name)} == set()
+
+
+def stands(name: str) -> bool:
+    """Whether a dotted name is a module, a folder, or something a module defines or exports."""
+    parts = name.split(".")
+    for length in range(len(parts), 0, -1):
+        place = ROOT.joinpath(*parts[:length])
+        module = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
+        if place.is_dir() and length == len(parts):
+            return True
+        if module.is_file():
+            return length == len(parts) or defines(module, parts[length])
+    return False
+
+
+def defines(module: Path, name: str) -> bool:
+    for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
+        match node:
+            case ast.ClassDef(name=found) | ast.FunctionDef(name=found) | ast.AsyncFunctionDef(name=found):
+                pass
+            case ast.alias(name=found) | ast.Name(id=found, ctx=ast.Store()):
+                pass
+            case _:
+                continue
+        if found == name:
+            return True
+    return False
+
+
+def test_symbols_that_do_not_exist_are_found() -> None:
+    assert stands("features.definitions.FEATURES")
+    assert stands("tocsin.Client")
+    assert stands("benchmarks.routing")
+    assert not stands("features.definitions.NOTHING")
+    assert not stands("benchmarks.features_online")
 
 
 def test_unit_tests_mirror_the_rooms() -> None:
