@@ -49,7 +49,7 @@ class Bench:
             )
         return self.shards[name]
 
-    def freshener(self, held: Sequence[int] = range(PARTITIONS)) -> Materializer:
+    def materializer(self, held: Sequence[int] = range(PARTITIONS)) -> Materializer:
         store = self.shard().store
         return Materializer(
             store,
@@ -61,9 +61,9 @@ class Bench:
             clock=self.clock,
         )
 
-    async def send(self, *told: Activity) -> None:
+    async def send(self, *activities: Activity) -> None:
         await self.lane.ensure_groups()
-        records = [Record(partition_of(one.advertiser_id, PARTITIONS), encode(one)) for one in told]
+        records = [Record(partition_of(one.advertiser_id, PARTITIONS), encode(one)) for one in activities]
         await self.lane.append(records)
 
     async def take(self, count: int = 100, consumer: str = "one") -> list[Entry]:

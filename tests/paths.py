@@ -1,4 +1,4 @@
-"""Where the project stands, and the real data that may lie beside it."""
+"""Where the project stands, and the real data that may be next to it."""
 
 from __future__ import annotations
 

@@ -120,7 +120,7 @@ def member_stats(name: str) -> MemberStats:
 
 
 class Webhook:
-    """A real HTTP server that notes what it gets and answers by path: `/ok`, `/fail/503`, `/slow/2`, `/flaky/2`."""
+    """A real HTTP server that records every request and answers by path: `/ok`, `/fail/503`, `/slow/2`, `/flaky/2`."""
 
     def __init__(self) -> None:
         self.requests: dict[str, list[dict[str, Any]]] = defaultdict(list)

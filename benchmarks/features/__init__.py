@@ -1,1 +1,1 @@
-"""The feature store: beside Feast, `python -m benchmarks.features`; alone and online, `benchmarks.features.online`."""
+"""The feature store compared with Feast: `python -m benchmarks.features`; ours alone: `benchmarks.features.online`."""

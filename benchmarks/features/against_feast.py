@@ -186,4 +186,4 @@ def _differing(reader: OnlineReader, frame: Any, as_of: float) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     """Run it; returns the exit status."""
-    return run("features", "The feature store beside Feast, online and offline.", measure, argv)
+    return run("features", "The feature store compared with Feast, online and offline.", measure, argv)

@@ -172,7 +172,7 @@ def measure_lane(
     )
     say(f"fairness: {lane}, during a flood for {seconds:.1f} s")
     flooding.start()
-    flooded.send(seconds, "beside")
+    flooded.send(seconds, "flood")
     flooding.join()
     after = lane_counts(settings, lane)
     arrivals = _await_arrivals(slow, {**alone.accepted_at, **flooded.accepted_at})

@@ -215,7 +215,7 @@ async def measure_lanes(
         idle = await bench.send_p0(part_s)
         say(f"routing: the bare loop for {part_s:.1f} s")
         floors = [await bench.bare_loop(part_s)]
-        say(f"routing: P2 flood with P0 beside it for {options.seconds:.1f} s")
+        say(f"routing: P2 flood with P0 at the same time for {options.seconds:.1f} s")
         flow = await bench.flood(options.seconds, processes.Target.BLOCKS, p0=True)
         say(f"routing: P2 flood scattered over partitions for {part_s:.1f} s")
         scattered = await bench.flood(part_s, processes.Target.SCATTERED)

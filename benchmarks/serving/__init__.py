@@ -1,1 +1,1 @@
-"""Churn over HTTP beside stock Serve and FastAPI: `python -m benchmarks.serving`."""
+"""Churn over HTTP, compared with stock Serve and FastAPI: `python -m benchmarks.serving`."""

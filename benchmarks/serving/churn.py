@@ -276,5 +276,5 @@ def measure(settings: Settings, options: Options) -> Figures:
 
 def main(argv: list[str] | None = None) -> int:
     """Run it; returns the exit status."""
-    description = "Churn over HTTP beside a stock Serve deployment and FastAPI with the same model."
+    description = "Churn over HTTP compared with a stock Serve deployment and FastAPI with the same model."
     return run("serving", description, measure, argv)

@@ -276,17 +276,17 @@ async def test_before_its_first_event_an_advertiser_is_known_and_its_values_are_
 async def test_the_watermark_follows_what_is_applied(bench: Bench) -> None:
     await bench.send(event())
     mine = partition_of("a", PARTITIONS)
-    freshener = bench.freshener()
+    materializer = bench.materializer()
     (entry,) = bench_entries = await bench.take()
-    await freshener.mark()
+    await materializer.mark()
     accepted = int(entry.entry.partition("-")[0]) / 1000
-    assert freshener.marks[mine] == accepted  # pending: nothing after it is known to be in
-    assert freshener.marks[1 - mine] >= accepted
+    assert materializer.marks[mine] == accepted  # pending: nothing after it is known to be in
+    assert materializer.marks[1 - mine] >= accepted
     await bench.lane.settle(bench_entries, await bench.shard().handle(bench_entries))
-    await freshener.mark()
-    assert freshener.marks[mine] >= accepted
+    await materializer.mark()
+    assert materializer.marks[mine] >= accepted
     stored = await bench.client.get(bench.shard().store.keys.watermark(mine))
-    assert float(stored or 0) == freshener.marks[mine]
+    assert float(stored or 0) == materializer.marks[mine]
 
 
 # --------------------------------------------------------------------------- vectors that do not fit
@@ -306,7 +306,7 @@ async def test_vectors_of_other_definitions_are_counted_and_never_used(bench: Be
     notes.note(answer)
     await notes.flush(bench.client)
     assert await bench.client.hgetall(keys.refused) == {b"schema:history": b"1"}
-    await bench.freshener().renew()
+    await bench.materializer().renew()
     assert (await bench.read("a")).wanted == []
 
 
@@ -318,7 +318,7 @@ async def test_an_event_dated_ahead_counts_from_its_time_on(bench: Bench) -> Non
     notes = UsageNotes(bench.shard().store.keys, partitions=PARTITIONS, clock=bench.clock)
     notes.note(answer)
     await notes.flush(bench.client)
-    await bench.freshener().renew()
+    await bench.materializer().renew()
     for seconds, spend, wanted in ((0, 1.0, []), (600, 1.0, []), (601, 10.0, ["a"])):
         answer = await bench.read("a", as_of=NOW + seconds)
         assert (named(answer.vector(0))["spend_7d"], answer.wanted) == (spend, wanted)
@@ -330,11 +330,11 @@ async def test_popular_vectors_are_renewed_when_their_hour_ends(bench: Bench) ->
     notes = UsageNotes(bench.shard().store.keys, partitions=PARTITIONS, clock=bench.clock)
     notes.note(await bench.read("a"))
     await notes.flush(bench.client)
-    freshener = bench.freshener()
-    await freshener.renew()
+    materializer = bench.materializer()
+    await materializer.renew()
     bench.clock.advance(HOUR_S)
     assert (await bench.read("a", as_of=bench.clock.now())).wanted == ["a"]
-    await freshener.renew()
+    await materializer.renew()
     assert (await bench.read("a", as_of=bench.clock.now())).wanted == []
 
 
