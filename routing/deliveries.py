@@ -21,17 +21,19 @@ class OutcomeReason(StrEnum):
     ATTEMPTS_EXHAUSTED = "attempts_exhausted"
     REFUSED = "refused"  # every open channel said no for good
     BREAKER_OPEN = "breaker_open"  # no provider could be asked: put off, or given up after too long
-    IN_FLIGHT = "in_flight"  # its provider has not answered yet; what waits is only for the case that we die
-    FALLBACK = "fallback"  # told on another channel, or a fallback contact was
+    IN_FLIGHT = (
+        "in_flight"  # its provider has not answered yet; the retry is a placeholder, should this process die
+    )
+    FALLBACK = "fallback"  # delivered on another channel, or to a fallback contact
     MUTED = "muted"  # its recipient does not want this type or source
     QUIET_HOURS = "quiet_hours"  # put off until they end
-    THROTTLED = "throttled"  # its recipient was told often enough in the last hour
+    THROTTLED = "throttled"  # its recipient has had its limit of the last hour
 
 
 class Delivery:
     """One notification on its way through the stages.
 
-    Made for every record of every block, so it is kept small: the id is spelt out only where somebody asks.
+    Made for every record of every block, so it is kept small: the id is composed only when it is read.
 
     Args:
         id: Where the record has one already (a retry, a replay).
@@ -48,14 +50,14 @@ class Delivery:
     decided_at: float = 0.0
     retry_at: float = 0.0
     deferred_s: float = 0.0  # how long it is put off on purpose, now or next
-    recipient: Recipient | None = None  # who is told, where that is known
-    unread: bool = False  # it is not known who is told: the store did not answer
-    wanted: Notification | None = None  # as the recipient wants it, where that is not as it was sent
+    recipient: Recipient | None = None  # where it is known
+    lookup_failed: bool = False  # the store of recipients did not answer
+    wanted: Notification | None = None  # with the recipient's channels, where they differ from those sent
     parked: Mapping[str, float] = MappingProxyType(
         {}
     )  # channels with a provider not asked: seconds until it may be
     parked_at: float = 0.0  # since when none could be asked
-    waits: int = 1  # channels that have not ended their tries
+    pending_channels: int = 1  # channels whose attempts have not ended
 
     def __init__(self, id: str, envelope: Envelope, entry: Entry | None = None, index: int = 0) -> None:  # noqa: A002 (the field's own word)
         self._id = id
@@ -80,21 +82,21 @@ class Delivery:
         found = self.recipient.targets.get(channel) if self.recipient else None
         if found:
             return found
-        if self.unread:
+        if self.lookup_failed:
             return Failure(FailureReason.UNREACHABLE, "the recipient's address could not be looked up")
         return Failure(
             FailureReason.NO_TARGET, f"the recipient has no address for {channel} (targets.{channel})"
         )
 
-    def home(self) -> tuple[int, str, int]:
-        """Partition, entry and index it was accepted at: where its outcome is kept."""
+    def origin(self) -> tuple[int, str, int]:
+        """Partition, entry and index at which it was accepted: its outcome is stored under them."""
         if self.entry is not None and not self.envelope.id:
             return self.entry.partition, self.entry.entry, self.index
         position = Position.parse(self.id)
         return position.partition, position.entry, position.index
 
     def decide(self, state: NotificationState, reason: OutcomeReason, at: float) -> None:
-        """Fix what becomes of it. What was tried before stays known, where this pass tried nothing."""
+        """Set its state. Earlier attempts are kept where this pass made none."""
         self.attempts = self.attempts or self.envelope.attempts
         self.state = state
         self.reason = reason

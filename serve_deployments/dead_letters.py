@@ -145,15 +145,15 @@ class DeadLetterApplication(Application):
         super().__init__(settings)
         self._lanes = LaneSet(self.settings, NOTIFICATION_LANES)
         letters = {name: LaneLetters(lane, lane.client) for name, lane in self._lanes.lanes.items()}
-        self._office = DeadLetterSearch(letters, SystemClock())
+        self._search = DeadLetterSearch(letters, SystemClock())
 
     async def page(self, request: Request) -> DeadLetterPage:
         """Newest first, over one lane or all, with the filter of the query."""
         limit = query_int(request, "limit", 50, least=1, most=MAX_PAGE)
         wanted = query_filter(request)
-        found = await self._office.find(wanted, request.query_params.get("cursor", ""), matching=limit)
+        found = await self._search.find(wanted, request.query_params.get("cursor", ""), max_matches=limit)
         return DeadLetterPage(
-            total=await self._office.total(wanted),
+            total=await self._search.total(wanted),
             items=[view_dead_letter(letter) for letter in found.letters],
             cursor=str(found.end) if found.end else "",
         )
@@ -161,29 +161,29 @@ class DeadLetterApplication(Application):
     async def show(self, request: Request) -> DeadLetterView:
         """One dead letter."""
         notification_id = request.path_params["notification_id"]
-        return view_dead_letter(await self._office.lane_of(notification_id).get(notification_id))
+        return view_dead_letter(await self._search.lane_of(notification_id).get(notification_id))
 
     async def replay(self, request: Request) -> Replayed:
         """Back into the lane, with its attempts added up."""
         notification_id = request.path_params["notification_id"]
-        letters = self._office.lane_of(notification_id)
+        letters = self._search.lane_of(notification_id)
         replayed = await letters.replay(await letters.get(notification_id))
         return Replayed(id=notification_id, lane=lane_name(notification_id), replayed=replayed)
 
     async def purge(self, request: Request) -> Purged:
         """Gone for good."""
         notification_id = request.path_params["notification_id"]
-        if not await self._office.lane_of(notification_id).purge(notification_id):
+        if not await self._search.lane_of(notification_id).purge(notification_id):
             raise NotFoundError(f"no dead letter {notification_id}")
         return Purged(id=notification_id, lane=lane_name(notification_id), purged=True)
 
     async def replay_many(self, request: Request) -> HandledLetters:
         """A bounded part of what matches, at the rate asked for."""
-        return await self._office.replay(await read_struct(request, ReplayRequest))
+        return await self._search.replay(await read_struct(request, ReplayRequest))
 
     async def purge_many(self, request: Request) -> HandledLetters:
         """A bounded part of what matches."""
-        return await self._office.purge(await read_struct(request, PurgeRequest))
+        return await self._search.purge(await read_struct(request, PurgeRequest))
 
 
 def lane_name(notification_id: str) -> LaneName:

@@ -142,7 +142,7 @@ class EmergencyCallIntake(Application):
             receipts = await self._store(call, plan, now, request, key=key, fingerprint=fingerprint_of(body))
         except OverloadedError as error:  # storage out of memory: nobody sent too fast
             raise StorageUnavailableError(error.message, retry_after_s=error.retry_after_s) from error
-        await self._calls.remember(call, plan, now)
+        await self._calls.store_contacts(call, plan, now)
         return accepted(plan, receipts)
 
     async def _store(

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from redis.asyncio.client import Pipeline
 
-from routing.channels import Deliverable, Failure, FailureReason, LocalChannel, Tries
+from routing.channels import ChannelResult, Deliverable, Failure, FailureReason, LocalChannel
 from tocsin.clock import Clock
 from tocsin.errors import ConflictError
 from tocsin.keys import DEDUP_TTL_S, LaneKeys
@@ -339,8 +339,8 @@ class OneByOne(LocalChannel, ABC):
     @abstractmethod
     def answer(self, notification_id: str, notification: Notification) -> Failure | None: ...
 
-    async def deliver(self, batch: Sequence[Deliverable]) -> Sequence[Tries]:
-        return [Tries((self._attempt(item),)) for item in batch]
+    async def deliver(self, batch: Sequence[Deliverable]) -> Sequence[ChannelResult]:
+        return [ChannelResult((self._attempt(item),)) for item in batch]
 
     def _attempt(self, item: Deliverable) -> Attempt:
         at = self.clock.now()

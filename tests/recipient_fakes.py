@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from routing.deliveries import Delivery
-from routing.recipients.windows import WINDOW_S, Wish
+from routing.recipients.windows import WINDOW_S, WindowRequest
 from tests.fakes import START
 from tocsin.clock import to_datetime
 from tocsin.wire.notifications import Attempt, Envelope, Notification
@@ -46,11 +46,11 @@ class MemoryWindows:
         self.fault: Exception | None = None
         self._let_in: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
 
-    async def let_in(self, lane: str, wishes: Sequence[Wish], now: float) -> set[str]:
+    async def admit(self, lane: str, requests: Sequence[WindowRequest], now: float) -> set[str]:
         if self.fault is not None:
             raise self.fault
         answer: set[str] = set()
-        for wish in wishes:
+        for wish in requests:
             window = self._let_in[lane, wish.recipient_id]
             for one in [one for one, at in window.items() if at <= now - WINDOW_S]:
                 del window[one]

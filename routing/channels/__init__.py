@@ -1,7 +1,7 @@
 """Where a notification goes: two ports, one file a channel or provider.
 
 A `Channel` is what a notification asks for (`webhook`, `sms`); a `Provider` is one way to serve it: a target, an
-account. `routing.channels.provided` makes a channel of a list of providers. A channel says how its tries went;
+account. `routing.channels.provided` makes a channel of a list of providers. A channel reports its attempts;
 retries, schedules and dead letters are not its business.
 """
 
@@ -22,9 +22,9 @@ class FailureReason(StrEnum):
 
     TIMEOUT = "timeout"
     UNREACHABLE = "unreachable"
-    REFUSED = "refused"  # the target said no for good: 4xx
-    TARGET_ERROR = "target_error"  # 5xx, 408, 425, 429
-    FORBIDDEN_TARGET = "forbidden_target"  # an address we will not call
+    REFUSED = "refused"  # by the target, for good: 4xx
+    TARGET_ERROR = "target_error"  # 5xx, or a status of `RETRYABLE_STATUSES`
+    FORBIDDEN_TARGET = "forbidden_target"  # an address that must not be called
     NOT_CONFIGURED = "not_configured"
     NO_TARGET = "no_target"  # the recipient has no address for this channel
     BREAKER_OPEN = "breaker_open"  # not asked; no attempt is counted
@@ -55,7 +55,7 @@ class Failure(msgspec.Struct, frozen=True):
     detail: str
 
     def attempt(self, channel: str, at: float, duration_ms: float, *, provider: str = "") -> Attempt:
-        """The try this ended."""
+        """The attempt that failed."""
         return Attempt(
             at,
             channel,
@@ -73,7 +73,7 @@ class Failure(msgspec.Struct, frozen=True):
 
 
 class Deliverable(Protocol):
-    """What a channel is handed: `routing.delivery.pipeline.Delivery`."""
+    """What a channel is handed: `routing.deliveries.Delivery`."""
 
     @property
     def id(self) -> str:
@@ -90,10 +90,10 @@ class Deliverable(Protocol):
         ...
 
 
-class Tries(NamedTuple):
-    """What a channel did for one notification: its attempts in order, the last one decides.
+class ChannelResult(NamedTuple):
+    """What a channel did for one notification: its attempts in order; the last one decides.
 
-    `parked_s` > 0: a provider that might still help was not asked; it is worth asking again in so many seconds.
+    `parked_s` > 0: a provider that might still help was not asked; try again after so many seconds.
     """
 
     attempts: tuple[Attempt, ...]
@@ -106,18 +106,18 @@ class Channel(Protocol):
     name: str
 
     def groups(self, batch: Sequence[Deliverable]) -> Sequence[Sequence[int]]:
-        """The places in a batch that share a call, and so their fate. Each group is delivered apart."""
+        """The places in a batch that share a call, and so their result. Each group is delivered apart."""
         ...
 
-    async def deliver(self, batch: Sequence[Deliverable]) -> Sequence[Tries]:
-        """Try one group now; how it went for each, in order. Never raises for a failed delivery.
+    async def deliver(self, batch: Sequence[Deliverable]) -> Sequence[ChannelResult]:
+        """Try one group now; the result of each, in order. Never raises for a failed delivery.
 
         A p0 comes as a group of one.
         """
         ...
 
     async def close(self) -> None:
-        """Let go of connections and files."""
+        """Close connections and files."""
         ...
 
 
@@ -148,5 +148,5 @@ class Provider(Protocol):
         ...
 
     async def close(self) -> None:
-        """Let go of connections."""
+        """Close connections."""
         ...

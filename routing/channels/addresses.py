@@ -1,4 +1,4 @@
-"""Which addresses may be called for what somebody sent us: a URL, or a person's number or name at a service.
+"""Which addresses may be called for a sender's or a recipient's data: a URL, or a person's number or name at a service.
 
 Anybody who may send a notification could otherwise make the platform call its own network. The address that was
 checked is the address that is called: a name that resolves differently a moment later (DNS rebinding) gains nothing.
@@ -59,5 +59,5 @@ def is_public(address: str) -> bool:
 
 
 def is_one_address(text: str) -> bool:
-    """Whether a number, a mail address or an id is one: nothing that parts a list, or a URL it is put into."""
+    """Whether a text is one number, mail address or id: nothing that separates a list, or a URL it is put into."""
     return _ONE_ADDRESS.fullmatch(text) is not None

@@ -6,7 +6,7 @@ A provider is an Apprise URL with `{target}` where the recipient's address goes:
 
 The operator alone says which hosts are called: a recipient's address may hold nothing that ends an address in a URL.
 Apprise blocks, so each call has a thread of a bounded pool, and gives it back when the call has really ended. Its own
-pool is passed by: all services of a process share that one, and one that hangs would hold up the others.
+pool is not used: all services of a process share that one, and one that hangs would hold up the others.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ _KINDS: dict[str, apprise.NotifyType] = {
 
 
 class _Statuses(logging.Handler):
-    """The last HTTP status that Apprise logged in this thread: `notify` tells only whether it went well."""
+    """The last HTTP status that Apprise logged in this thread: `notify` returns only success or failure."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
         self.here = threading.local()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep the number, and nothing else: the text may hold credentials."""
+        """Keep the status alone: the text may hold credentials."""
         if found := _STATUS.search(record.getMessage()):
             self.here.last = int(found[1])
 
@@ -81,7 +81,7 @@ class AppriseProvider:
                 f"TOCSIN_{channel.upper()}_PROVIDERS: Apprise cannot use the {scheme}:// URL",
                 hint="see https://github.com/caronc/apprise/wiki for what each service needs",
             )
-        apprise.logger.addHandler(_statuses)  # once, however often it is asked for
+        apprise.logger.addHandler(_statuses)  # added once, however many providers there are
         apprise.logger.propagate = False
         self._threads = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix=f"apprise-{name}")
         self._free = asyncio.Semaphore(MAX_THREADS)

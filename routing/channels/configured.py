@@ -13,8 +13,8 @@ from tocsin.resilience.breakers import BreakerGuard
 from tocsin.settings import ACCOUNT_CHANNELS, Settings
 from tocsin.wire.lanes import LaneName
 
-# What found every slot of a provider taken comes back after so long; each comes back by itself, and costs as much.
-BUSY_AGAIN_S = {LaneName.P0: 0.5, LaneName.P1: 2.0, LaneName.P2: 5.0}
+# How long a notification is parked that found every slot of a provider taken. Each is retried alone, at full cost.
+BUSY_RETRY_S = {LaneName.P0: 0.5, LaneName.P1: 2.0, LaneName.P2: 5.0}
 
 
 def configured_channels(
@@ -36,12 +36,12 @@ def configured_channels(
         "log": LogChannel(settings.data_path / "deliveries" / f"{member}.jsonl", clock),
         "sink": SinkChannel(clock),
         "webhook": ProvidedChannel(
-            "webhook", _webhooks(settings, lane, clock), guard, clock, busy_again_s=BUSY_AGAIN_S[lane]
+            "webhook", _webhooks(settings, lane, clock), guard, clock, busy_retry_s=BUSY_RETRY_S[lane]
         ),
     }
     for name in ACCOUNT_CHANNELS:
         if providers := _accounts(settings, name):
-            channels[name] = ProvidedChannel(name, providers, guard, clock, busy_again_s=BUSY_AGAIN_S[lane])
+            channels[name] = ProvidedChannel(name, providers, guard, clock, busy_retry_s=BUSY_RETRY_S[lane])
     return channels
 
 

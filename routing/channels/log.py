@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from routing.channels import Deliverable, Failure, FailureReason, LocalChannel, Tries
+from routing.channels import ChannelResult, Deliverable, Failure, FailureReason, LocalChannel
 from tocsin.clock import Clock, to_datetime
 from tocsin.wire.notifications import Attempt
 
@@ -32,7 +32,7 @@ class LogChannel(LocalChannel):
         self._size = self._file.tell()
         self._encode = msgspec.json.Encoder().encode
 
-    async def deliver(self, batch: Sequence[Deliverable]) -> Sequence[Tries]:
+    async def deliver(self, batch: Sequence[Deliverable]) -> Sequence[ChannelResult]:
         """Write a line each, in one go; they are in the kernel's hands when this returns."""
         now = self._clock.now()
         at = to_datetime(now)
@@ -57,9 +57,9 @@ class LogChannel(LocalChannel):
             self._size += self._file.write(lines) or 0
         except OSError as error:
             failure = Failure(FailureReason.INTERNAL, f"cannot write {self._path.name}: {error.strerror}")
-            return [Tries((failure.attempt(self.name, now, 0.0),))] * len(batch)
+            return [ChannelResult((failure.attempt(self.name, now, 0.0),))] * len(batch)
         took_ms = round((self._clock.now() - now) * 1000, 3)
-        return [Tries((Attempt(now, self.name, ok=True, duration_ms=took_ms),))] * len(batch)
+        return [ChannelResult((Attempt(now, self.name, ok=True, duration_ms=took_ms),))] * len(batch)
 
     def _rotate(self) -> None:
         if self._path.exists():  # else the last rotation failed after this

@@ -13,7 +13,7 @@ import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 
-from routing.channels import Deliverable, Failure, FailureReason, Provider, Tries
+from routing.channels import ChannelResult, Deliverable, Failure, FailureReason, Provider
 from tocsin.clock import Clock
 from tocsin.resilience.breakers import BreakerGuard
 from tocsin.wire.notifications import Attempt
@@ -21,8 +21,8 @@ from tocsin.wire.notifications import Attempt
 log = logging.getLogger(__name__)
 
 SLOT_WAIT_S = 0.5
-STUCK_S = 1.0  # with every slot taken and a call out for so long, waiting for one is in vain
-BUSY_AGAIN_S = 2.0
+STUCK_S = 1.0  # with every slot taken and a call out for so long, no slot is waited for
+BUSY_RETRY_S = 2.0
 MIN_PARKED_S = 0.2
 NOT_ASKED = Failure(FailureReason.BREAKER_OPEN, "not asked: its breaker is open")
 
@@ -44,7 +44,7 @@ class Slots:
         return self._free.locked() and bool(self._out) and now - next(iter(self._out.values())) > STUCK_S
 
     async def take(self) -> bool:
-        """Wait a little for one; whether it was got."""
+        """Wait at most `SLOT_WAIT_S` for one; whether it was taken."""
         if not self._free.locked():
             return await self._free.acquire()
         try:
@@ -54,7 +54,7 @@ class Slots:
             return False
 
     def began(self, now: float) -> int:
-        """Note the call that a slot was taken for; returns its number."""
+        """Record the call that a slot was taken for; returns its number."""
         self._number += 1
         self._out[self._number] = now
         return self._number
@@ -73,7 +73,7 @@ class ProvidedChannel:
         providers: In order of preference; none: nothing can be delivered here.
         guard: Their breakers.
         clock: For the times of attempts.
-        busy_again_s: How long what found no slot is parked.
+        busy_retry_s: How long a notification that found no slot is parked.
     """
 
     def __init__(
@@ -83,13 +83,13 @@ class ProvidedChannel:
         guard: BreakerGuard,
         clock: Clock,
         *,
-        busy_again_s: float = BUSY_AGAIN_S,
+        busy_retry_s: float = BUSY_RETRY_S,
     ) -> None:
         self.name = name
         self._providers = tuple(providers)
         self._guard = guard
         self._clock = clock
-        self._busy_again_s = busy_again_s
+        self._busy_retry_s = busy_retry_s
         self._slots = {provider.name: Slots(provider.max_calls) for provider in providers}
 
     def groups(self, batch: Sequence[Deliverable]) -> Sequence[Sequence[int]]:
@@ -100,9 +100,9 @@ class ProvidedChannel:
         served = {place for places in calls for place in places}
         return [*calls, *([place] for place in range(len(batch)) if place not in served)]
 
-    async def deliver(self, batch: Sequence[Deliverable]) -> Sequence[Tries]:
+    async def deliver(self, batch: Sequence[Deliverable]) -> Sequence[ChannelResult]:
         """Ask one provider after the other, each for what is still undelivered."""
-        made: list[tuple[Attempt, ...]] = [()] * len(batch)
+        attempts: list[tuple[Attempt, ...]] = [()] * len(batch)
         parked: list[dict[str, float]] = [{} for _ in batch]  # by provider
         left: Sequence[int] = range(len(batch))
         for provider in self._providers:
@@ -113,30 +113,30 @@ class ProvidedChannel:
             for places, answer in zip(calls, answers, strict=True):
                 for at in places:
                     if isinstance(answer, Attempt):
-                        made[at] = (*made[at], answer)
+                        attempts[at] = (*attempts[at], answer)
                     else:
                         parked[at][provider.name] = answer
-            left = [at for at in left if not made[at] or not made[at][-1].ok]
+            left = [at for at in left if not attempts[at] or not attempts[at][-1].ok]
             if not left:
                 break
-        return [self._tries(*one) for one in zip(made, parked, strict=True)]
+        return [self._result(*one) for one in zip(attempts, parked, strict=True)]
 
-    def _tries(self, made: tuple[Attempt, ...], parked: Mapping[str, float]) -> Tries:
-        if made and made[-1].ok:
-            return Tries(made)
-        if not made and not parked:
+    def _result(self, attempts: tuple[Attempt, ...], parked: Mapping[str, float]) -> ChannelResult:
+        if attempts and attempts[-1].ok:
+            return ChannelResult(attempts)
+        if not attempts and not parked:
             failure = Failure(FailureReason.NOT_CONFIGURED, f"no provider serves {self.name} here")
-            return Tries((failure.attempt(self.name, self._clock.now(), 0.0),))
-        if made and parked:  # or the refusal of one would hide that another could still be asked
+            return ChannelResult((failure.attempt(self.name, self._clock.now(), 0.0),))
+        if attempts and parked:  # or the refusal of one would hide that another could still be asked
             at = self._clock.now()
-            made += tuple(NOT_ASKED.attempt(self.name, at, 0.0, provider=provider) for provider in parked)
-        return Tries(made, min(parked.values(), default=0.0))
+            attempts += tuple(NOT_ASKED.attempt(self.name, at, 0.0, provider=provider) for provider in parked)
+        return ChannelResult(attempts, min(parked.values(), default=0.0))
 
     async def _call(self, provider: Provider, items: Sequence[Deliverable]) -> Attempt | float:
         """One call as an attempt, or the seconds until its provider may be asked."""
         slots = self._slots[provider.name]
         if slots.stuck(self._clock.monotonic()) or not await slots.take():
-            return self._busy_again_s
+            return self._busy_retry_s
         call = slots.began(self._clock.monotonic())
         try:
             host = provider.host(items)
@@ -154,7 +154,7 @@ class ProvidedChannel:
             log.exception("the call for %s failed", items[0].id)
             failure = Failure(FailureReason.INTERNAL, f"{type(error).__name__} in the channel")
         took_s = self._clock.monotonic() - started
-        # A refusal is an answer: the provider is well.
+        # A refusal is an answer: the provider is healthy.
         answered = failure is None or failure.permanent
         self._guard.record(
             provider.name,
@@ -169,6 +169,6 @@ class ProvidedChannel:
         return Attempt(at, self.name, ok=True, duration_ms=took_ms, provider=provider.name)
 
     async def close(self) -> None:
-        """Let the providers go."""
+        """Close the providers."""
         for provider in self._providers:
             await provider.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from routing.channels import Deliverable, LocalChannel, Tries
+from routing.channels import ChannelResult, Deliverable, LocalChannel
 from tocsin.clock import Clock
 from tocsin.wire.notifications import Attempt
 
@@ -18,10 +18,10 @@ class SinkChannel(LocalChannel):
         self.delivered = 0
         self._clock = clock
 
-    async def deliver(self, batch: Sequence[Deliverable]) -> Sequence[Tries]:
+    async def deliver(self, batch: Sequence[Deliverable]) -> Sequence[ChannelResult]:
         """Every one is delivered."""
         self.delivered += len(batch)
-        return [Tries((Attempt(self._clock.now(), self.name, ok=True),))] * len(batch)
+        return [ChannelResult((Attempt(self._clock.now(), self.name, ok=True),))] * len(batch)
 
     async def close(self) -> None:
-        """Nothing to let go of."""
+        """Nothing to close."""

@@ -121,7 +121,7 @@ class WebhookProvider:
         message_id, body = self._message(items)
         headers = self._headers(message_id, body, items)
         client, target, extensions = self._client, httpx2.URL(url), {}
-        if address:  # the address that was checked, under the name that was asked for
+        if address:  # the address that was checked, under the name in the URL
             headers["host"] = target.netloc.decode("ascii").rpartition("@")[2]
             extensions = {"sni_hostname": target.host}
             client, target = self._by_address, target.copy_with(host=address)

@@ -1,6 +1,6 @@
 """The delivery pipelines of the lanes, and the router that is put together from them.
 
-p0:      Preferences ► Choose                         ──► Deliver, with fallback contacts
+p0:      Preferences ► CompanionChannel               ──► Deliver, with fallback contacts
 p1, p2:  Expire ► Preferences ► QuietHours ► Throttle ──► Deliver
 """
 
@@ -19,7 +19,7 @@ from routing.delivery.fallback import Fallback
 from routing.delivery.late_answers import LateDeliveries, LatePolicy
 from routing.delivery.pipeline import DeliveryStage
 from routing.delivery.router import Router
-from routing.delivery.stages.choose import Choose
+from routing.delivery.stages.companion_channel import CompanionChannel
 from routing.delivery.stages.expire import Expire
 from routing.delivery.stages.preferences import Preferences
 from routing.delivery.stages.quiet_hours import QuietHours
@@ -39,17 +39,17 @@ class DeliveryPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """How often a lane's notifications are tried, and how long a block waits for a slow call."""
 
     retry: RetryPolicy
-    late: LatePolicy = LatePolicy(patience_s=0.1)
+    late: LatePolicy = LatePolicy(wait_s=0.1)
 
 
 POLICIES: dict[LaneName, DeliveryPolicy] = {
     LaneName.P0: DeliveryPolicy(
-        retry=RetryPolicy(max_attempts=6, base_s=0.2, cap_s=5.0, patience_s=600.0),
-        late=LatePolicy(patience_s=0.25, lease_s=6.0),
+        retry=RetryPolicy(max_attempts=6, base_s=0.2, cap_s=5.0, max_parked_s=600.0),
+        late=LatePolicy(wait_s=0.25, lease_s=6.0),
     ),
     LaneName.P1: DeliveryPolicy(retry=RetryPolicy(max_attempts=6, base_s=1.0, cap_s=60.0)),
     LaneName.P2: DeliveryPolicy(
-        retry=RetryPolicy(max_attempts=5, base_s=2.0, cap_s=120.0, patience_s=21_600.0)
+        retry=RetryPolicy(max_attempts=5, base_s=2.0, cap_s=120.0, max_parked_s=21_600.0)
     ),
 }
 
@@ -68,15 +68,15 @@ class Wiring(msgspec.Struct, frozen=True, kw_only=True):
 Stages = tuple[Callable[[Wiring], DeliveryStage], ...]
 
 P0_DELIVERY: Stages = (
-    lambda at: Preferences(at.profiles, at.lane),
-    lambda at: Choose("webhook" if at.settings.webhook_url else "log"),
+    lambda wiring: Preferences(wiring.profiles, wiring.lane),
+    lambda wiring: CompanionChannel("webhook" if wiring.settings.webhook_url else "log"),
 )
 
 DELIVERY: Stages = (
-    lambda at: Expire(at.lane),
-    lambda at: Preferences(at.profiles, at.lane),
-    lambda at: QuietHours(at.lane),
-    lambda at: Throttle(at.windows, at.lane),
+    lambda wiring: Expire(wiring.lane),
+    lambda wiring: Preferences(wiring.profiles, wiring.lane),
+    lambda wiring: QuietHours(wiring.lane),
+    lambda wiring: Throttle(wiring.windows, wiring.lane),
 )
 
 
@@ -101,7 +101,7 @@ class LaneRouter:
         policy = POLICIES[lane_name]
         breakers = Breakers(main, namespace, clock, holder=name)
         guard = ChannelGuard(breakers, lane_name, clock)
-        at = Wiring(
+        wiring = Wiring(
             lane=lane_name,
             settings=settings,
             clock=clock,
@@ -112,14 +112,14 @@ class LaneRouter:
         urgent = lane_name is LaneName.P0
         ledger = Ledger(lane, lane.client, retention_s=settings.outcome_retention_s)
         self._late = LateDeliveries(ledger, policy.late, clock)
-        self._channels = at.channels
+        self._channels = wiring.channels
         self.handler = Router(
-            [stage(at) for stage in (P0_DELIVERY if urgent else DELIVERY)],
+            [stage(wiring) for stage in (P0_DELIVERY if urgent else DELIVERY)],
             Deliver(
-                at.channels,
+                wiring.channels,
                 policy.retry,
                 clock,
-                fallback=Fallback(at.channels, at.profiles) if urgent else None,
+                fallback=Fallback(wiring.channels, wiring.profiles) if urgent else None,
             ),
             ledger,
             lane.keys,

@@ -8,9 +8,9 @@ import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
-from routing.channels import PERMANENT, Channel, Failure, FailureReason, Tries
+from routing.channels import PERMANENT, Channel, ChannelResult, Failure, FailureReason
 from routing.deliveries import Delivery, OutcomeReason
-from routing.delivery.fallback import Fallback, got_through
+from routing.delivery.fallback import Fallback, reached_somebody
 from tocsin.clock import Clock
 from tocsin.resilience.retry import RetryPolicy
 from tocsin.wire.notifications import Attempt, NotificationState
@@ -22,14 +22,14 @@ class Deliver:
     """Tries every channel that has not delivered yet, all at once; then delivered, retrying or dead.
 
     What shares a call is decided as soon as that call has ended, whatever the others still wait for. Where no
-    provider may be asked, the notification is parked: it waits without an attempt being counted.
+    provider may be asked, the notification is parked: it waits, and no attempt is counted.
 
     Args:
         channels: By name.
         retry: How often and when.
         clock: For the times of attempts.
         draw: A number from 0 to 1 for jitter.
-        fallback: Whom to turn to at once when nothing gets through; for p0.
+        fallback: What is tried at once when no channel reached anybody; for p0.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Deliver:
         """Decide every delivery of the batch."""
         calls = [
             (name, [waiting[place] for place in places] if len(places) < len(waiting) else waiting)
-            for name, waiting in self._todo(batch).items()
+            for name, waiting in self._by_channel(batch).items()
             for places in self._groups(name, waiting)
         ]
         if len(calls) == 1:
@@ -59,8 +59,8 @@ class Deliver:
         else:
             await asyncio.gather(*(self._try(name, waiting) for name, waiting in calls))
 
-    def _todo(self, batch: Sequence[Delivery]) -> dict[str, Sequence[Delivery]]:
-        """Deliveries by the channels that they wait for."""
+    def _by_channel(self, batch: Sequence[Delivery]) -> dict[str, Sequence[Delivery]]:
+        """Deliveries by the channels that are still open for them."""
         channels = batch[0].notification.channels
         if len(channels) == 1 and not any(
             one.envelope.attempts or (one.wanted or one.envelope.notification).channels != channels
@@ -75,8 +75,8 @@ class Deliver:
                 continue
             names = open_channels(delivery)
             if len(names) != 1:
-                delivery.waits = len(names)
-                if not names:  # its recipient's wishes changed between two passes
+                delivery.pending_channels = len(names)
+                if not names:  # its recipient's preferences changed between two passes
                     self._decide(delivery, self._clock.now(), tried=True)
             for name in names:
                 todo.setdefault(name, []).append(delivery)
@@ -87,7 +87,7 @@ class Deliver:
         return [range(len(waiting))] if channel is None else channel.groups(waiting)
 
     async def _try(self, name: str, waiting: Sequence[Delivery]) -> None:
-        """One channel's tries for those that share a call; what waits for no other channel is decided."""
+        """One channel's attempts for those that share a call; what waits for no other channel is decided."""
         tries = await self._ask(name, waiting)
         at = self._clock.now()
         undelivered: list[Delivery] = []
@@ -95,8 +95,8 @@ class Deliver:
             delivery.attempts = (*delivery.attempts, *attempts) if delivery.attempts else attempts
             if parked_s:
                 delivery.parked = {**delivery.parked, name: parked_s}
-            if delivery.waits > 1:
-                delivery.waits -= 1
+            if delivery.pending_channels > 1:
+                delivery.pending_channels -= 1
             elif (
                 len(delivery.attempts) == 1 and attempts and attempts[0].ok and not delivery.envelope.attempts
             ):
@@ -108,9 +108,9 @@ class Deliver:
             for delivery in undelivered:
                 self._decide(delivery, at, tried=bool(delivery.attempts))
         elif undelivered:
-            await asyncio.gather(*(self._end(one, self._fallback) for one in undelivered))
+            await asyncio.gather(*(self._finish(one, self._fallback) for one in undelivered))
 
-    async def _ask(self, name: str, waiting: Sequence[Delivery]) -> Sequence[Tries]:
+    async def _ask(self, name: str, waiting: Sequence[Delivery]) -> Sequence[ChannelResult]:
         channel = self._channels.get(name)
         started = self._clock.now()
         if channel is None:
@@ -121,12 +121,12 @@ class Deliver:
             except Exception as error:  # a faulty channel must not hold up the rest of the block
                 log.exception("channel %s failed on %d notifications", name, len(waiting))
                 failure = Failure(FailureReason.INTERNAL, f"{type(error).__name__} in the channel")
-        return [Tries((failure.attempt(name, started, 0.0),))] * len(waiting)
+        return [ChannelResult((failure.attempt(name, started, 0.0),))] * len(waiting)
 
-    async def _end(self, delivery: Delivery, fallback: Fallback) -> None:
-        """Its channels have ended their tries: turn to the fallback where nobody heard of it, and decide."""
+    async def _finish(self, delivery: Delivery, fallback: Fallback) -> None:
+        """All its channels were tried: use the fallback where nobody was reached, and decide."""
         tried = bool(delivery.attempts)
-        if not got_through(delivery, (*delivery.envelope.attempts, *delivery.attempts)):
+        if not reached_somebody(delivery, (*delivery.envelope.attempts, *delivery.attempts)):
             delivery.attempts += await fallback.reach(delivery)
         self._decide(delivery, self._clock.now(), tried=tried)
 
@@ -135,8 +135,8 @@ class Deliver:
         wanted = (
             delivery.notification.channels
         )  # what was tried elsewhere decides only where nothing else can
-        standing = [Standing(name, delivery) for name in wanted]
-        failed = [one for one in standing if not one.delivered]
+        progress = [ChannelProgress(name, delivery) for name in wanted]
+        failed = [one for one in progress if not one.delivered]
         if not failed:
             delivery.decide(NotificationState.DELIVERED, OutcomeReason.NONE, at)
             return
@@ -145,9 +145,9 @@ class Deliver:
             delivery.decide(NotificationState.DELIVERED, OutcomeReason.FALLBACK, at)
             return
         delivery.error = "; ".join(f"{one.name}: {one.detail}" for one in failed)
-        waits_s, reason = self._wait(delivery, [one for one in failed if one.open], at, tried=tried)
-        if waits_s is not None:
-            delivery.retry_at = at + waits_s
+        wait_s, reason = self._wait(delivery, [one for one in failed if one.open], at, tried=tried)
+        if wait_s is not None:
+            delivery.retry_at = at + wait_s
             delivery.decide(NotificationState.RETRYING, reason, at)
         elif elsewhere:
             delivery.decide(NotificationState.DELIVERED, OutcomeReason.FALLBACK, at)
@@ -155,14 +155,14 @@ class Deliver:
             delivery.decide(NotificationState.DEAD, reason, at)
 
     def _wait(
-        self, delivery: Delivery, still_open: Sequence[Standing], at: float, *, tried: bool
+        self, delivery: Delivery, still_open: Sequence[ChannelProgress], at: float, *, tried: bool
     ) -> tuple[float | None, OutcomeReason]:
         """How long to wait before the next pass, None for no more, and why."""
         if not still_open:
             return None, OutcomeReason.REFUSED
         if not tried:
             delivery.parked_at = delivery.envelope.parked_at or at
-            if at - delivery.parked_at > self._retry.patience_s:
+            if at - delivery.parked_at > self._retry.max_parked_s:
                 return None, OutcomeReason.BREAKER_OPEN
             return min(delivery.parked.values()) * (1.0 + 0.1 * self._draw()), OutcomeReason.BREAKER_OPEN
         delay_s = self._retry.delay_s(max(one.passes for one in still_open) or 1, self._draw())
@@ -171,8 +171,8 @@ class Deliver:
         return delay_s, OutcomeReason.RETRY_SCHEDULED
 
 
-class Standing:
-    """How one wanted channel of a delivery stands after all its tries."""
+class ChannelProgress:
+    """The state of one wanted channel of a delivery after all its attempts."""
 
     def __init__(self, name: str, delivery: Delivery) -> None:
         tries = [a for a in delivery.attempts if a.channel == name and not a.recipient]
@@ -194,14 +194,14 @@ def open_channels(delivery: Delivery) -> Sequence[str]:
     for attempt in delivery.envelope.attempts:
         if not attempt.recipient:
             last.setdefault(attempt.channel, {})[attempt.provider] = attempt
-    return [name for name in channels if name not in last or _still_open(last[name])]
+    return [name for name in channels if name not in last or _any_open(last[name])]
 
 
-def _still_open(by_provider: Mapping[str, Attempt]) -> bool:
+def _any_open(by_provider: Mapping[str, Attempt]) -> bool:
     tries = by_provider.values()
     return not any(attempt.ok for attempt in tries) and any(is_open(attempt) for attempt in tries)
 
 
 def is_open(attempt: Attempt) -> bool:
-    """Whether another try on this channel could help."""
+    """Whether another attempt on this channel could succeed."""
     return not attempt.ok and attempt.reason not in PERMANENT

@@ -1,8 +1,9 @@
-"""OrderedGate: work that overlaps goes through one gate in the order it came.
+"""OrderedGate: a ticket lock. Work that overlaps passes one point in the order in which it arrived.
 
-    taken ──► comes (the one before has passed) ──► passed
+    ticket taken ──► wait (the ticket before is released) ──► released
 
-What takes its turn first comes first, however long others prepare; after the gate they overlap again.
+Tickets are served in the order in which they were taken, however long the work before the gate lasts; work after it
+may overlap again.
 """
 
 from __future__ import annotations
@@ -10,22 +11,26 @@ from __future__ import annotations
 import asyncio
 
 
-class Turn:
-    """One place in the queue; `OrderedGate.take` hands it out. It must pass, whatever happened to its work."""
+class Ticket:
+    """One place in the queue, from `OrderedGate.take_ticket`. Release it whatever happened to its work.
+
+    Args:
+        before: Set when the ticket before this one is released; None: there is none.
+    """
 
     def __init__(self, before: asyncio.Event | None) -> None:
-        self.passed = asyncio.Event()
+        self.released = asyncio.Event()
         self._before = before
 
-    async def comes(self) -> None:
-        """Wait until whoever came before has passed."""
+    async def wait(self) -> None:
+        """Wait until the ticket before this one is released."""
         if self._before is not None:
             await self._before.wait()
             self._before = None
 
-    def passes(self) -> None:
-        """Let the next one come."""
-        self.passed.set()
+    def release(self) -> None:
+        """Let the next ticket through."""
+        self.released.set()
 
 
 class OrderedGate:
@@ -34,9 +39,9 @@ class OrderedGate:
     def __init__(self) -> None:
         self._last: asyncio.Event | None = None
 
-    def take(self) -> Turn:
-        """The place after everybody who took one before."""
+    def take_ticket(self) -> Ticket:
+        """A place behind all tickets taken before."""
         before = self._last if self._last is not None and not self._last.is_set() else None
-        turn = Turn(before)
-        self._last = turn.passed
-        return turn
+        ticket = Ticket(before)
+        self._last = ticket.released
+        return ticket

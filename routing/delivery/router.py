@@ -27,12 +27,12 @@ from tocsin.wire.notifications import Envelope
 log = logging.getLogger(__name__)
 
 
-FRESH_S = 5.0
-"""A block that waited longer for its turn is looked at again: quiet hours may have begun, or somebody muted it."""
+MAX_DECISION_AGE_S = 5.0
+"""A block that waited longer at the gate is decided again: quiet hours may have begun, or its recipient muted it."""
 
 
-class Work:
-    """Blocks, and what they hold.
+class DecodedBlocks:
+    """Blocks and the deliveries read from them.
 
     Args:
         entries: The blocks.
@@ -41,16 +41,16 @@ class Work:
     def __init__(self, entries: Sequence[Entry]) -> None:
         self.entries = entries
         self.deliveries: list[Delivery] = []
-        self.open: Sequence[Delivery] = ()  # those that no stage decided
+        self.undecided: Sequence[Delivery] = ()  # by no stage
         self.unreadable: list[Entry] = []
 
-    def only(self, entries: Sequence[Entry]) -> Work:
-        """The part of it that these blocks hold."""
+    def subset(self, entries: Sequence[Entry]) -> DecodedBlocks:
+        """The same for some of the blocks."""
         if len(entries) == len(self.entries):
             return self
-        part = Work(entries)
+        part = DecodedBlocks(entries)
         part.deliveries = [delivery for delivery in self.deliveries if delivery.entry in entries]
-        part.open = [delivery for delivery in self.open if delivery.entry in entries]
+        part.undecided = [delivery for delivery in self.undecided if delivery.entry in entries]
         part.unreadable = [entry for entry in self.unreadable if entry in entries]
         return part
 
@@ -64,7 +64,7 @@ class Router:
         ledger: Where outcomes go.
         keys: The lane's keys.
         clock: Time.
-        late: What goes on behind its block; None: a block waits for its slowest call.
+        late: Deliveries that outlast their block; None: a block waits for its slowest call.
     """
 
     def __init__(
@@ -83,84 +83,82 @@ class Router:
         self._ledger = ledger
         self._keys = keys
         self._clock = clock
-        self._turns = OrderedGate()
+        self._gate = OrderedGate()
         self._decode = msgspec.msgpack.Decoder(list[Envelope]).decode
 
     def faults(self) -> Mapping[Fault, int]:
-        """What its stages survived."""
+        """The faults its stages counted."""
         return faults_of(*self._stages)
 
     async def handle(self, entries: Sequence[Entry], hold: Hold | None = None) -> Writes:
-        """Deliver what the blocks hold; what to write is settled together with their acknowledgement.
+        """Deliver what the blocks hold; returns the writes to settle together with their acknowledgement.
 
         Delivery begins in the order in which blocks came, so that a recipient's notifications stay in order. Blocks
         overlap while recipients are looked up, and again while channels wait for their answers. Where the store does
-        not answer, the block keeps its place and looks again, and those after it wait with it.
+        not answer, the block keeps its place and is decided again, and those after it wait with it.
 
         Args:
             entries: The blocks.
-            hold: Which of them are still ours, asked again after each wait. Without one all are, and there is one try.
+            hold: Says after each wait which of them are still ours. Without one all are, and there is one try.
 
         Raises:
-            StorageUnavailableError: the store did not answer in time; nothing was told to anybody.
+            StorageUnavailableError: the store did not answer in time; nothing was delivered.
         """
         hold = hold or Kept(entries)
-        turn = self._turns.take()
+        ticket = self._gate.take_ticket()
         try:
-            work = await self._prepare(entries, hold)
-            looked_at = self._clock.monotonic()
-            await turn.comes()
-            if self._clock.monotonic() - looked_at > FRESH_S:
-                work = await self._prepare(work.entries, hold)
-            work = work.only(hold.begin())
-            delivering = asyncio.ensure_future(self._deliver_open(work.open))
+            decoded = await self._prepare(entries, hold)
+            decided_at = self._clock.monotonic()
+            await ticket.wait()
+            if self._clock.monotonic() - decided_at > MAX_DECISION_AGE_S:
+                decoded = await self._prepare(decoded.entries, hold)
+            decoded = decoded.subset(hold.begin())
+            delivering = asyncio.ensure_future(self._deliver_undecided(decoded.undecided))
             await asyncio.sleep(0)  # each channel is asked before the next block's are
         finally:
-            turn.passes()
-        settled: Sequence[Delivery] = work.deliveries
+            ticket.release()
+        settled: Sequence[Delivery] = decoded.deliveries
         if self._late is not None and not delivering.done():
-            settled = await self._late.settle_by(delivering, work.deliveries)
+            settled = await self._late.wait_or_defer(delivering, decoded.deliveries)
         else:
             await delivering
 
         def stage(pipe: Pipeline) -> None:
             if settled:
                 self._ledger.stage(pipe, settled)
-            stage_quarantine(pipe, self._keys, work.unreadable)
+            stage_quarantine(pipe, self._keys, decoded.unreadable)
 
         return stage
 
-    async def _prepare(self, entries: Sequence[Entry], hold: Hold) -> Work:
-        """Read the blocks and run the stages, until the store answers. A try that failed leaves nothing behind."""
+    async def _prepare(self, entries: Sequence[Entry], hold: Hold) -> DecodedBlocks:
+        """Read the blocks and run the stages until the store answers. A failed try leaves nothing behind."""
         while True:
-            work = self._read(entries)
+            decoded = self._read(entries)
             try:
-                work.open = await run_stages(self._stages, work.deliveries, self._clock)
+                decoded.undecided = await run_stages(self._stages, decoded.deliveries, self._clock)
             except StorageUnavailableError as error:
-                log.warning(
-                    "%d blocks wait for the store (%s), and so does what comes after", len(entries), error
-                )
-                entries = await hold.again()
+                log.warning("%d blocks, and all behind them, wait for the store: %s", len(entries), error)
+                entries = await hold.wait_to_retry()
                 if not entries:
                     raise
             else:
-                return work
+                return decoded
 
-    async def _deliver_open(self, deliveries: Sequence[Delivery]) -> None:
+    async def _deliver_undecided(self, deliveries: Sequence[Delivery]) -> None:
         if deliveries:
             await self._deliver(deliveries)
 
-    def _read(self, entries: Sequence[Entry]) -> Work:
-        work = Work(entries)
+    def _read(self, entries: Sequence[Entry]) -> DecodedBlocks:
+        decoded = DecodedBlocks(entries)
         for entry in entries:
             envelopes = self._envelopes(entry)
             if envelopes is None:
-                work.unreadable.append(entry)
+                decoded.unreadable.append(entry)
                 continue
-            work.deliveries += [
+            decoded.deliveries += [
                 Delivery(envelope.id, envelope, entry, index) for index, envelope in enumerate(envelopes)
             ]
-        return work
+        return decoded
 
     def _envelopes(self, entry: Entry) -> list[Envelope] | None:
         if entry.version == WIRE_VERSION:
@@ -168,5 +166,5 @@ class Router:
                 return self._decode(entry.block)
             except msgspec.MsgspecError:
                 pass
-        log.error("block %s of partition %d cannot be read; set aside", entry.entry, entry.partition)
+        log.error("block %s of partition %d cannot be read; quarantined", entry.entry, entry.partition)
         return None

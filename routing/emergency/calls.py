@@ -1,14 +1,14 @@
-"""Emergency calls: a person needs help, and somebody must hear of it whatever else is broken.
+"""Emergency calls: a person needs help, and somebody must be notified whatever else is broken.
 
     call ──► contacts validated within 300 ms? ──yes──────────────────────────► validated
                   │ no
-                  └──► a list of this caller's is remembered? ──yes──► last_known  + as given + emergency number
+                  └──► a list of this caller's is stored? ─────yes──► last_known  + as given + emergency number
                             │ no
                             └────────────────────────────────────────► as_given    + emergency number
 
-Nothing on the way stops the call. When the contacts are uncertain, more people are told rather than fewer: the last
-known ones, those the call names, and the local emergency number. The device's state is asked for at the same time.
-What comes out are P0 notifications, one for each contact; storing them is the caller's part.
+No failure stops the call. When the contacts are uncertain, more people are notified rather than fewer: the last known
+ones, those the call names, and the local emergency number. The device's state is read at the same time. The result is
+one P0 notification for each contact; the caller stores them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Contact = Annotated[str, Meta(min_length=1, max_length=256)]
 
 
 class ContactsSource(StrEnum):
-    """How much is known of the contacts that were told."""
+    """Where the notified contacts come from."""
 
     VALIDATED = "validated"
     LAST_KNOWN = "last_known"
@@ -54,7 +54,7 @@ class EmergencyCallRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=Tr
 
 
 class EmergencyCallAccepted(msgspec.Struct, frozen=True, kw_only=True):
-    """The call is stored and goes out: who is told, on what grounds, and a receipt for each."""
+    """The call is stored and will be delivered: its contacts, where they come from, and a receipt for each."""
 
     contacts: list[str]
     contacts_source: ContactsSource
@@ -78,31 +78,31 @@ class EmergencyPlan(msgspec.Struct, frozen=True, array_like=True):
     source: ContactsSource
     device_state: str
     reasons: tuple[str, ...]
-    validated: tuple[str, ...] = ()  # worth remembering
+    validated: tuple[str, ...] = ()  # to be stored for later calls
 
 
 class ContactsDirectory(Protocol):
-    """Says which contacts of a caller are good."""
+    """Validates the contacts of a caller."""
 
     async def validate(self, call: EmergencyCallRequest) -> tuple[str, ...]:
-        """Those of the call's contacts that are, in its order; raises `LookupFailedError`."""
+        """The call's valid contacts, in its order; raises `LookupFailedError`."""
         ...
 
 
-class ContactsMemory(Protocol):
-    """Remembers what was validated. Neither method raises, and neither takes long."""
+class ContactsStore(Protocol):
+    """Stores the contacts validated last. Neither method raises, and both have a short deadline."""
 
-    async def recall(self, caller: str) -> KnownContacts | None:
-        """What is known of a caller."""
+    async def get(self, caller: str) -> KnownContacts | None:
+        """The contacts of a caller that were validated last; None where there are none."""
         ...
 
-    async def remember(self, caller: str, known: KnownContacts) -> None:
-        """Keep it."""
+    async def put(self, caller: str, known: KnownContacts) -> None:
+        """Store them."""
         ...
 
 
 class ContactsAnswer(msgspec.Struct, frozen=True):
-    """The service's answer: `{"valid": ["daughter", "neighbour"]}`; other fields are passed over."""
+    """The service's answer: `{"valid": ["daughter", "neighbour"]}`; other fields are ignored."""
 
     valid: Annotated[tuple[Contact, ...], Meta(max_length=100)]
 
@@ -118,7 +118,7 @@ class ContactsClient:
         self._lookup = lookup
 
     async def validate(self, call: EmergencyCallRequest) -> tuple[str, ...]:
-        """Those of the call's contacts the service vouches for, in the call's order; others it names do not count.
+        """The call's contacts that the service confirms, in the call's order; others it names are ignored.
 
         Raises:
             LookupFailedError: it gave no usable answer in time.
@@ -129,40 +129,40 @@ class ContactsClient:
 
 
 class EmergencyCalls:
-    """Decides who is told what.
+    """Plans whom to notify, and of what.
 
     Args:
         directory: Validates contacts.
-        memory: What was validated before.
+        known: The contacts validated before.
         devices: The state of devices.
-        emergency_number: Told too when the contacts are uncertain.
+        emergency_number: Notified too when the contacts are uncertain.
     """
 
     def __init__(
         self,
         directory: ContactsDirectory,
-        memory: ContactsMemory,
+        known: ContactsStore,
         devices: DeviceStatus,
         *,
         emergency_number: str,
     ) -> None:
         self._directory = directory
-        self._memory = memory
+        self._known = known
         self._devices = devices
         self._number = emergency_number
 
     async def plan(self, call: EmergencyCallRequest) -> EmergencyPlan:
-        """Whom to tell, within the longer of the two deadlines; never fails for a service that does."""
+        """Whom to notify, within the longer of the two deadlines; a service that fails does not fail the call."""
         contacts, device = await asyncio.gather(self._contacts(call), self._device(call.device_id))
         state, reason = device
         return msgspec.structs.replace(
             contacts, device_state=state, reasons=(*contacts.reasons, *([reason] if reason else []))
         )
 
-    async def remember(self, call: EmergencyCallRequest, plan: EmergencyPlan, now: float) -> None:
-        """Keep what was validated, for the day the service is down; after the call is stored."""
+    async def store_contacts(self, call: EmergencyCallRequest, plan: EmergencyPlan, now: float) -> None:
+        """Store the validated contacts, for when the service is down. Call it after the call is stored."""
         if plan.validated:
-            await self._memory.remember(call.caller, KnownContacts(plan.validated, now))
+            await self._known.put(call.caller, KnownContacts(plan.validated, now))
 
     async def _contacts(self, call: EmergencyCallRequest) -> EmergencyPlan:
         try:
@@ -172,10 +172,10 @@ class EmergencyCalls:
             reason = "contacts: none of them is valid"
         except LookupFailedError as error:
             reason = f"contacts: {_plain(error)}"
-        known = await self._memory.recall(call.caller)
+        known = await self._known.get(call.caller)
         source = ContactsSource.LAST_KNOWN if known else ContactsSource.AS_GIVEN
-        told = dict.fromkeys((*(known.contacts if known else ()), *call.contacts, self._number))
-        return EmergencyPlan(tuple(told), source, "", (reason,))
+        notified = dict.fromkeys((*(known.contacts if known else ()), *call.contacts, self._number))
+        return EmergencyPlan(tuple(notified), source, "", (reason,))
 
     async def _device(self, device_id: str) -> tuple[str, str]:
         """The device's state and, where it is not known, why."""
@@ -241,7 +241,7 @@ def _device_line(call: EmergencyCallRequest, plan: EmergencyPlan) -> str:
 
 
 def _plain(error: LookupFailedError) -> str:
-    """Label and words; the label is what dashboards count."""
+    """The reason and its detail; dashboards count the reason."""
     return (
         f"{error.reason} ({error.message})"
         if error.reason is not LookupReason.NOT_CONFIGURED

@@ -15,7 +15,7 @@ DEVICE_DEADLINE_S = 0.3
 
 
 class LiveReading(msgspec.Struct, NeverCached, frozen=True, kw_only=True):
-    """What a device's service said of it at `read_at` (epoch seconds), and at no other time."""
+    """A device's state as its service reported it at `read_at` (epoch seconds); it holds for no other time."""
 
     device_id: str
     state: str
@@ -23,13 +23,13 @@ class LiveReading(msgspec.Struct, NeverCached, frozen=True, kw_only=True):
 
 
 class DeviceAnswer(msgspec.Struct, frozen=True):
-    """The service's answer: `{"state": "operational"}`; other fields are passed over."""
+    """The service's answer: `{"state": "operational"}`; other fields are ignored."""
 
     state: Annotated[str, Meta(min_length=1, max_length=64)]
 
 
 class DeviceStatus(Protocol):
-    """Tells the state of a device now."""
+    """Reads the state of a device."""
 
     async def fetch(self, device_id: str) -> LiveReading:
         """One reading."""
@@ -39,7 +39,7 @@ class DeviceStatus(Protocol):
 class DeviceStatusClient:
     """Asks the device service: `GET TOCSIN_DEVICE_STATUS_URL?device_id=…`.
 
-    Two questions are two requests, also at the same moment: a reading is for whoever asked for it.
+    Two calls are two requests, also at the same moment: a reading is never shared.
 
     Args:
         lookup: Reaches the service, with a deadline of `DEVICE_DEADLINE_S`.

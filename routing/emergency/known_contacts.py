@@ -1,7 +1,7 @@
 """The contacts that were validated last, and what a call with an idempotency key became.
 
-Both rest in Redis; the contacts also in this process, for the moments in which Redis does not answer. Remembering
-and recalling never stand in the way of a call: they are given a short time, and a failure is counted.
+Both are stored in Redis, the contacts also in this process for when Redis does not answer. Reading and storing contacts
+never stops a call: both have a short deadline, and a failure is counted.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 CONTACTS_TTL_S = 90 * 86_400
-MEMORY_DEADLINE_S = 0.15
+STORE_DEADLINE_S = 0.15
 MAX_LOCAL = 10_000
-AWAY = (redis_errors.RedisError, OSError, TimeoutError)
+STORE_ERRORS = (redis_errors.RedisError, OSError, TimeoutError)
 
 _encode = msgspec.msgpack.Encoder().encode
 _known = msgspec.msgpack.Decoder(KnownContacts)
 
 
 class KnownContactsStore:
-    """What was validated, by caller.
+    """The contacts validated last, by caller.
 
     Args:
-        client: Where it is kept.
-        keys: Under which names.
+        client: The server.
+        keys: Of the stored contacts.
         clock: Time.
         deadline_s: How long a call may wait for either.
     """
@@ -52,7 +52,7 @@ class KnownContactsStore:
         keys: EmergencyKeys,
         clock: Clock,
         *,
-        deadline_s: float = MEMORY_DEADLINE_S,
+        deadline_s: float = STORE_DEADLINE_S,
     ) -> None:
         self.failures = 0
         self._client = client
@@ -61,34 +61,36 @@ class KnownContactsStore:
         self._local: Cache[KnownContacts] = Cache(ttl_s=CONTACTS_TTL_S, max_entries=MAX_LOCAL, clock=clock)
 
     def faults(self) -> dict[Fault, int]:
-        """What was survived since this object was made."""
+        """Faults since this object was made."""
         return {Fault.KNOWN_CONTACTS: self.failures}
 
-    async def recall(self, caller: str) -> KnownContacts | None:
+    async def get(self, caller: str) -> KnownContacts | None:
         """The last validated contacts; from this process when Redis does not answer in time."""
         try:
-            raw: Any = await self._soon(self._client.get(self._keys.contacts(caller)))
+            raw: Any = await self._within_deadline(self._client.get(self._keys.contacts(caller)))
             found = _known.decode(raw) if raw is not None else None
-        except (*AWAY, msgspec.MsgspecError) as error:
-            self._missed("recall", error)
+        except (*STORE_ERRORS, msgspec.MsgspecError) as error:
+            self._failed("read", error)
             return self._local.peek(caller)
         if found is not None:
             self._local.put(caller, found)
         return found
 
-    async def remember(self, caller: str, known: KnownContacts) -> None:
-        """Keep them here and, if it answers, in Redis."""
+    async def put(self, caller: str, known: KnownContacts) -> None:
+        """Store them here and, if it answers, in Redis."""
         self._local.put(caller, known)
         try:
-            await self._soon(self._client.set(self._keys.contacts(caller), _encode(known), ex=CONTACTS_TTL_S))
-        except AWAY as error:
-            self._missed("remember", error)
+            await self._within_deadline(
+                self._client.set(self._keys.contacts(caller), _encode(known), ex=CONTACTS_TTL_S)
+            )
+        except STORE_ERRORS as error:
+            self._failed("store", error)
 
-    async def _soon(self, work: Awaitable[T]) -> T:
+    async def _within_deadline(self, work: Awaitable[T]) -> T:
         async with asyncio.timeout(self._deadline_s):
             return await work
 
-    def _missed(self, what: str, error: Exception) -> None:
+    def _failed(self, what: str, error: Exception) -> None:
         self.failures += 1
         log.warning("could not %s validated contacts: %s", what, str(error) or type(error).__name__)
 

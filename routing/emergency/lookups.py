@@ -1,6 +1,6 @@
-"""One question to a service of somebody else's: a deadline, a breaker, an answer of bounded size and checked shape.
+"""One request to an outside service: a deadline, a breaker, an answer of bounded size and checked shape.
 
-What can go wrong has a name, `LookupReason`, because whoever asks goes on without the answer and must say why.
+Every failure has a `LookupReason`: the caller goes on without the answer and must report why.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class LookupReason(StrEnum):
     TIMEOUT = "timeout"
     UNREACHABLE = "unreachable"
     SERVICE_ERROR = "service_error"
-    REFUSED = "refused"  # our question is wrong; says nothing about the service's health
+    REFUSED = "refused"  # our request is wrong; says nothing about the service's health
     MALFORMED = "malformed"
 
 

@@ -1,4 +1,4 @@
-"""Admission: who is let in while the platform is short of something, decided before the queue.
+"""Admission: which records are admitted while the platform is short of something, decided before the queue.
 
     facts of the lane ──► its limits ──► the source's share ──► admit
                               └──────────────┴──refuse──► 429: lane, reason, Retry-After
@@ -6,11 +6,11 @@
 Urgency decides who goes without: p2 has the tightest limits, p1 wider ones, p0 none. What p2 and p1 may not use of
 the server's memory is p0's reserve; p0 is refused only when the server itself refuses.
 
-A lane is a queue, so whoever sends waits behind everything that is in it. Two things are therefore shared out between
-its sources. Once what waits is more than `shared_from_s` seconds of work, a source that holds more than twice the
-average of it is refused: one that floods makes the others wait for about that long, and no longer. Equals are never
-refused for that, nor is a source that is alone. And over half its limit, no source holds more than its part of the
-lane, so that the others find room.
+A lane is a queue: a new record waits behind everything that is in it. Its sources therefore share two things. Once what
+waits is more than `shared_from_s` seconds of work, a source that holds more than twice the average of it is refused: a
+flood makes the others wait for about that long, and no longer. Sources that hold the same are never refused for that,
+nor is a source that is alone. And over half its limit, no source holds more than its part of the lane, so that the
+others find room.
 
 Facts are a sample, at most `STALE_S` old, plus what this replica let in since. The limits are therefore exact but for
 what other replicas let in since their and our last sample: at most (replicas - 1) x what one replica can take in that
@@ -29,18 +29,18 @@ import msgspec
 from tocsin.settings import Settings
 from tocsin.wire.lanes import LaneName
 
-SAMPLE_S = 0.25  # facts older than this are asked for again, beside the requests
+SAMPLE_S = 0.25  # facts older than this are read again, in the background
 STALE_S = 0.5  # facts older than this are waited for
-MAX_SOURCES = 256  # told apart; the others count as one
+MAX_SOURCES = 256  # counted apart; the others count as one
 SHARED_FROM = 0.5  # of a lane's limit
-SHARED_PART = 0.9  # of a lane's limit: the rest is for a source nobody has heard of yet
-LATE_RECORDS = 100  # fewer than this make nobody late, however slow the lane is
+SHARED_PART = 0.9  # of a lane's limit: the rest is for a source not seen yet
+LATE_RECORDS = 100  # fewer than this delay no record much, however slow the lane is
 
-MEMORY_RETRY_S = 10.0  # memory comes back as outcomes expire and lanes drain, which no rate tells
+MEMORY_RETRY_S = 10.0  # memory is freed as outcomes expire and lanes drain, which no rate predicts
 SHARE_RETRY_S = 1.0
-LEAST_RETRY_S = 1.0
+MIN_RETRY_S = 1.0
 MAX_RETRY_S = 60.0
-ROOM_AGAIN = 0.95  # of the limit: how far a full lane should have drained when a caller comes back
+DRAINED_TO = 0.95  # of the limit: how far a full lane should have drained when a caller comes back
 
 
 class AdmissionReason(StrEnum):
@@ -125,11 +125,11 @@ class AdmissionPolicy(msgspec.Struct, frozen=True):
         if facts.memory_ratio >= limits.memory_ratio:
             return _refuse(AdmissionReason.MEMORY, MEMORY_RETRY_S)
         if facts.records >= limits.records:
-            over = facts.records - limits.records * ROOM_AGAIN
+            over = facts.records - limits.records * DRAINED_TO
             wait_s = over / facts.drained_per_s if facts.drained_per_s > 0 else MAX_RETRY_S
             return _refuse(AdmissionReason.RECORDS, _bounded(wait_s))
         if facts.oldest_age_s >= limits.age_s:
-            # Somebody must catch up by this much, or come to life again: there is no rate to go by.
+            # The lane must catch up by this much, or a consumer recover: there is no rate to estimate from.
             return _refuse(AdmissionReason.AGE, _bounded(facts.oldest_age_s - limits.age_s))
         return ADMITTED
 
@@ -154,37 +154,37 @@ class AdmissionPolicy(msgspec.Struct, frozen=True):
 
 
 def _bounded(wait_s: float) -> float:
-    return min(max(wait_s, LEAST_RETRY_S), MAX_RETRY_S)
+    return min(max(wait_s, MIN_RETRY_S), MAX_RETRY_S)
 
 
 class Holdings:
-    """What each source holds of what waits in one lane: as replicas told each other, plus what this one let in since.
+    """What each source holds of what waits in one lane: as the replicas reported, plus what this one let in since.
 
-    Sources are remembered for a while after they held something: they are whom the others' floods are kept small for.
+    Sources are remembered for a while after they held something: the limits on floods protect them.
     """
 
     def __init__(self) -> None:
-        self._told: Mapping[str, float] = {}
+        self._reported: Mapping[str, float] = {}
         self._since: Counter[str] = Counter()
 
     def take(self, source: str, records: int) -> None:
         """Count what was let in."""
-        known = source in self._told or source in self._since or len(self._since) < MAX_SOURCES
+        known = source in self._reported or source in self._since or len(self._since) < MAX_SOURCES
         self._since[source if known else ""] += records
 
-    def untold(self) -> Counter[str]:
-        """What the others do not know yet."""
+    def unreported(self) -> Counter[str]:
+        """What was not reported to the other replicas yet."""
         return Counter(self._since)
 
-    def renew(self, held: Mapping[str, float], told: Counter[str]) -> None:
-        """What all replicas let in and still waits, after `told` was added to it."""
-        self._told = held
-        self._since -= told
+    def refresh(self, held: Mapping[str, float], reported: Counter[str]) -> None:
+        """Take over what all replicas let in and still waits, after `reported` was added to it."""
+        self._reported = held
+        self._since -= reported
 
     def held(self, source: str) -> float:
         """Records of a source that wait."""
-        return self._told.get(source, 0.0) + self._since[source]
+        return self._reported.get(source, 0.0) + self._since[source]
 
     def active(self, source: str) -> int:
         """How many sources there are, this one included."""
-        return len(self._told.keys() | self._since.keys() | {source})
+        return len(self._reported.keys() | self._since.keys() | {source})

@@ -106,7 +106,7 @@ def read_alerts(path: str | os.PathLike[str]) -> AlertFeed:
 
 
 def parse_alerts(content: bytes, *, name: str = "the document") -> AlertFeed:
-    """As `read_alerts`, from bytes; `name` is how errors speak of them."""
+    """As `read_alerts`, from bytes; `name` is used in error messages."""
     root = _root(content, name)
     alerts: list[NotificationRequest] = []
     rejects: list[AlertReject] = []

@@ -1,6 +1,6 @@
 """All dead letters at once: find them over the lanes, replay or purge many within bounds.
 
-One call looks at no more than `SCAN_MOST` letters and handles no more than its limit; its answer says what
+One call reads no more than `MAX_SCANNED` letters and handles no more than its limit; its answer says what
 remains and where to go on. Letters go one by one, each atomically and at a rate, through the lane like everything
 else: a p0 that arrives meanwhile waits for no replay, and a call cut short leaves nothing half done.
 """
@@ -12,23 +12,23 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import msgspec
 
-from routing.ledger.dead_letters import DeadLetters, Mark, Scan
+from routing.ledger.dead_letters import DeadLetters, LetterCursor, Scan
 from tocsin.clock import Clock
 from tocsin.errors import NotFoundError
 from tocsin.streams.records import Position
 from tocsin.wire.dead_letters import DeadLetter, DeadLetterFilter, HandledLetters, PurgeRequest, ReplayRequest
 from tocsin.wire.lanes import LaneName
 
-SCAN_MOST = 5000  # letters a call looks at, over all lanes
-REPLAY_MOST_S = 5.0  # a paced replay answers within this, well below a client's deadline
+MAX_SCANNED = 5000  # letters a call reads, over all lanes
+MAX_REPLAY_S = 5.0  # a paced replay answers within this, well below a client's deadline
 
 
-class Found(msgspec.Struct, frozen=True):
-    """Letters that match, newest first, and where the look ended."""
+class SearchResult(msgspec.Struct, frozen=True):
+    """Letters that match, newest first, and where the search ended."""
 
     letters: list[DeadLetter]
     scanned: int
-    end: Mark | None  # None: every letter was looked at
+    end: LetterCursor | None  # None: every letter was read
 
 
 class DeadLetterSearch:
@@ -69,28 +69,31 @@ class DeadLetterSearch:
         Raises:
             StorageUnavailableError: the server does not answer.
         """
-        return sum([await letters.total() for letters in self._asked(wanted)])
+        return sum([await letters.total() for letters in self._lanes_of(wanted)])
 
-    def _asked(self, wanted: DeadLetterFilter) -> list[DeadLetters]:
+    def _lanes_of(self, wanted: DeadLetterFilter) -> list[DeadLetters]:
         return [letters for name, letters in self._lanes.items() if wanted.lane in {None, name}]
 
-    async def find(self, wanted: DeadLetterFilter, cursor: str, *, matching: int) -> Found:
+    async def find(self, wanted: DeadLetterFilter, cursor: str, *, max_matches: int) -> SearchResult:
         """The newest letters that match, over the lanes, below a cursor.
 
         Args:
             wanted: Which are meant.
             cursor: Where an earlier look ended; empty: from the newest.
-            matching: How many to return at the most.
+            max_matches: The most to return.
 
         Raises:
             InvalidRecordError: the cursor is none of ours.
             StorageUnavailableError: the server does not answer.
         """
-        after = Mark.parse(cursor) if cursor else None
-        asked = self._asked(wanted)
-        looks = max(1, SCAN_MOST // len(asked))
-        scans = [await letters.scan(wanted, after, matching=matching, looks=looks) for letters in asked]
-        return merge(scans, matching)
+        after = LetterCursor.parse(cursor) if cursor else None
+        lanes = self._lanes_of(wanted)
+        max_scanned = max(1, MAX_SCANNED // len(lanes))
+        scans = [
+            await letters.scan(wanted, after, max_matches=max_matches, max_scanned=max_scanned)
+            for letters in lanes
+        ]
+        return merge(scans, max_matches)
 
     async def replay(self, request: ReplayRequest) -> HandledLetters:
         """Put the letters that match back into their lanes, at a rate; a dry run only names them.
@@ -99,9 +102,9 @@ class DeadLetterSearch:
             InvalidRecordError: the cursor is none of ours.
             StorageUnavailableError: the server does not answer; what moved has moved, run it again for the rest.
         """
-        most = min(request.limit, max(1, int(request.rate * REPLAY_MOST_S)))
-        found = await self.find(request.filter, request.cursor, matching=SCAN_MOST)
-        chosen = found.letters[: request.limit if request.dry_run else most]
+        max_letters = min(request.limit, max(1, int(request.rate * MAX_REPLAY_S)))
+        found = await self.find(request.filter, request.cursor, max_matches=MAX_SCANNED)
+        chosen = found.letters[: request.limit if request.dry_run else max_letters]
         if request.dry_run:
             return _handled(found, chosen, [letter.id for letter in chosen], dry_run=True)
         moved: list[str] = []
@@ -122,7 +125,7 @@ class DeadLetterSearch:
             InvalidRecordError: the cursor is none of ours.
             StorageUnavailableError: the server does not answer; run it again for the rest.
         """
-        found = await self.find(request.filter, request.cursor, matching=SCAN_MOST)
+        found = await self.find(request.filter, request.cursor, max_matches=MAX_SCANNED)
         chosen = found.letters[: request.limit]
         if request.dry_run:
             return _handled(found, chosen, [letter.id for letter in chosen], dry_run=True)
@@ -130,24 +133,24 @@ class DeadLetterSearch:
         return _handled(found, chosen, purged)
 
 
-def merge(scans: Sequence[Scan], matching: int) -> Found:
+def merge(scans: Sequence[Scan], max_matches: int) -> SearchResult:
     """The scans of several lanes as one, newest first.
 
     A lane whose scan ended early may hold more right below its end; so nothing older than the newest such end is
     returned, or the next call would pass over it.
     """
     floor = max((scan.end for scan in scans if scan.end is not None), default=None)
-    every = sorted((letter for scan in scans for letter in scan.letters), key=_mark, reverse=True)
-    letters = [letter for letter in every if floor is None or _mark(letter) >= floor]
+    every = sorted((letter for scan in scans for letter in scan.letters), key=_cursor, reverse=True)
+    letters = [letter for letter in every if floor is None or _cursor(letter) >= floor]
     end = floor
-    if len(letters) > matching:
-        letters = letters[:matching]
-        end = _mark(letters[-1])
-    return Found(letters, sum(scan.scanned for scan in scans), end)
+    if len(letters) > max_matches:
+        letters = letters[:max_matches]
+        end = _cursor(letters[-1])
+    return SearchResult(letters, sum(scan.scanned for scan in scans), end)
 
 
-def _mark(letter: DeadLetter) -> Mark:
-    return Mark(letter.failed_at, letter.id)
+def _cursor(letter: DeadLetter) -> LetterCursor:
+    return LetterCursor(letter.failed_at, letter.id)
 
 
 def _urgency(letter: DeadLetter) -> tuple[str, float]:
@@ -156,10 +159,10 @@ def _urgency(letter: DeadLetter) -> tuple[str, float]:
 
 
 def _handled(
-    found: Found, chosen: Sequence[DeadLetter], ids: list[str], *, dry_run: bool = False
+    found: SearchResult, chosen: Sequence[DeadLetter], ids: list[str], *, dry_run: bool = False
 ) -> HandledLetters:
     remaining = len(found.letters) - len(chosen)
-    end = _mark(chosen[-1]) if remaining and chosen else found.end
+    end = _cursor(chosen[-1]) if remaining and chosen else found.end
     return HandledLetters(
         ids=ids,
         gone=len(chosen) - len(ids),

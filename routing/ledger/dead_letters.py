@@ -36,14 +36,14 @@ _encode = msgspec.msgpack.Encoder().encode
 _letter = msgspec.msgpack.Decoder(DeadLetter)
 
 
-class Mark(msgspec.Struct, frozen=True, order=True):
+class LetterCursor(msgspec.Struct, frozen=True, order=True):
     """A place among the letters, which lie newest first: when one died (epoch seconds), and its id."""
 
     at: float
     id: str
 
     @classmethod
-    def parse(cls, cursor: str) -> Mark:
+    def parse(cls, cursor: str) -> LetterCursor:
         """Read what `str` wrote.
 
         Raises:
@@ -52,14 +52,14 @@ class Mark(msgspec.Struct, frozen=True, order=True):
         at, _, letter_id = cursor.partition("_")
         try:
             Position.parse(letter_id)
-            mark = cls(float(at), letter_id)
+            found = cls(float(at), letter_id)
         except (ValueError, InvalidRecordError):
-            mark = None
-        if mark is None or not math.isfinite(mark.at):
+            found = None
+        if found is None or not math.isfinite(found.at):
             raise InvalidRecordError(
                 f"{cursor[:64]!r} is not a cursor", field="cursor", limit="the cursor of an earlier answer"
             )
-        return mark
+        return found
 
     def __str__(self) -> str:
         return f"{self.at!r}_{self.id}"
@@ -70,7 +70,7 @@ class Scan(msgspec.Struct, frozen=True):
 
     letters: list[DeadLetter]
     scanned: int
-    end: Mark | None  # the last one looked at; None: there are no older ones
+    end: LetterCursor | None  # the last one looked at; None: there are no older ones
 
 
 def matches(wanted: DeadLetterFilter, letter: DeadLetter) -> bool:
@@ -131,15 +131,20 @@ class DeadLetters:
             return int(await self._client.zcard(self._keys.dead_index))
 
     async def scan(
-        self, wanted: DeadLetterFilter, after: Mark | None = None, *, matching: int, looks: int
+        self,
+        wanted: DeadLetterFilter,
+        after: LetterCursor | None = None,
+        *,
+        max_matches: int,
+        max_scanned: int,
     ) -> Scan:
         """Look through the letters, newest first, until enough match or enough were looked at.
 
         Args:
             wanted: Which are meant.
             after: Go on below this place; None: from the newest.
-            matching: Stop after so many that match.
-            looks: Stop after so many looked at; bounds the work of one call.
+            max_matches: Stop after so many that match.
+            max_scanned: Stop after so many looked at; bounds the work of one call.
 
         Raises:
             StorageUnavailableError: the server does not answer.
@@ -147,17 +152,19 @@ class DeadLetters:
         found: list[DeadLetter] = []
         scanned, end = 0, after
         while True:
-            marks = await self._older(wanted, end, min(SCAN_PAGE, looks - scanned))
-            if not marks:
+            cursors = await self._older(wanted, end, min(SCAN_PAGE, max_scanned - scanned))
+            if not cursors:
                 return Scan(found, scanned, None)
-            for mark, letter in zip(marks, await self._fetch(marks), strict=True):
-                scanned, end = scanned + 1, mark
+            for cursor, letter in zip(cursors, await self._fetch(cursors), strict=True):
+                scanned, end = scanned + 1, cursor
                 if letter is not None and matches(wanted, letter):  # None: replayed a moment ago
                     found.append(letter)
-                if len(found) == matching or scanned == looks:
+                if len(found) == max_matches or scanned == max_scanned:
                     return Scan(found, scanned, end)
 
-    async def _older(self, wanted: DeadLetterFilter, after: Mark | None, count: int) -> list[Mark]:
+    async def _older(
+        self, wanted: DeadLetterFilter, after: LetterCursor | None, count: int
+    ) -> list[LetterCursor]:
         """Up to `count` places right below `after`, within the filter's times; empty at the end."""
         high = math.inf if wanted.until is None else to_epoch(wanted.until)
         low = -math.inf if wanted.since is None else to_epoch(wanted.since)
@@ -169,15 +176,15 @@ class DeadLetters:
                     self._keys.dead_index, high, low,
                     desc=True, byscore=True, withscores=True, offset=offset, num=count,
                 )  # fmt: skip
-            marks = [Mark(float(at), letter_id.decode()) for letter_id, at in rows]
-            older = [mark for mark in marks if after is None or mark < after]
+            cursors = [LetterCursor(float(at), letter_id.decode()) for letter_id, at in rows]
+            older = [cursor for cursor in cursors if after is None or cursor < after]
             if older or len(rows) < count:
                 return older
             offset += count  # all of them died at the moment of `after` and were seen: look past them
 
-    async def _fetch(self, marks: Sequence[Mark]) -> list[DeadLetter | None]:
+    async def _fetch(self, cursors: Sequence[LetterCursor]) -> list[DeadLetter | None]:
         with translated():
-            bodies: Any = await self._client.hmget(self._keys.dead, [mark.id for mark in marks])
+            bodies: Any = await self._client.hmget(self._keys.dead, [cursor.id for cursor in cursors])
         return [_letter.decode(body) if body else None for body in bodies]
 
     async def get(self, notification_id: str) -> DeadLetter:
@@ -189,7 +196,7 @@ class DeadLetters:
             StorageUnavailableError: the server does not answer.
         """
         position = Position.parse(notification_id)
-        (letter,) = await self._fetch([Mark(0.0, notification_id)])
+        (letter,) = await self._fetch([LetterCursor(0.0, notification_id)])
         if letter is None or position.lane != self.name:
             raise NotFoundError(f"no dead letter {notification_id}")
         return letter

@@ -1,4 +1,4 @@
-"""What became of every accepted notification.
+"""The outcome of every accepted notification.
 
 Written in the same transaction as the acknowledgement, so that at any moment
 `accepted = waiting + retrying + delivered + suppressed + expired + dead + purged`. What most of a block became is
@@ -20,7 +20,7 @@ from redis.asyncio.client import Pipeline
 from routing.deliveries import Delivery, OutcomeReason
 from routing.intake.intake import to_request
 from routing.ledger.dead_letters import stage_letters, view_attempts
-from routing.ledger.outcomes import Outcome, by_home, field, fields, unpack
+from routing.ledger.outcomes import Outcome, by_origin, field, fields, unpack
 from tocsin.clock import to_datetime
 from tocsin.errors import NotFoundError
 from tocsin.keys import LaneKeys
@@ -41,7 +41,7 @@ class Ledger:
     Args:
         lane: The lane, for its keys, its server and the blocks that still wait.
         client: The lane's server.
-        retention_s: How long an outcome can be asked for.
+        retention_s: How long an outcome is kept.
     """
 
     def __init__(self, lane: Lane, client: aioredis.Redis, *, retention_s: float) -> None:
@@ -61,7 +61,7 @@ class Ledger:
             else []
         )
         retrying = [one for one in others if one.state is NotificationState.RETRYING]
-        # What is put off stays known until it is told.
+        # The outcome of a deferred notification is kept until it is delivered.
         longest_s = max((one.retry_at - one.decided_at for one in retrying), default=0.0)
         self._stage_outcomes(pipe, deliveries, self._retention_s + math.ceil(longest_s))
         counts = Counter({NotificationState.DELIVERED: len(delivered)} if delivered else {})
@@ -87,10 +87,10 @@ class Ledger:
 
     def retries_of(self, delivery: Delivery) -> str:
         """The key a retry of this one waits in."""
-        return self._keys.retries(delivery.home()[0])
+        return self._keys.retries(delivery.origin()[0])
 
-    async def put_off(self, retries: Sequence[Delivery], due: float) -> None:
-        """Let retries that wait come back at `due` (epoch seconds), no earlier; those that do not wait stay away.
+    async def postpone(self, retries: Sequence[Delivery], due: float) -> None:
+        """Postpone waiting retries to `due` (epoch seconds), never to an earlier time; others are ignored.
 
         Raises:
             StorageUnavailableError: the server did not confirm.
@@ -104,8 +104,8 @@ class Ledger:
                     pipe.zadd(key, bodies, xx=True, gt=True)
                 await pipe.execute()
 
-    async def correct(self, late: Delivery, standin: Delivery) -> bool:
-        """Write what became of a delivery in place of the retry that stands in for it.
+    async def correct(self, late: Delivery, placeholder: Delivery) -> bool:
+        """Write the outcome of a delivery in place of its placeholder retry.
 
         Returns:
             False when no such retry waits: it was not settled yet, or has come back into the lane.
@@ -118,11 +118,13 @@ class Ledger:
         pipe = self._client.pipeline(transaction=True)
         self.stage(pipe, [late])
         with translated():
-            return await execute_in_place(self._client, pipe, self.retries_of(standin), retry_body(standin))
+            return await execute_in_place(
+                self._client, pipe, self.retries_of(placeholder), retry_body(placeholder)
+            )
 
     def _stage_outcomes(self, pipe: Pipeline, deliveries: Sequence[Delivery], ttl_s: int) -> None:
         hashes: dict[str, dict[Any, Any]] = defaultdict(dict)
-        for (partition, entry), block in by_home(deliveries).items():
+        for (partition, entry), block in by_origin(deliveries).items():
             hashes[self._keys.outcomes(partition, entry)] |= fields(entry, block)
         for key, found in hashes.items():
             pipe.hset(key, mapping=found)
@@ -191,7 +193,7 @@ WAITING = {
 }
 
 
-def _told(attempt: Attempt) -> str:
+def _destination(attempt: Attempt) -> str:
     """Where an attempt went: channel, provider where it has another name, and a fallback contact."""
     via = f" via {attempt.provider}" if attempt.provider not in {"", attempt.channel} else ""
     return f"{attempt.channel}{via}" + (f" to {attempt.recipient}" if attempt.recipient else "")
@@ -207,7 +209,7 @@ def _status(
         TimelineEvent(
             at=to_datetime(a.at),
             event="delivered" if a.ok else "attempt_failed",
-            detail=_told(a) if a.ok else f"{_told(a)}: {a.reason}: {a.detail}",
+            detail=_destination(a) if a.ok else f"{_destination(a)}: {a.reason}: {a.detail}",
         )
         for a in attempts
     ]

@@ -97,17 +97,17 @@ def unpack(value: bytes, entry: str) -> Outcome:
     )
 
 
-def by_home(deliveries: Iterable[Delivery]) -> dict[tuple[int, str], list[Delivery]]:
+def by_origin(deliveries: Iterable[Delivery]) -> dict[tuple[int, str], list[Delivery]]:
     """Deliveries by where they were accepted: partition and entry."""
-    homes: dict[tuple[int, str], list[Delivery]] = defaultdict(list)
+    origins: dict[tuple[int, str], list[Delivery]] = defaultdict(list)
     for entry, together in groupby(deliveries, attrgetter("entry")):
         block = list(together)
         if entry is not None and {one.envelope.id for one in block} == {""}:  # a first pass
-            homes[entry.partition, entry.entry] += block
+            origins[entry.partition, entry.entry] += block
             continue
         for one in block:
-            homes[one.home()[:2]].append(one)
-    return homes
+            origins[one.origin()[:2]].append(one)
+    return origins
 
 
 def fields(entry: str, block: Sequence[Delivery]) -> dict[Any, Any]:
@@ -129,7 +129,7 @@ def fields(entry: str, block: Sequence[Delivery]) -> dict[Any, Any]:
     found: dict[Any, Any] = {}
     for one, end in zip(block, endings, strict=True):
         if end is None or end != common:
-            found[field(entry, one.home()[2])] = pack(_outcome(one), entry)
+            found[field(entry, one.origin()[2])] = pack(_outcome(one), entry)
     if common is not None:
         last = max(
             (one for one, end in zip(block, endings, strict=True) if end == common),

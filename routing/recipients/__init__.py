@@ -1,1 +1,1 @@
-"""Who is told, how they want it, and how much."""
+"""Recipients: their preferences, the rules about them, and how many notifications each had lately."""

@@ -71,7 +71,7 @@ def zone_of(name: str) -> ZoneInfo | None:
 
 
 def kept(recipient_id: str, request: RecipientRequest, before: Recipient | None, *, now: float) -> Recipient:
-    """What to keep of a request: a masked target stands for the one kept before.
+    """The recipient to store for a request: a masked target stands for the one stored before.
 
     Raises:
         InvalidRecordError: a target is masked and there was none before.
@@ -89,5 +89,5 @@ def kept(recipient_id: str, request: RecipientRequest, before: Recipient | None,
 
 
 def masked(recipient: Recipient) -> Recipient:
-    """As it may be shown: that there is a target, not which."""
+    """A recipient with its targets masked: shows that there is one, not which."""
     return msgspec.structs.replace(recipient, targets=dict.fromkeys(recipient.targets, MASK))

@@ -1,4 +1,4 @@
-"""Who is told, and how they want it: the store on Redis."""
+"""Recipients and their preferences: the store on Redis."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tocsin.wire.recipients import Recipient
 log = logging.getLogger(__name__)
 
 
-MAX_KNOWN = 100_000  # recipients remembered while nothing changes
+MAX_KNOWN = 100_000  # recipients cached while nothing changes
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Recipient).decode
 
@@ -26,19 +26,19 @@ class Profiles(Protocol):
     """Where recipients are kept."""
 
     async def get_many(self, recipient_ids: Sequence[str]) -> list[Recipient | None]:
-        """What each wants, None for one that is not known."""
+        """Each recipient, None for one that is not known."""
         ...
 
     async def put(self, recipient: Recipient) -> None:
-        """Keep one, in place of what was kept before."""
+        """Store one, in place of what was stored before."""
         ...
 
     async def delete(self, recipient_id: str) -> bool:
-        """Forget one; whether there was one."""
+        """Delete one; whether there was one."""
         ...
 
     async def page(self, *, after: str, limit: int) -> tuple[int, list[Recipient], str]:
-        """How many there are, up to `limit` in the order of their ids, and the id to go on after."""
+        """How many there are, up to `limit` in the order of their ids, and the id to continue after."""
         ...
 
 
@@ -58,13 +58,13 @@ class RecipientStore:
         self._version: Any = None
 
     def faults(self) -> dict[Fault, int]:
-        """What was survived since this object was made."""
+        """Faults since this object was made."""
         return {Fault.UNREADABLE_RECIPIENT: self.unreadable}
 
     async def get_many(self, recipient_ids: Sequence[str]) -> list[Recipient | None]:
-        """What each wants, None for one that is not known.
+        """Each recipient, None for one that is not known.
 
-        One round trip: every change of any recipient moves a version, which is asked for each time; what was read
+        One round trip: every change of any recipient moves a version, which is read each time; what was read
         before is used only while it stands.
 
         Raises:
@@ -103,7 +103,7 @@ class RecipientStore:
         return answers[0], answers[1] if recipient_ids else ()
 
     async def put(self, recipient: Recipient) -> None:
-        """Keep one, in place of what was kept before.
+        """Store one, in place of what was stored before.
 
         Raises:
             StorageUnavailableError: the server did not confirm; trying again does no harm.
@@ -116,7 +116,7 @@ class RecipientStore:
                 await pipe.execute()
 
     async def delete(self, recipient_id: str) -> bool:
-        """Forget one; whether there was one.
+        """Delete one; whether there was one.
 
         Raises:
             StorageUnavailableError: the server did not confirm; trying again does no harm.
@@ -130,7 +130,7 @@ class RecipientStore:
         return bool(removed)
 
     async def page(self, *, after: str, limit: int) -> tuple[int, list[Recipient], str]:
-        """How many there are, up to `limit` in the order of their ids, and the id to go on after (empty: the end).
+        """How many there are, up to `limit` in the order of their ids, and the id to continue after (empty: the end).
 
         Raises:
             StorageUnavailableError: the server does not answer.
@@ -152,5 +152,5 @@ class RecipientStore:
         except msgspec.MsgspecError:
             # Not an error to raise: it would hold up the recipient's whole partition for good.
             self.unreadable += 1
-            log.error("what is kept of recipient %r cannot be read; told as if nothing were", recipient_id)  # noqa: TRY400 (a trace would show what it holds)
+            log.error("the stored record of recipient %r cannot be read; treated as absent", recipient_id)  # noqa: TRY400 (a trace would show what it holds)
             return None

@@ -1,4 +1,4 @@
-"""How much a recipient was told within the last hour."""
+"""How many notifications each recipient had within the last hour."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from tocsin.storage.script import Script
 WINDOW_S = 3600
 
 
-class Wish(msgspec.Struct, frozen=True):
-    """Notifications that want into one recipient's window, which may hold `limit`."""
+class WindowRequest(msgspec.Struct, frozen=True):
+    """Notifications for one recipient, whose window may hold `limit`."""
 
     recipient_id: str
     limit: int
@@ -24,10 +24,10 @@ class Wish(msgspec.Struct, frozen=True):
 
 
 class Windows(Protocol):
-    """Counts what was let through to each recipient in the last hour."""
+    """Counts what was admitted for each recipient in the last hour."""
 
-    async def let_in(self, lane: str, wishes: Sequence[Wish], now: float) -> set[str]:
-        """The ids let through, in order while there is room; one let through before is again, and counts once."""
+    async def admit(self, lane: str, requests: Sequence[WindowRequest], now: float) -> set[str]:
+        """The ids admitted, in order while there is room; one admitted before is again, and counts once."""
         ...
 
 
@@ -57,38 +57,40 @@ return answer
 )
 
 
-async def let_in(client: aioredis.Redis, wishes: Sequence[tuple[str, Wish]], *, now: float) -> set[str]:
-    """Let in what there is room for, in order; an id that is in already is let in again and takes no room, so that a
+async def admit(
+    client: aioredis.Redis, requests: Sequence[tuple[str, WindowRequest]], *, now: float
+) -> set[str]:
+    """Admit what there is room for, in order; an id that is in already is admitted again and takes no room, so that a
     block handled twice counts once.
 
     Args:
         client: The server.
-        wishes: The key of each window, a sorted set of ids by time, with what wants in.
+        requests: The key of each window, a sorted set of ids by time, with its request.
         now: Epoch seconds.
 
     Returns:
-        The ids let in.
+        The ids admitted.
 
     Raises:
         RedisError: as the driver raises it.
     """
     arguments: list[Any] = []
-    for _, wish in wishes:
-        arguments += (wish.limit, len(wish.ids), *wish.ids)
+    for _, request in requests:
+        arguments += (request.limit, len(request.ids), *request.ids)
     answer = await _LET_IN.run(
         client,
-        windows=[window for window, _ in wishes],
+        windows=[window for window, _ in requests],
         now=now,
         since=now - WINDOW_S,
         length_s=WINDOW_S,
         wishes=arguments,
     )
-    ids = (one for _, wish in wishes for one in wish.ids)
+    ids = (one for _, request in requests for one in request.ids)
     return {one for one, is_in in zip(ids, answer, strict=True) if is_in}
 
 
 class RedisWindows:
-    """Windows on Redis: the ids let through, by time, in a sorted set that ends an hour after the last.
+    """Windows on Redis: the ids admitted, by time, in a sorted set that ends an hour after the last.
 
     Args:
         client: An asyncio client.
@@ -99,15 +101,15 @@ class RedisWindows:
         self.keys = RecipientKeys(namespace)
         self._client = client
 
-    async def let_in(self, lane: str, wishes: Sequence[Wish], now: float) -> set[str]:
-        """The ids let through, in order while there is room; one round trip.
+    async def admit(self, lane: str, requests: Sequence[WindowRequest], now: float) -> set[str]:
+        """The ids admitted, in order while there is room; one round trip.
 
         Raises:
             StorageUnavailableError: the server did not confirm; trying again counts nothing twice.
         """
         with translated():
-            return await let_in(
+            return await admit(
                 self._client,
-                [(self.keys.window(lane, wish.recipient_id), wish) for wish in wishes],
+                [(self.keys.window(lane, request.recipient_id), request) for request in requests],
                 now=now,
             )

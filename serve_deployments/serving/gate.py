@@ -252,11 +252,11 @@ class Gate:
     async def _share_out(self, lane: Lane, waiting: int) -> None:
         """Tell the others what this replica let in, and learn what each source holds of what waits."""
         holdings = self._holdings[LaneName(lane.name)]
-        told = holdings.untold()
+        unreported = holdings.unreported()
         held = await share_holdings(
-            lane, told, waiting=waiting, remembered_s=REMEMBERED_S, max_sources=MAX_SOURCES
+            lane, unreported, waiting=waiting, remembered_s=REMEMBERED_S, max_sources=MAX_SOURCES
         )
-        holdings.renew(held, told)
+        holdings.refresh(held, unreported)
 
     def _measure(self, lane: LaneName, sample: LaneSample) -> None:
         before = self._samples.get(lane)

@@ -25,6 +25,7 @@ from tocsin.errors import (
     UnauthorizedError,
     UnreachableError,
 )
+from tocsin.resilience.retry import SHED_STATUSES
 from tocsin.wire.lanes import Durability
 from tocsin.wire.problems import Problem, RecordError
 
@@ -202,7 +203,7 @@ def _status_error(status: int, message: str, hint: str, wait_s: float | None) ->
     }
     if status in simple:
         return simple[status](message, hint=hint)
-    if status in {429, 503}:
+    if status in SHED_STATUSES:
         return OverloadedError(message, retry_after_s=1.0 if wait_s is None else wait_s, hint=hint)
     return RequestFailedError(message, status=status, hint=hint)
 

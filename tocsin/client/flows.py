@@ -32,6 +32,7 @@ from tocsin.client.answers import (
 from tocsin.client.calls import Batch, Call
 from tocsin.clock import Clock
 from tocsin.errors import InvalidRecordError, TimedOutError, TocsinError
+from tocsin.resilience.retry import SHED_STATUSES
 from tocsin.wire.activity import ActivityAccepted, ActivityRequest
 from tocsin.wire.churn import ChurnAnswer, ChurnBatchAnswer
 from tocsin.wire.dead_letters import (
@@ -103,7 +104,7 @@ def worth_retrying(call: Call, outcome: Outcome) -> bool:
     """
     if isinstance(outcome, CallFailure):
         return outcome.kind is FailureKind.CONNECT or call.repeatable
-    if outcome.status in {429, 503}:
+    if outcome.status in SHED_STATUSES:
         return True
     if outcome.status in {502, 504}:
         return call.repeatable

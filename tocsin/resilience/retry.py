@@ -7,18 +7,21 @@ import msgspec
 RETRYABLE_STATUSES = frozenset({408, 425, 429})
 """HTTP statuses below 500 that say "not now": Request Timeout, Too Early, Too Many Requests."""
 
+SHED_STATUSES = frozenset({429, 503})
+"""HTTP statuses with which the platform sheds a request: nothing of it was carried out."""
+
 
 class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """`max_attempts` tries in all; the wait before the n-th retry is drawn from 0.5 to 1 times its ceiling.
 
-    Without any try it may wait for `patience_s` in all, where nobody can be asked.
+    While no provider may be called, it may be parked for `max_parked_s` in all.
     """
 
     max_attempts: int
     base_s: float
     cap_s: float
     factor: float = 2.0
-    patience_s: float = 3600.0
+    max_parked_s: float = 3600.0
 
     def ceiling_s(self, attempts_made: int) -> float:
         """The longest wait after `attempts_made` failed tries (1 or more)."""

@@ -68,7 +68,7 @@ class Hold(Protocol):
         """The blocks that are still ours; from here on they are brought to an end, whoever owns their partitions."""
         ...
 
-    async def again(self) -> Sequence[Entry]:
+    async def wait_to_retry(self) -> Sequence[Entry]:
         """Wait a little before another try; then the blocks that are still ours. None: give up."""
         ...
 
@@ -79,7 +79,7 @@ class Handler(Protocol):
     Before it does what cannot be taken back it calls `Hold.begin`, and works on what that returns and no more. It
     must not raise for a bad record (dead-letter it instead); when it does raise, the blocks stay pending and are
     tried again after `ConsumerPolicy.requeue_s`, while later ones go ahead. Where these must wait, it tries again
-    by itself, with `Hold.again`.
+    by itself, with `Hold.wait_to_retry`.
     """
 
     async def handle(self, entries: Sequence[Entry], hold: Hold) -> Writes:
@@ -101,6 +101,6 @@ class Kept:
         """All of them."""
         return self._entries
 
-    async def again(self) -> Sequence[Entry]:
+    async def wait_to_retry(self) -> Sequence[Entry]:
         """None."""
         return ()

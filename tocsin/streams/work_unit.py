@@ -40,7 +40,7 @@ class WorkUnit:
             self.begun = True
         return self.entries
 
-    async def again(self) -> Sequence[Entry]:
+    async def wait_to_retry(self) -> Sequence[Entry]:
         """Wait, then the blocks that are still ours."""
         self._tries += 1
         await self._pause(self, self._tries)

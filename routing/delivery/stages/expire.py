@@ -1,4 +1,4 @@
-"""Expire: what comes too late."""
+"""Expire: a p2 that is no longer of use is not delivered."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tocsin.wire.notifications import NotificationState
 
 
 class Expire:
-    """Drops a P2 whose time has passed. P0 and P1 are told even late."""
+    """Drops a p2 whose `expires_at` has passed. P0 and p1 are delivered even late."""
 
     def __init__(self, lane: LaneName) -> None:
         self._applies = lane is LaneName.P2

@@ -1,4 +1,4 @@
-"""Preferences: who is told, where they want it, and what they do not want to hear of."""
+"""Preferences: a recipient's channels, and the types and sources it muted."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ P0_DEADLINE_S = 1.0
 
 
 class Preferences:
-    """Looks the recipients of a batch up, once and afresh, and applies their channels and mutes.
+    """Looks up the recipients of a batch, once, and applies their channels and mutes.
 
-    What somebody changed holds from the next batch on, retries included. When the store does not answer, a p0 goes
-    out as if nobody had preferences: it must not wait, and its own channels are what its sender chose. P1 and p2
-    raise instead, so that the batch is tried again later: to tell somebody at night, or of what they muted, cannot
-    be taken back, and waiting a little costs nothing there. Nothing of the batch has been tried by then.
+    A change holds from the next batch on, retries included. When the store does not answer, a p0 is delivered as
+    if nobody had preferences: it must not wait, and its sender chose its channels. P1 and p2 raise instead, so that
+    the batch is tried again later: a notification at night, or of a muted type, cannot be taken back, and a short
+    wait does no harm there. Nothing of the batch has been delivered by then.
 
     Args:
         profiles: The store.
@@ -56,7 +56,7 @@ class Preferences:
         found = await self._look_up(ids)
         if found is None:
             for delivery in batch:
-                delivery.unread = True
+                delivery.lookup_failed = True
             return 0
         if not any(found):  # nearly always
             return 0
@@ -82,7 +82,9 @@ class Preferences:
                 return await self._profiles.get_many(ids)
         except (StorageUnavailableError, TimeoutError) as error:
             self.lookups_failed += 1
-            log.warning("recipients cannot be looked up (%s); told as the notification says", error)
+            log.warning(
+                "recipients cannot be looked up (%s); the notifications' own channels are used", error
+            )
             return None
 
 

@@ -1,9 +1,9 @@
-"""Quiet hours: what may wait is put off until they end.
+"""Quiet hours: p1 and p2 wait until they end.
 
     accepted ──in quiet hours──► retrying, due when they end ──promoted──► accepted again, by every stage
 
-No try is made and none is counted. A p2 that expires before they end is due when it expires, so that it is known to
-have expired then and not hours later.
+No attempt is made and none is counted. A p2 that expires before they end is due when it expires, so that it is recorded
+as expired then and not hours later.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MINUTE_S = 60.0
 
 
 class QuietHours:
-    """Puts off p1 and p2 while their recipient's quiet hours last. P0 is told at any hour.
+    """Defers p1 and p2 while their recipient's quiet hours last. P0 is delivered at any hour.
 
     Args:
         lane: Whose notifications these are.
@@ -34,10 +34,10 @@ class QuietHours:
         self._lane = lane
 
     async def __call__(self, batch: Sequence[Delivery], now: float) -> int:
-        """Decide `retrying`, due when the quiet hours end. Returns how many are put off."""
+        """Decide `retrying`, due when the quiet hours end. Returns how many were deferred."""
         if self._lane is LaneName.P0:
             return 0
-        put_off = 0
+        deferred = 0
         for delivery in batch:
             if delivery.recipient is None or delivery.recipient.quiet_hours is None:
                 continue
@@ -50,20 +50,20 @@ class QuietHours:
             delivery.retry_at = ends_at
             delivery.deferred_s = ends_at - now
             delivery.decide(NotificationState.RETRYING, OutcomeReason.QUIET_HOURS, now)
-            put_off += 1
-        return put_off
+            deferred += 1
+        return deferred
 
 
 def quiet_until(quiet: QuietSpan, now: float) -> float | None:
     """When the quiet hours that `now` falls into end; None when it falls into none. Seconds since the epoch.
 
-    They are what the clock on the recipient's wall says. It may jump over their end (they end with the jump) or
-    show it twice (they end the first time; what comes in the repeated hour waits for the second).
+    They follow the recipient's local clock. It may jump over their end (they end with the jump) or show it twice
+    (they end the first time; what comes in the repeated hour waits for the second).
     """
     zone = zone_of(quiet.timezone)
     if (
         zone is None
-    ):  # checked when it came in; this machine's table is older. Better told at night than never
+    ):  # checked when it came in; this machine's table is older. Rather delivered at night than never
         log.error("no timezone %r on this machine: no quiet hours kept", quiet.timezone)
         return None
     start, end = time.fromisoformat(quiet.start), time.fromisoformat(quiet.end)

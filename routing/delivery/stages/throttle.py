@@ -1,4 +1,4 @@
-"""Throttle: no more an hour than a recipient wants to hear."""
+"""Throttle: no more notifications an hour than a recipient allows."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from routing.deliveries import Delivery, OutcomeReason
-from routing.recipients.windows import Windows, Wish
+from routing.recipients.windows import WindowRequest, Windows
 from tocsin.wire.lanes import LaneName
 from tocsin.wire.notifications import NotificationState
 
 
 class Throttle:
-    """Suppresses what goes over its recipient's limit in a rolling hour. P0 is told however often.
+    """Suppresses what goes over its recipient's limit in a rolling hour. P0 has no limit.
 
     P1 and p2 are counted apart: reminders must not use up what a leak may need. What was tried before has been
-    counted, and stays let through. When the counters cannot be reached the batch is tried again later, for the
+    counted, and stays admitted. When the counters cannot be reached the batch is tried again later, for the
     reason `Preferences` gives.
 
     Args:
@@ -45,9 +45,11 @@ class Throttle:
             waiting[recipient.id].append(delivery)
         if not waiting:
             return 0
-        wishes = [Wish(one, limits[one], [d.id for d in deliveries]) for one, deliveries in waiting.items()]
-        let_in = await self._windows.let_in(self._lane, wishes, now)
-        over = [one for deliveries in waiting.values() for one in deliveries if one.id not in let_in]
+        requests = [
+            WindowRequest(one, limits[one], [d.id for d in deliveries]) for one, deliveries in waiting.items()
+        ]
+        admitted = await self._windows.admit(self._lane, requests, now)
+        over = [one for deliveries in waiting.values() for one in deliveries if one.id not in admitted]
         for delivery in over:
             delivery.decide(NotificationState.SUPPRESSED, OutcomeReason.THROTTLED, now)
         return len(over)

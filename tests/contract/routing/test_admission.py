@@ -231,7 +231,7 @@ async def test_retries_dead_letters_replays_and_purges_go_on_at_the_limit(
         for name, number in (("p2", 40), ("p0", 10)):
             assert await counts(small, lanes[name]) == {"accepted": number, "dead": number}
         told.failure = None
-        scan = await dead["p2"].scan(DeadLetterFilter(), matching=40, looks=40)
+        scan = await dead["p2"].scan(DeadLetterFilter(), max_matches=40, max_scanned=40)
         for letter in scan.letters[:30]:
             assert await dead["p2"].replay(letter)
         for letter in scan.letters[30:]:

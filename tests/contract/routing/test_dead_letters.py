@@ -38,7 +38,7 @@ class Desk:
         self.lane = Lane(client, namespace=namespace, name=name, partitions=PARTITIONS, block_records=50)
         self.ledger = Ledger(self.lane, client, retention_s=3600.0)
         self.letters = DeadLetters(self.lane, client)
-        self.office = DeadLetterSearch({name: self.letters}, ManualClock(), self._no_sleep)
+        self.search = DeadLetterSearch({name: self.letters}, ManualClock(), self._no_sleep)
         self._client = client
 
     @staticmethod
@@ -94,7 +94,7 @@ async def test_letters_are_found_by_what_they_say(desk: Desk) -> None:
         (DeadLetterFilter(reason="attempts_exhausted"), []),
         (DeadLetterFilter(), old + new),
     ):
-        found = await desk.office.find(wanted, "", matching=100)
+        found = await desk.search.find(wanted, "", max_matches=100)
         assert {letter.id for letter in found.letters} == set(expected), wanted
         assert found.end is None
 
@@ -104,7 +104,7 @@ async def test_pages_cover_letters_that_died_in_the_same_moment(desk: Desk) -> N
     seen: list[str] = []
     cursor = ""
     while True:
-        found = await desk.office.find(DeadLetterFilter(), cursor, matching=SCAN_PAGE // 3)
+        found = await desk.search.find(DeadLetterFilter(), cursor, max_matches=SCAN_PAGE // 3)
         seen += [letter.id for letter in found.letters]
         if found.end is None:
             break
@@ -116,19 +116,19 @@ async def test_pages_cover_letters_that_died_in_the_same_moment(desk: Desk) -> N
 async def test_a_page_stands_still_while_letters_above_it_are_replayed(desk: Desk) -> None:
     for second in range(6):
         await desk.kill(1, at=START + second)
-    first = await desk.office.find(DeadLetterFilter(), "", matching=2)
+    first = await desk.search.find(DeadLetterFilter(), "", max_matches=2)
     for letter in first.letters:
         await desk.letters.replay(letter)
-    second_page = await desk.office.find(DeadLetterFilter(), str(first.end), matching=2)
+    second_page = await desk.search.find(DeadLetterFilter(), str(first.end), max_matches=2)
     assert [letter.failed_at for letter in second_page.letters] == [START + 3, START + 2]
 
 
 async def test_a_replay_of_many_moves_each_letter_once_and_the_sums_hold(desk: Desk) -> None:
     dead = await desk.kill(120)
-    dry = await desk.office.replay(ReplayRequest(dry_run=True, limit=50))
+    dry = await desk.search.replay(ReplayRequest(dry_run=True, limit=50))
     assert (len(dry.ids), dry.remaining) == (50, 70)
     assert await desk.letters.total() == 120
-    done = await desk.office.replay(ReplayRequest(rate=1000.0))
+    done = await desk.search.replay(ReplayRequest(rate=1000.0))
     assert (set(done.ids), done.gone, done.remaining) == (set(dead), 0, 0)
     assert (await desk.lane.depth()).blocks == 120
     assert await desk.counts() == {"accepted": 120}
@@ -139,7 +139,7 @@ async def test_a_replay_of_many_moves_each_letter_once_and_the_sums_hold(desk: D
 async def test_two_replays_at_once_move_nothing_twice(desk: Desk) -> None:
     dead = await desk.kill(60)
     one, two = await asyncio.gather(
-        desk.office.replay(ReplayRequest(rate=1000.0)), desk.office.replay(ReplayRequest(rate=1000.0))
+        desk.search.replay(ReplayRequest(rate=1000.0)), desk.search.replay(ReplayRequest(rate=1000.0))
     )
     assert sorted(one.ids + two.ids) == sorted(dead)
     assert (await desk.lane.depth()).blocks == 60
@@ -159,14 +159,14 @@ async def test_a_replay_cut_short_is_simply_run_again(desk: Desk) -> None:
     with pytest.raises(asyncio.CancelledError):
         await broken.replay(ReplayRequest(rate=1000.0))
     assert ((await desk.lane.depth()).blocks, await desk.letters.total()) == (15, 25)
-    await desk.office.replay(ReplayRequest(rate=1000.0))
+    await desk.search.replay(ReplayRequest(rate=1000.0))
     assert set(await desk.settle(NotificationState.DELIVERED)) == dead
 
 
 async def test_what_dies_again_counts_its_replays_and_attempts_and_is_not_met_twice(desk: Desk) -> None:
     (sent,) = await desk.kill(1)
     for round_ in (1, 2):
-        done = await desk.office.replay(ReplayRequest())
+        done = await desk.search.replay(ReplayRequest())
         await desk.settle(at=START + round_)
         letter = await desk.letters.get(sent)
         assert (letter.replays, letter.earlier_attempts, len(letter.attempts)) == (round_, round_, 1)
@@ -178,9 +178,9 @@ async def test_a_purge_deletes_for_good_and_the_sums_hold(desk: Desk) -> None:
     await desk.kill(5, source="shop")
     (kept,) = await desk.kill(1, source="alarm")
     wanted = DeadLetterFilter(source="shop")
-    assert len((await desk.office.purge(PurgeRequest(filter=wanted, dry_run=True))).ids) == 5
+    assert len((await desk.search.purge(PurgeRequest(filter=wanted, dry_run=True))).ids) == 5
     assert await desk.counts() == {"accepted": 6, "dead": 6}
-    done = await desk.office.purge(PurgeRequest(filter=wanted))
+    done = await desk.search.purge(PurgeRequest(filter=wanted))
     assert len(done.ids) == 5
     assert await desk.counts() == {"accepted": 6, "dead": 1, "purged": 5}
     assert not await desk.letters.purge(done.ids[0])

@@ -25,10 +25,10 @@ async def test_contacts_validated_by_one_replica_are_known_to_another(
     client: aioredis.Redis, keys: EmergencyKeys, clock: ManualClock
 ) -> None:
     first, second = (KnownContactsStore(client, keys, clock, deadline_s=PATIENT_S) for _ in range(2))
-    assert await second.recall("resident-7") is None
-    await first.remember("resident-7", KNOWN)
-    assert await second.recall("resident-7") == KNOWN
-    assert await second.recall("resident-8") is None
+    assert await second.get("resident-7") is None
+    await first.put("resident-7", KNOWN)
+    assert await second.get("resident-7") == KNOWN
+    assert await second.get("resident-8") is None
     assert 0 < await client.ttl(keys.contacts("resident-7")) <= CONTACTS_TTL_S
 
 
@@ -36,15 +36,15 @@ async def test_while_the_server_is_away_this_process_still_knows_them(
     client: aioredis.Redis, keys: EmergencyKeys, clock: ManualClock, process: psutil.Process
 ) -> None:
     store, stranger = (KnownContactsStore(client, keys, clock, deadline_s=0.1) for _ in range(2))
-    await store.remember("resident-7", KNOWN)
+    await store.put("resident-7", KNOWN)
     before = store.failures  # a busy disk may have been too slow
     process.suspend()
     try:
         async with asyncio.timeout(PATIENT_S):
-            assert await store.recall("resident-7") == KNOWN
-            assert await stranger.recall("resident-7") is None
-            await store.remember("resident-8", KNOWN)
-            assert await store.recall("resident-8") == KNOWN
+            assert await store.get("resident-7") == KNOWN
+            assert await stranger.get("resident-7") is None
+            await store.put("resident-8", KNOWN)
+            assert await store.get("resident-8") == KNOWN
     finally:
         process.resume()
     assert (store.failures - before, stranger.failures) == (3, 1)
@@ -55,7 +55,7 @@ async def test_contacts_nobody_can_read_are_no_contacts(
 ) -> None:
     await client.set(keys.contacts("resident-7"), b"\xc1", ex=60)
     store = KnownContactsStore(client, keys, clock, deadline_s=PATIENT_S)
-    assert await store.recall("resident-7") is None
+    assert await store.get("resident-7") is None
     assert store.failures == 1
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from redis import asyncio as aioredis
 
-from routing.channels import Deliverable, LocalChannel, Tries
+from routing.channels import ChannelResult, Deliverable, LocalChannel
 from routing.delivery.deliver import Deliver
 from routing.delivery.late_answers import LateDeliveries, LatePolicy
 from routing.delivery.router import Router
@@ -24,7 +24,7 @@ from tocsin.wire.lanes import LaneName
 from tocsin.wire.notifications import Attempt, NotificationRequest, NotificationState
 
 RETRY = RetryPolicy(max_attempts=3, base_s=10.0, cap_s=10.0)
-POLICY = LatePolicy(patience_s=0.02, lease_s=6.0)
+POLICY = LatePolicy(wait_s=0.02, lease_s=6.0)
 
 
 class Slow(LocalChannel):
@@ -35,17 +35,17 @@ class Slow(LocalChannel):
     def __init__(self, clock: ManualClock) -> None:
         self.clock = clock
         self.let_go = asyncio.Event()
-        self.told: list[str] = []
+        self.received: list[str] = []
 
     def groups(self, batch: Sequence[Deliverable]) -> Sequence[Sequence[int]]:
         return [[place] for place in range(len(batch))]
 
-    async def deliver(self, batch: Sequence[Deliverable]) -> Sequence[Tries]:
+    async def deliver(self, batch: Sequence[Deliverable]) -> Sequence[ChannelResult]:
         (item,) = batch
         if item.notification.recipient == "slow":
             await self.let_go.wait()
-        self.told.append(item.id)
-        return [Tries((Attempt(self.clock.now(), self.name, ok=True),))]
+        self.received.append(item.id)
+        return [ChannelResult((Attempt(self.clock.now(), self.name, ok=True),))]
 
     async def close(self) -> None: ...
 
@@ -111,7 +111,7 @@ async def test_the_others_of_a_block_are_settled_while_one_is_slow_and_it_is_cor
     assert (await post.lane.depth()).retrying == 0
     status = await post.ledger.status(slow)
     assert [event.event for event in status.timeline] == ["accepted", "delivered"]
-    assert (post.late.corrected, post.late.records, post.channel.told.count(slow)) == (1, 0, 1)
+    assert (post.late.corrected, post.late.records, post.channel.received.count(slow)) == (1, 0, 1)
 
 
 async def test_an_answer_before_the_block_is_settled_waits_for_it(post: Post) -> None:
@@ -119,7 +119,7 @@ async def test_an_answer_before_the_block_is_settled_waits_for_it(post: Post) ->
     entries = await post.read()
     stage = await post.router.handle(entries)
     post.channel.let_go.set()
-    await wait_until(lambda: slow in post.channel.told)
+    await wait_until(lambda: slow in post.channel.received)
     await post.lane.settle(entries, stage)
     await post.late.drain()
     assert await post.counts() == {"accepted": 1, "delivered": 1}
@@ -137,7 +137,7 @@ async def test_should_we_die_the_retry_is_tried(post: Post) -> None:
     assert await post.promote() == 1
     post.channel.let_go.set()
     await post.deliver()
-    assert post.channel.told.count(slow) >= 1
+    assert post.channel.received.count(slow) >= 1
     assert await post.counts() == {"accepted": 1, "delivered": 1}
 
 
@@ -148,15 +148,15 @@ async def test_an_answer_after_the_retry_went_its_way_is_not_counted(post: Post)
     assert await post.promote() == 1
     post.channel.let_go.set()
     await post.late.drain()
-    assert (post.late.given_up, await post.counts()) == (1, {"accepted": 1})
+    assert (post.late.superseded, await post.counts()) == (1, {"accepted": 1})
     await post.deliver()
     assert await post.counts() == {"accepted": 1, "delivered": 1}
-    assert post.channel.told == [slow, slow]
+    assert post.channel.received == [slow, slow]
 
 
 async def test_while_it_waits_the_retry_is_put_off(client: aioredis.Redis, namespace: str) -> None:
     post = Post(client, namespace)
-    post.late = LateDeliveries(post.ledger, LatePolicy(patience_s=0.01, lease_s=0.06), post.clock)
+    post.late = LateDeliveries(post.ledger, LatePolicy(wait_s=0.01, lease_s=0.06), post.clock)
     post.router._late = post.late
     await post.lane.ensure_groups()
     await post.send("slow")
@@ -182,7 +182,7 @@ async def test_with_too_many_late_ones_a_block_waits(post: Post) -> None:
     await post.send("slow")
     entries = await post.read()
     handling = asyncio.ensure_future(post.router.handle(entries))
-    done, _ = await asyncio.wait([handling], timeout=5 * POLICY.patience_s)
+    done, _ = await asyncio.wait([handling], timeout=5 * POLICY.wait_s)
     assert not done
     post.channel.let_go.set()
     await post.lane.settle(entries, await handling)

@@ -402,9 +402,9 @@ async def test_dead_letters_come_newest_first_a_page_at_a_time(post: Post) -> No
         sent += await post.send(note("gone"))
         await post.deliver()
         post.clock.advance(1.0)
-    first = await post.letters.scan(DeadLetterFilter(), matching=2, looks=100)
+    first = await post.letters.scan(DeadLetterFilter(), max_matches=2, max_scanned=100)
     assert [letter.id for letter in first.letters] == [sent[4], sent[3]]
-    rest = await post.letters.scan(DeadLetterFilter(), first.end, matching=9, looks=100)
+    rest = await post.letters.scan(DeadLetterFilter(), first.end, max_matches=9, max_scanned=100)
     assert [letter.id for letter in rest.letters] == [sent[2], sent[1], sent[0]]
     assert rest.end is None
 

@@ -52,14 +52,14 @@ class Told(OneByOne):
         self.name = name
         self.clock: ManualClock = clock
         self.failures = 0
-        self.told: list[Notification] = []
+        self.received: list[Notification] = []
 
     def answer(self, notification_id: str, notification: Notification) -> Failure | None:  # noqa: ARG002
         self.clock.advance(0.001)
         if self.failures:
             self.failures -= 1
             return BUSY
-        self.told.append(notification)
+        self.received.append(notification)
         return None
 
 
@@ -221,7 +221,7 @@ async def test_what_expires_while_it_is_put_off_expires_then(post: Post) -> None
     await post.until(EVENING + 3600)
     assert await post.state(one) == (NotificationState.EXPIRED, "stale", 0)
     assert await post.balance() == {"expired": 1}
-    assert post.log.told == []
+    assert post.log.received == []
 
 
 async def test_a_p0_is_told_whatever_its_recipient_wants(urgent: Post) -> None:

@@ -8,7 +8,7 @@ import pytest
 from redis import asyncio as aioredis
 
 from routing.recipients.store import Profiles, RecipientStore
-from routing.recipients.windows import WINDOW_S, RedisWindows, Windows, Wish
+from routing.recipients.windows import WINDOW_S, RedisWindows, WindowRequest, Windows
 from tests.fakes import START
 from tests.recipient_fakes import MemoryProfiles, MemoryWindows, recipient
 from tocsin.errors import StorageUnavailableError
@@ -107,29 +107,33 @@ async def test_a_page_that_ends_with_the_last_says_so(desk: Desk) -> None:
 
 
 async def test_there_is_room_for_so_many_and_one_already_in_takes_none(desk: Desk) -> None:
-    wish = Wish("a", 2, ["1", "2", "3"])
+    wish = WindowRequest("a", 2, ["1", "2", "3"])
     for _ in range(2):
-        assert await desk.windows.let_in("p2", [wish], START) == {"1", "2"}
-    assert await desk.windows.let_in("p2", [Wish("a", 2, ["3", "2"])], START) == {"2"}
+        assert await desk.windows.admit("p2", [wish], START) == {"1", "2"}
+    assert await desk.windows.admit("p2", [WindowRequest("a", 2, ["3", "2"])], START) == {"2"}
 
 
 async def test_each_recipient_and_each_lane_has_a_window_of_its_own(desk: Desk) -> None:
-    wishes = [Wish("a", 1, ["1", "2"]), Wish("b", 2, ["3", "4"]), Wish("c", 1, ["5"])]
-    assert await desk.windows.let_in("p2", wishes, START) == {"1", "3", "4", "5"}
-    assert await desk.windows.let_in("p1", wishes, START) == {"1", "3", "4", "5"}
+    requests = [
+        WindowRequest("a", 1, ["1", "2"]),
+        WindowRequest("b", 2, ["3", "4"]),
+        WindowRequest("c", 1, ["5"]),
+    ]
+    assert await desk.windows.admit("p2", requests, START) == {"1", "3", "4", "5"}
+    assert await desk.windows.admit("p1", requests, START) == {"1", "3", "4", "5"}
 
 
 async def test_what_is_an_hour_old_makes_room(desk: Desk) -> None:
-    assert await desk.windows.let_in("p2", [Wish("a", 2, ["1"])], START) == {"1"}
-    assert await desk.windows.let_in("p2", [Wish("a", 2, ["2", "3"])], START + 10.5) == {"2"}
-    assert await desk.windows.let_in("p2", [Wish("a", 2, ["3"])], START + WINDOW_S - 0.001) == set()
-    assert await desk.windows.let_in("p2", [Wish("a", 2, ["3", "4"])], START + WINDOW_S) == {"3"}
-    assert await desk.windows.let_in("p2", [Wish("a", 2, ["4"])], START + WINDOW_S + 10.5) == {"4"}
+    assert await desk.windows.admit("p2", [WindowRequest("a", 2, ["1"])], START) == {"1"}
+    assert await desk.windows.admit("p2", [WindowRequest("a", 2, ["2", "3"])], START + 10.5) == {"2"}
+    assert await desk.windows.admit("p2", [WindowRequest("a", 2, ["3"])], START + WINDOW_S - 0.001) == set()
+    assert await desk.windows.admit("p2", [WindowRequest("a", 2, ["3", "4"])], START + WINDOW_S) == {"3"}
+    assert await desk.windows.admit("p2", [WindowRequest("a", 2, ["4"])], START + WINDOW_S + 10.5) == {"4"}
 
 
 async def test_a_lower_limit_holds_at_once(desk: Desk) -> None:
-    assert await desk.windows.let_in("p2", [Wish("a", 3, ["1", "2"])], START) == {"1", "2"}
-    assert await desk.windows.let_in("p2", [Wish("a", 1, ["3", "1"])], START + 1) == {"1"}
+    assert await desk.windows.admit("p2", [WindowRequest("a", 3, ["1", "2"])], START) == {"1", "2"}
+    assert await desk.windows.admit("p2", [WindowRequest("a", 1, ["3", "1"])], START + 1) == {"1"}
 
 
 # --------------------------------------------------------------------------- on a server only
@@ -137,14 +141,14 @@ async def test_a_lower_limit_holds_at_once(desk: Desk) -> None:
 
 async def test_a_window_ends_by_itself(client: aioredis.Redis, namespace: str) -> None:
     windows = RedisWindows(client, namespace=namespace)
-    await windows.let_in("p1", [Wish("a", 1, ["1"])], START)
+    await windows.admit("p1", [WindowRequest("a", 1, ["1"])], START)
     assert 0 < await client.ttl(windows.keys.window("p1", "a")) <= WINDOW_S
 
 
 async def test_a_large_batch_is_one_call(client: aioredis.Redis, namespace: str) -> None:
     windows = RedisWindows(client, namespace=namespace)
-    wishes = [Wish(f"r{number}", 1, [f"{number}", f"{number}+"]) for number in range(2000)]
-    assert await windows.let_in("p2", wishes, START) == {f"{number}" for number in range(2000)}
+    requests = [WindowRequest(f"r{number}", 1, [f"{number}", f"{number}+"]) for number in range(2000)]
+    assert await windows.admit("p2", requests, START) == {f"{number}" for number in range(2000)}
 
 
 @pytest.mark.parametrize("body", [b"", b"\xc1", b"\x80", b"not a recipient"])
@@ -168,7 +172,7 @@ async def test_a_server_that_is_away_is_an_error_to_retry() -> None:
         store.put(recipient()),
         store.delete("a"),
         store.page(after="", limit=1),
-        windows.let_in("p2", [Wish("a", 1, ["1"])], START),
+        windows.admit("p2", [WindowRequest("a", 1, ["1"])], START),
     ):
         with pytest.raises(StorageUnavailableError):
             await work

@@ -98,7 +98,7 @@ async def test_lanes_tell_what_came_what_ended_and_what_waits(
     state = NotificationState
     await deliver(client, lane, [state.DELIVERED] * 3 + [state.SUPPRESSED, state.EXPIRED] + [state.DEAD] * 4)
     dead = DeadLetters(lane, client)
-    letters = (await dead.scan(DeadLetterFilter(), matching=10, looks=10)).letters
+    letters = (await dead.scan(DeadLetterFilter(), max_matches=10, max_scanned=10)).letters
     assert await dead.purge(letters[0].id)
     assert await dead.replay(letters[1])
     await lane.append([Record(0, msgspec.msgpack.encode(Envelope(NOTE)))])
@@ -137,7 +137,7 @@ async def test_a_counter_never_falls_when_dead_letters_go(
     dead = DeadLetters(lane, client)
     async with operations(url, namespace) as http:
         before = await told(http)
-        for letter in (await dead.scan(DeadLetterFilter(), matching=3, looks=3)).letters[:2]:
+        for letter in (await dead.scan(DeadLetterFilter(), max_matches=3, max_scanned=3)).letters[:2]:
             await dead.replay(letter)
         after = await told(http)
     counters = {name for name, spec in METRICS.items() if spec.kind is Kind.COUNTER}

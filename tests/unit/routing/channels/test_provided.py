@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from routing.channels import Deliverable, Failure, FailureReason, Tries
+from routing.channels import ChannelResult, Deliverable, Failure, FailureReason
 from routing.channels import provided as module
 from routing.channels.provided import ProvidedChannel
 from tests.fakes import START, Item, ManualClock, wait_until
@@ -52,7 +52,7 @@ def guard_of(clock: ManualClock) -> ChannelGuard:
     return ChannelGuard(Breakers(None, "t", clock, holder="h"), "p0", clock)
 
 
-async def one(channel: ProvidedChannel, id_: str = "n") -> Tries:
+async def one(channel: ProvidedChannel, id_: str = "n") -> ChannelResult:
     (tries,) = await channel.deliver([Item(id_, NOTE)])
     return tries
 
@@ -91,7 +91,7 @@ async def test_an_open_breaker_parks_without_an_attempt_until_it_may_be_tried(cl
     for _ in range(FAIL_MAX):
         assert (await one(channel)).attempts
     parked = await one(channel)
-    assert parked == Tries((), RESET_S)
+    assert parked == ChannelResult((), RESET_S)
     assert len(account.asked) == FAIL_MAX
     account.failure = None
     clock.advance(RESET_S + 0.001)
@@ -164,7 +164,7 @@ async def test_while_a_provider_hangs_what_finds_no_slot_is_parked(
     channel = ProvidedChannel("sms", [account], OpenDoor(), clock)
     hanging = asyncio.ensure_future(one(channel, "first"))
     await wait_until(lambda: bool(account.asked))
-    assert await one(channel, "second") == Tries((), module.BUSY_AGAIN_S)
+    assert await one(channel, "second") == ChannelResult((), module.BUSY_RETRY_S)
     account.gate.set()
     assert (await hanging).attempts[0].ok
     assert (await one(channel, "third")).attempts[0].ok
@@ -177,11 +177,11 @@ async def test_once_a_call_is_out_for_long_nobody_waits_for_its_slot(
     monkeypatch.setattr(module, "SLOT_WAIT_S", 3600.0)
     account = Account("sms", max_calls=1)
     account.gate = asyncio.Event()
-    channel = ProvidedChannel("sms", [account], OpenDoor(), clock, busy_again_s=7.0)
+    channel = ProvidedChannel("sms", [account], OpenDoor(), clock, busy_retry_s=7.0)
     hanging = asyncio.ensure_future(one(channel, "first"))
     await wait_until(lambda: bool(account.asked))
     clock.advance(module.STUCK_S + 0.001)
-    assert await one(channel, "second") == Tries((), 7.0)
+    assert await one(channel, "second") == ChannelResult((), 7.0)
     account.gate.set()
     assert (await hanging).attempts[0].ok
     assert (await one(channel, "third")).attempts[0].ok

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import pytest
 
-from routing.channels import Deliverable, Failure, FailureReason, LocalChannel, Tries
+from routing.channels import ChannelResult, Deliverable, Failure, FailureReason, LocalChannel
 from routing.deliveries import Delivery, OutcomeReason
 from routing.delivery.deliver import Deliver, open_channels
 from routing.delivery.fallback import Fallback
-from routing.delivery.stages.choose import Choose
+from routing.delivery.stages.companion_channel import CompanionChannel
 from tests.fakes import START, ManualClock
 from tests.recipient_fakes import MemoryProfiles, recipient
 from tocsin.errors import StorageUnavailableError
@@ -20,7 +20,7 @@ from tocsin.wire.recipients import ChannelChoice, RecipientRequest
 
 DOWN = Failure(FailureReason.TARGET_ERROR, "503")
 NO = Failure(FailureReason.REFUSED, "410")
-RETRY = RetryPolicy(max_attempts=3, base_s=10.0, cap_s=60.0, patience_s=100.0)
+RETRY = RetryPolicy(max_attempts=3, base_s=10.0, cap_s=60.0, max_parked_s=100.0)
 
 
 class Line(LocalChannel):
@@ -31,20 +31,20 @@ class Line(LocalChannel):
         self.clock = clock
         self.answer = answer
         self.by_recipient: dict[str, Failure | float | None] = {}
-        self.told: list[tuple[str, str, str]] = []
+        self.received: list[tuple[str, str, str]] = []
 
-    async def deliver(self, batch: Sequence[Deliverable]) -> Sequence[Tries]:
+    async def deliver(self, batch: Sequence[Deliverable]) -> Sequence[ChannelResult]:
         return [self._one(item) for item in batch]
 
-    def _one(self, item: Deliverable) -> Tries:
+    def _one(self, item: Deliverable) -> ChannelResult:
         to = item.notification.recipient
         answer = self.by_recipient.get(to, self.answer)
         if isinstance(answer, float):
-            return Tries((), answer)
-        self.told.append((to, item.notification.title, item.notification.webhook_url))
+            return ChannelResult((), answer)
+        self.received.append((to, item.notification.title, item.notification.webhook_url))
         if answer is not None:
-            return Tries((answer.attempt(self.name, self.clock.now(), 1.0, provider=self.name),))
-        return Tries((Attempt(self.clock.now(), self.name, ok=True, provider=self.name),))
+            return ChannelResult((answer.attempt(self.name, self.clock.now(), 1.0, provider=self.name),))
+        return ChannelResult((Attempt(self.clock.now(), self.name, ok=True, provider=self.name),))
 
     async def close(self) -> None: ...
 
@@ -98,7 +98,7 @@ def outcome(one: Delivery) -> tuple[str, str]:
 async def test_what_gets_through_concerns_nobody_else(house: House) -> None:
     one = await house.send(wishes=RecipientRequest(targets={"sms": "1"}, fallback_contacts=("bob",)))
     assert outcome(one) == ("delivered", "")
-    assert house.lines["sms"].told == []
+    assert house.lines["sms"].received == []
 
 
 async def test_the_recipients_other_channels_come_next_one_by_one_until_one_delivers(house: House) -> None:
@@ -109,8 +109,8 @@ async def test_the_recipients_other_channels_come_next_one_by_one_until_one_deli
     one = await house.send(wishes=wishes)
     assert outcome(one) == ("delivered", "fallback")
     assert [(a.channel, a.ok) for a in one.attempts] == [("webhook", False), ("sms", False), ("email", True)]
-    assert house.lines["voice"].told == []
-    assert house.fallback.told == 1
+    assert house.lines["voice"].received == []
+    assert house.fallback.rescued == 1
 
 
 async def test_fallback_contacts_are_told_at_once_as_they_want_and_the_recipient_is_tried_again(
@@ -132,10 +132,10 @@ async def test_fallback_contacts_are_told_at_once_as_they_want_and_the_recipient
         ("dee", "webhook", True),
     }
     title = "[for ann] Smoke"
-    assert house.lines["webhook"].told[1:] == [("cy", title, "https://cy.example"), ("dee", title, "")]
+    assert house.lines["webhook"].received[1:] == [("cy", title, "https://cy.example"), ("dee", title, "")]
 
     again = await house.send(wishes=wishes, earlier=one)
-    assert len(house.lines["voice"].told) == 1  # nobody is told twice
+    assert len(house.lines["voice"].received) == 1  # nobody is told twice
     assert len([a for a in again.attempts if not a.recipient]) == 2
 
     last = await house.send(wishes=wishes, earlier=again)
@@ -191,7 +191,7 @@ async def test_what_nobody_may_be_asked_for_waits_without_an_attempt(house: Hous
 async def test_waiting_has_an_end(house: House) -> None:
     house.lines["webhook"].answer = 30.0
     one = await house.send()
-    house.clock.advance(RETRY.patience_s + 1)
+    house.clock.advance(RETRY.max_parked_s + 1)
     assert outcome(await house.send(earlier=one)) == ("dead", "breaker_open")
 
 
@@ -208,7 +208,7 @@ async def test_while_it_waits_others_are_told(house: House) -> None:
     one = await house.send(wishes=RecipientRequest(fallback_contacts=("bob",)))
     assert outcome(one) == ("retrying", "breaker_open")
     assert [(a.recipient, a.ok) for a in one.attempts] == [("bob", True)]
-    house.clock.advance(RETRY.patience_s + 1)
+    house.clock.advance(RETRY.max_parked_s + 1)
     assert outcome(await house.send(wishes=RecipientRequest(), earlier=one)) == ("delivered", "fallback")
 
 
@@ -217,7 +217,7 @@ async def test_of_two_channels_the_one_that_delivered_is_not_asked_again(house: 
     one = await house.send("webhook", "sms")
     assert outcome(one) == ("retrying", "retry_scheduled")
     await house.send("webhook", "sms", earlier=one)
-    assert len(house.lines["webhook"].told) == 1
+    assert len(house.lines["webhook"].received) == 1
 
 
 async def test_a_refusal_does_not_close_a_channel_that_another_provider_serves() -> None:
@@ -254,6 +254,6 @@ async def test_a_p0_never_depends_on_accounts_alone(
 ) -> None:
     note = Notification("fire", "t", "r", "", "", "", "s", channels, "", 0.0, "", {}, START)
     one = Delivery("x", Envelope(note))
-    await Choose("webhook")([one], START)
+    await CompanionChannel("webhook")([one], START)
     assert one.notification.channels == chosen
     assert OutcomeReason.NONE is one.reason

@@ -14,7 +14,7 @@ from redis import asyncio as aioredis
 from routing.channels import Failure
 from routing.deliveries import Delivery
 from routing.delivery.deliver import Deliver
-from routing.delivery.router import FRESH_S, Router
+from routing.delivery.router import MAX_DECISION_AGE_S, Router
 from routing.ledger.ledger import Ledger
 from tests.fakes import START, FixedOwnership, ManualClock, MemoryLane, OneByOne, wait_until
 from tocsin.errors import StorageUnavailableError
@@ -61,14 +61,14 @@ class Inbox(OneByOne):
 
     def __init__(self, clock: ManualClock) -> None:
         self.clock = clock
-        self.told: list[str] = []
+        self.received: list[str] = []
 
     def answer(self, notification_id: str, notification: Notification) -> Failure | None:  # noqa: ARG002
-        self.told.append(notification.title)
+        self.received.append(notification.title)
         return None
 
 
-class Office:
+class Bench:
     """A lane, the consumer of its partitions 0 and 1, and the router."""
 
     def __init__(self, clock: ManualClock, policy: ConsumerPolicy = POLICY) -> None:
@@ -106,109 +106,109 @@ class Office:
 
 
 @pytest.fixture
-async def office(clock: ManualClock) -> Office:
-    return Office(clock)
+async def bench(clock: ManualClock) -> Bench:
+    return Bench(clock)
 
 
-async def test_what_comes_later_waits_for_what_cannot_be_looked_up(office: Office) -> None:
-    office.store.down = {"first"}
-    async with office.running():
-        await office.send("first", "second", "third")
-        await wait_until(lambda: office.tries("first") >= 3 and office.tries("third") >= 1)
-        assert office.inbox.told == []
-        office.store.down = set()
-        await wait_until(lambda: office.lane.waiting() == [])
-    assert office.inbox.told == ["first", "second", "third"]
-    assert office.consumer.failures >= 2  # each wait is counted
+async def test_what_comes_later_waits_for_what_cannot_be_looked_up(bench: Bench) -> None:
+    bench.store.down = {"first"}
+    async with bench.running():
+        await bench.send("first", "second", "third")
+        await wait_until(lambda: bench.tries("first") >= 3 and bench.tries("third") >= 1)
+        assert bench.inbox.received == []
+        bench.store.down = set()
+        await wait_until(lambda: bench.lane.waiting() == [])
+    assert bench.inbox.received == ["first", "second", "third"]
+    assert bench.consumer.failures >= 2  # each wait is counted
 
 
-async def test_at_the_stop_what_waits_is_left_pending_with_all_behind_it(office: Office) -> None:
-    office.store.down = {"first"}
-    async with office.running():
-        await office.send("first", "second")
-        await office.send("elsewhere", partition=1)
-        await wait_until(lambda: office.tries("first") >= 2 and office.tries("elsewhere") == 1)
-    assert office.inbox.told == ["elsewhere"]  # no recipient is in both partitions
-    assert (await office.lane.depth()).pending == 2
+async def test_at_the_stop_what_waits_is_left_pending_with_all_behind_it(bench: Bench) -> None:
+    bench.store.down = {"first"}
+    async with bench.running():
+        await bench.send("first", "second")
+        await bench.send("elsewhere", partition=1)
+        await wait_until(lambda: bench.tries("first") >= 2 and bench.tries("elsewhere") == 1)
+    assert bench.inbox.received == ["elsewhere"]  # no recipient is in both partitions
+    assert (await bench.lane.depth()).pending == 2
 
 
-async def test_a_partition_that_is_lost_meanwhile_is_left_and_the_other_goes_on(office: Office) -> None:
-    office.store.down = {"lost"}
-    async with office.running():
-        await office.send("lost", "behind")
-        await office.send("kept", partition=1)
-        await wait_until(lambda: office.tries("lost") >= 2 and office.tries("kept") == 1)
-        office.ownership.owned = {1}
-        await wait_until(lambda: office.inbox.told == ["kept"])
-        await wait_until(lambda: office.consumer.in_flight == 0)
-        assert (await office.lane.depth()).pending == 2
-        office.store.down = set()
-        office.ownership.owned = {0, 1}
-        await wait_until(lambda: office.lane.waiting() == [])
-    assert office.inbox.told == ["kept", "lost", "behind"]
+async def test_a_partition_that_is_lost_meanwhile_is_left_and_the_other_goes_on(bench: Bench) -> None:
+    bench.store.down = {"lost"}
+    async with bench.running():
+        await bench.send("lost", "behind")
+        await bench.send("kept", partition=1)
+        await wait_until(lambda: bench.tries("lost") >= 2 and bench.tries("kept") == 1)
+        bench.ownership.owned = {1}
+        await wait_until(lambda: bench.inbox.received == ["kept"])
+        await wait_until(lambda: bench.consumer.in_flight == 0)
+        assert (await bench.lane.depth()).pending == 2
+        bench.store.down = set()
+        bench.ownership.owned = {0, 1}
+        await wait_until(lambda: bench.lane.waiting() == [])
+    assert bench.inbox.received == ["kept", "lost", "behind"]
 
 
-async def test_what_waits_for_its_turn_is_left_where_its_partition_is_lost(office: Office) -> None:
-    office.store.down = {"first"}
-    async with office.running():
-        await office.send("first")
-        await office.send("lost", partition=1)
-        await wait_until(lambda: office.tries("first") >= 2 and office.tries("lost") == 1)
-        office.ownership.owned = {0}
-        office.store.down = set()
-        await wait_until(lambda: office.consumer.in_flight == 0)
-        assert office.inbox.told == ["first"]
-        assert [entry.partition for entry in office.lane.waiting()] == [1]
+async def test_what_waits_for_its_turn_is_left_where_its_partition_is_lost(bench: Bench) -> None:
+    bench.store.down = {"first"}
+    async with bench.running():
+        await bench.send("first")
+        await bench.send("lost", partition=1)
+        await wait_until(lambda: bench.tries("first") >= 2 and bench.tries("lost") == 1)
+        bench.ownership.owned = {0}
+        bench.store.down = set()
+        await wait_until(lambda: bench.consumer.in_flight == 0)
+        assert bench.inbox.received == ["first"]
+        assert [entry.partition for entry in bench.lane.waiting()] == [1]
 
 
 async def test_of_blocks_handled_together_those_of_a_lost_partition_are_left(clock: ManualClock) -> None:
-    office = Office(clock, msgspec.structs.replace(POLICY, unit_entries=2))
-    office.store.down = {"lost"}
-    await office.send("lost")
-    await office.send("kept", partition=1)
-    async with office.running():
-        await wait_until(lambda: office.tries("lost") >= 2)
-        office.ownership.owned = {1}
-        await wait_until(lambda: office.inbox.told == ["kept"])
-        await wait_until(lambda: office.consumer.in_flight == 0)
-    assert [entry.partition for entry in office.lane.waiting()] == [0]
+    bench = Bench(clock, msgspec.structs.replace(POLICY, unit_entries=2))
+    bench.store.down = {"lost"}
+    await bench.send("lost")
+    await bench.send("kept", partition=1)
+    async with bench.running():
+        await wait_until(lambda: bench.tries("lost") >= 2)
+        bench.ownership.owned = {1}
+        await wait_until(lambda: bench.inbox.received == ["kept"])
+        await wait_until(lambda: bench.consumer.in_flight == 0)
+    assert [entry.partition for entry in bench.lane.waiting()] == [0]
 
 
-async def test_a_partition_lost_and_back_at_the_next_heartbeat_keeps_its_order(office: Office) -> None:
-    office.store.gates = {"second": asyncio.Event()}
-    office.store.down = {"first"}
-    async with office.running():
-        await office.send("first", "second", "third")
-        await wait_until(lambda: office.tries("first") >= 2 and office.tries("second") == 1)
-        office.ownership.owned = {1}
-        await wait_until(lambda: office.consumer.in_flight <= 2)  # the second is still being looked up
-        office.ownership.owned = {0, 1}
-        await office.send("fourth")
-        office.store.down = set()
-        await wait_until(lambda: office.tries("first") >= 3)
-        office.store.gates["second"].set()
-        await wait_until(lambda: office.lane.waiting() == [])
-    assert office.inbox.told == ["first", "second", "third", "fourth"]
+async def test_a_partition_lost_and_back_at_the_next_heartbeat_keeps_its_order(bench: Bench) -> None:
+    bench.store.gates = {"second": asyncio.Event()}
+    bench.store.down = {"first"}
+    async with bench.running():
+        await bench.send("first", "second", "third")
+        await wait_until(lambda: bench.tries("first") >= 2 and bench.tries("second") == 1)
+        bench.ownership.owned = {1}
+        await wait_until(lambda: bench.consumer.in_flight <= 2)  # the second is still being looked up
+        bench.ownership.owned = {0, 1}
+        await bench.send("fourth")
+        bench.store.down = set()
+        await wait_until(lambda: bench.tries("first") >= 3)
+        bench.store.gates["second"].set()
+        await wait_until(lambda: bench.lane.waiting() == [])
+    assert bench.inbox.received == ["first", "second", "third", "fourth"]
 
 
-async def test_what_waited_long_for_its_turn_is_looked_up_again(office: Office) -> None:
-    office.store.down = {"first"}
-    async with office.running():
-        await office.send("first", "second")
-        await wait_until(lambda: office.tries("first") >= 2 and office.tries("second") == 1)
-        office.clock.advance(FRESH_S + 1)
-        office.store.down = set()
-        await wait_until(lambda: office.lane.waiting() == [])
-    assert office.tries("second") == 2
-    assert office.inbox.told == ["first", "second"]
+async def test_what_waited_long_for_its_turn_is_looked_up_again(bench: Bench) -> None:
+    bench.store.down = {"first"}
+    async with bench.running():
+        await bench.send("first", "second")
+        await wait_until(lambda: bench.tries("first") >= 2 and bench.tries("second") == 1)
+        bench.clock.advance(MAX_DECISION_AGE_S + 1)
+        bench.store.down = set()
+        await wait_until(lambda: bench.lane.waiting() == [])
+    assert bench.tries("second") == 2
+    assert bench.inbox.received == ["first", "second"]
 
 
-async def test_a_router_without_a_hold_tries_once(office: Office) -> None:
-    office.store.down = {"first"}
-    await office.send("first")
-    entries = await office.lane.read("x", [0], count=1, block_ms=0)
+async def test_a_router_without_a_hold_tries_once(bench: Bench) -> None:
+    bench.store.down = {"first"}
+    await bench.send("first")
+    entries = await bench.lane.read("x", [0], count=1, block_ms=0)
     with pytest.raises(StorageUnavailableError):
-        await office.router.handle(entries)
-    office.store.down = set()
-    await office.router.handle(entries, Kept(entries))
-    assert office.inbox.told == ["first"]
+        await bench.router.handle(entries)
+    bench.store.down = set()
+    await bench.router.handle(entries, Kept(entries))
+    assert bench.inbox.received == ["first"]

@@ -93,10 +93,10 @@ class Memory:
             caller.replace("_", "-"): KnownContacts(contacts, START) for caller, contacts in known.items()
         }
 
-    async def recall(self, caller: str) -> KnownContacts | None:
+    async def get(self, caller: str) -> KnownContacts | None:
         return self.known.get(caller)
 
-    async def remember(self, caller: str, known: KnownContacts) -> None:
+    async def put(self, caller: str, known: KnownContacts) -> None:
         self.known[caller] = known
 
 
@@ -196,12 +196,12 @@ async def test_when_none_is_valid_somebody_is_told_all_the_same(bench: Bench) ->
 
 async def test_only_what_was_validated_is_remembered(bench: Bench, clock: ManualClock) -> None:
     calls = bench.calls()
-    await calls.remember(call(), await calls.plan(call()), clock.now())
+    await calls.store_contacts(call(), await calls.plan(call()), clock.now())
     assert bench.memory.known["resident-7"].contacts == ("daughter", "neighbour")
     bench.contacts.answer = _drop
     plan = await calls.plan(call(contacts=["plumber"]))
     assert plan.contacts == ("daughter", "neighbour", "plumber", "112")
-    await calls.remember(call(), plan, clock.now())
+    await calls.store_contacts(call(), plan, clock.now())
     assert bench.memory.known["resident-7"].contacts == ("daughter", "neighbour")
 
 

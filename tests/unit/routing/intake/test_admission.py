@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from routing.intake.admission import (
     ADMITTED,
     LATE_RECORDS,
-    LEAST_RETRY_S,
     MAX_RETRY_S,
     MAX_SOURCES,
     MEMORY_RETRY_S,
+    MIN_RETRY_S,
     AdmissionPolicy,
     AdmissionReason,
     Holdings,
@@ -67,7 +67,7 @@ def test_a_full_lane_says_when_it_will_have_drained() -> None:
     assert full.reason is AdmissionReason.RECORDS
     assert full.retry_after_s == pytest.approx(5.0)
     assert POLICY.admit(LaneName.P2, facts(records=1000)).retry_after_s == MAX_RETRY_S  # it does not drain
-    assert POLICY.admit(LaneName.P2, facts(records=1000, drained_per_s=1e6)).retry_after_s == LEAST_RETRY_S
+    assert POLICY.admit(LaneName.P2, facts(records=1000, drained_per_s=1e6)).retry_after_s == MIN_RETRY_S
 
 
 def test_a_lane_that_does_not_keep_up_is_refused_by_age() -> None:
@@ -94,7 +94,7 @@ def test_a_refusal_always_says_why_and_when(
         assert (decision.reason, decision.retry_after_s) == (AdmissionReason.NONE, 0.0)
     else:
         assert decision.reason
-        assert LEAST_RETRY_S <= decision.retry_after_s <= MAX_RETRY_S
+        assert MIN_RETRY_S <= decision.retry_after_s <= MAX_RETRY_S
 
 
 # --------------------------------------------------------------------------- shares
@@ -103,7 +103,7 @@ def test_a_refusal_always_says_why_and_when(
 def holding(**held: float) -> Holdings:
     """What the replicas told each other that each source holds."""
     holdings = Holdings()
-    holdings.renew(held, Counter())
+    holdings.refresh(held, Counter())
     return holdings
 
 
@@ -177,17 +177,17 @@ def test_what_this_replica_let_in_counts_before_the_others_know() -> None:
     holdings.take("flood", 50)
     holdings.take("new", 1)
     assert (holdings.held("flood"), holdings.active("new"), holdings.active("third")) == (150.0, 2, 3)
-    told = holdings.untold()
+    told = holdings.unreported()
     holdings.take("flood", 7)  # while it is told
-    holdings.renew({"flood": 149.0, "new": 1.0}, told)
-    assert (holdings.held("flood"), holdings.untold()) == (156.0, Counter({"flood": 7}))
+    holdings.refresh({"flood": 149.0, "new": 1.0}, told)
+    assert (holdings.held("flood"), holdings.unreported()) == (156.0, Counter({"flood": 7}))
 
 
 def test_the_sources_told_apart_are_bounded() -> None:
     holdings = Holdings()
     for number in range(3 * MAX_SOURCES):
         holdings.take(f"s{number}", 1)
-    assert len(holdings.untold()) <= MAX_SOURCES + 1
+    assert len(holdings.unreported()) <= MAX_SOURCES + 1
     assert holdings.held("") == 2 * MAX_SOURCES
 
 

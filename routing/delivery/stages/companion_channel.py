@@ -1,4 +1,4 @@
-"""Choose: a p0 never depends on one kind of account alone."""
+"""CompanionChannel: a p0 never depends on one kind of account alone."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from routing.channels import ACCOUNTS
 from routing.deliveries import Delivery
 
 
-class Choose:
+class CompanionChannel:
     """Gives a p0 whose channels all go through the operator's accounts one more that does not.
 
     Args:
@@ -20,7 +20,7 @@ class Choose:
     def __init__(self, companion: str) -> None:
         self._companion = companion
 
-    async def __call__(self, batch: Sequence[Delivery], now: float) -> int:  # noqa: ARG002 (the port's)
+    async def __call__(self, batch: Sequence[Delivery], now: float) -> int:  # noqa: ARG002 (part of the port)
         """Decides nothing."""
         for delivery in batch:
             note = delivery.notification
