@@ -20,7 +20,7 @@ everywhere else. When Redis does not answer, or nobody calls `sync` for `STALE_S
 it knows, probes included: it never stays open for want of news. The clocks of a pool's machines are taken to agree
 within a second.
 
-`pybreaker` keeps the policy, which errors count, and this process's state and counter (`CircuitMemoryStorage`). Its
+`pybreaker` keeps the policy, which errors count, and this process's state and counter (a `CircuitBreakerStorage`). Its
 own transitions are not used: they read the system's clock, let every caller through while half open, and have no
 place for a verdict that comes from elsewhere.
 """
@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 from typing import TypeVar
 
 import msgspec
@@ -52,6 +53,9 @@ from tocsin.resilience.pool_state import (
 
 T = TypeVar("T")
 
+CLOSED: str = pybreaker.STATE_CLOSED
+OPEN: str = pybreaker.STATE_OPEN
+
 SYNC_EVERY_S = 0.25
 SYNC_TIMEOUT_S = 1.0
 STALE_S = 5.0
@@ -66,6 +70,17 @@ class BreakerOpenError(StorageUnavailableError):
 
     def __init__(self, name: str, reason: str, *, retry_after_s: float) -> None:
         super().__init__(f"{name}: not asked, its breaker is open ({reason})", retry_after_s=retry_after_s)
+
+
+class _Local(pybreaker.CircuitBreakerStorage):
+    """State and failures in a row, where `pybreaker` keeps them. Plain attributes: `allows` is called before every
+    delivery, and the properties of `CircuitMemoryStorage` cost several times as much.
+    """
+
+    state: str = CLOSED  # or OPEN
+    counter: int = 0
+    success_counter: int = 0  # unused, like `opened_at`: the transitions are ours
+    opened_at: datetime | None = None
 
 
 class _Probe(msgspec.Struct):
@@ -106,7 +121,7 @@ class Breaker:
         self._client = client
         self._keys = keys or BreakerKeys("")
         self._rules = policy.rules()
-        self._local = pybreaker.CircuitMemoryStorage(pybreaker.STATE_CLOSED)
+        self._local = _Local(policy.name)
         self._clock = clock
         self._holder = holder
         self._changed = changed
@@ -126,7 +141,7 @@ class Breaker:
         """Whether to go ahead now (epoch seconds). While it is half open, one call may: it is the probe, and its
         `record` decides.
         """
-        if not self._open:
+        if self._local.state == CLOSED:
             return True
         self._lapse()
         if self._probe is not None:
@@ -160,16 +175,16 @@ class Breaker:
         if ok and duration_s > self.policy.slow_call_s:
             ok, reason = False, "slow"
         reason = reason[:MAX_REASON] or "failed"
-        if self._open:
+        if self._local.state == OPEN:
             self._record_probe(duration_s, reason, ok=ok)
         elif ok:
-            self._local.reset_counter()
+            self._local.counter = 0
             self._unsent = CallReport(succeeded=True, probe=self._unsent.probe)
         else:
-            self._local.increment_counter()
+            self._local.counter += 1
             self._unsent.failures += 1
             self._unsent.reason = reason
-            if self._failures >= self._rules.fail_max:
+            if self._local.counter >= self._rules.fail_max:
                 self._turn_open(reason)
 
     async def call(self, work: Callable[[], Awaitable[T]]) -> T:
@@ -182,11 +197,13 @@ class Breaker:
         now = self._clock.now()
         if not self.allows(now):
             raise BreakerOpenError(self.name, self._reason, retry_after_s=self.retry_after(now))
+        probe = self._probe  # this call, where there is one: no other is allowed meanwhile
         started = self._clock.monotonic()
         try:
             answer = await work()
         except asyncio.CancelledError:
-            self._hand_back()
+            if probe is not None:
+                probe.started = None  # the next caller may be the probe
             raise
         except Exception as error:
             answered = not self._rules.is_system_error(error)
@@ -198,22 +215,9 @@ class Breaker:
     # ------------------------------------------------------------------ what the process shows
 
     @property
-    def _open(self) -> bool:
-        return self._local.state == pybreaker.STATE_OPEN
-
-    @property
-    def _failures(self) -> int:
-        return self._local.counter
-
-    def _count(self, failures: int) -> None:
-        self._local.reset_counter()
-        for _ in range(failures):
-            self._local.increment_counter()
-
-    @property
     def state(self) -> BreakerState:
         """Its state, as this process knows it."""
-        if not self._open:
+        if self._local.state == CLOSED:
             return BreakerState.CLOSED
         return BreakerState.OPEN if self._probe is None else BreakerState.HALF_OPEN
 
@@ -222,7 +226,7 @@ class Breaker:
         return make_view(
             self.name,
             self.state,
-            failures=self._failures,
+            failures=self._local.counter,
             opened_at=self._opened_at,
             reason=self._reason,
             retry_in_s=self._opened_at + self.policy.reset_s - now,
@@ -251,7 +255,7 @@ class Breaker:
                         lease_s=self._lease_s,
                         wants_probe=asked,
                         now=(now := self._clock.now()),
-                        opened_at=self._opened_at if self._open else now,
+                        opened_at=self._opened_at if self._local.state == OPEN else now,
                     )
             except (redis_errors.RedisError, OSError, TimeoutError):
                 self.sync_failures += 1
@@ -271,19 +275,19 @@ class Breaker:
             return
         if known.is_open:
             self._local.state, self._opened_at, self._reason = (
-                pybreaker.STATE_OPEN,
+                OPEN,
                 known.opened_at,
                 known.reason,
             )
-            self._count(known.failures)
+            self._local.counter = known.failures
             if asked:
                 now_s = self._clock.monotonic()
                 self._probe = _Probe(now_s + self._lease_s) if known.may_probe else None
                 self._ask_at = now_s + SYNC_EVERY_S
             return
-        self._count(self._unsent.failures + (0 if self._unsent.succeeded else known.failures))
-        if self._failures < self._rules.fail_max:
-            self._local.state, self._probe, self._reason = pybreaker.STATE_CLOSED, None, known.reason
+        self._local.counter = self._unsent.failures + (0 if self._unsent.succeeded else known.failures)
+        if self._local.counter < self._rules.fail_max:
+            self._local.state, self._probe, self._reason = CLOSED, None, known.reason
 
     # ------------------------------------------------------------------ transitions
 
@@ -303,11 +307,6 @@ class Breaker:
         probe.started = self._clock.monotonic()
         return True
 
-    def _hand_back(self) -> None:
-        """The caller that was the probe went away: the next one may be it."""
-        if self._probe is not None:
-            self._probe.started = None
-
     def _record_probe(self, duration_s: float, reason: str, *, ok: bool) -> None:
         probe, ended = self._probe, self._clock.monotonic()
         if probe is None or probe.started is None or ended - duration_s < probe.started - EARLY_S:
@@ -317,14 +316,14 @@ class Breaker:
             self._unsent.probe = "failed"
             self._turn_open(reason)
             return
-        self._local.state, self._reason = pybreaker.STATE_CLOSED, "probe succeeded"
-        self._local.reset_counter()
+        self._local.state, self._reason = CLOSED, "probe succeeded"
+        self._local.counter = 0
         self._unsent = CallReport(succeeded=True, probe="ok")
         self.closed += 1
         self._changed()
 
     def _turn_open(self, reason: str) -> None:
-        self._local.state, self._opened_at, self._reason = pybreaker.STATE_OPEN, self._clock.now(), reason
+        self._local.state, self._opened_at, self._reason = OPEN, self._clock.now(), reason
         self._unsent.reason = reason
         self.opened += 1
         self._changed()

@@ -155,3 +155,21 @@ async def test_a_probe_whose_caller_goes_away_is_handed_to_the_next(clock: Manua
     dependency.error = None
     assert await guard.call(dependency.ask) == "answer"
     assert state(guard) is BreakerState.CLOSED
+
+
+async def test_a_call_from_before_it_opened_does_not_hand_the_probe_on(clock: ManualClock) -> None:
+    guard, dependency = Breaker(BreakerPolicy(name="x", fail_max=3, reset_s=30.0), "x", clock), Dependency()
+
+    async def hang() -> NoReturn:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    early = asyncio.create_task(guard.call(hang))
+    await asyncio.sleep(0)
+    await fail(guard, dependency, 3)
+    clock.advance(30)
+    assert guard.allows(clock.now())  # the probe is on its way
+    early.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await early
+    assert not guard.allows(clock.now())
