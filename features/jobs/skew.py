@@ -66,7 +66,7 @@ class ServedSample(msgspec.Struct, frozen=True):
     """One served vector, and the latest moment (epoch seconds) it can have been served."""
 
     served: Served
-    noted_at: float
+    recorded_at: float
 
 
 async def read_samples(client: aioredis.Redis, keys: FeatureKeys, *, limit: int) -> list[ServedSample]:
@@ -193,7 +193,7 @@ def _moments(table: pa.Table) -> dict[str, list[float]]:
 
 def _states(moments: Sequence[float], sample: ServedSample) -> list[float]:
     """The moments whose knowledge the sample may show: at its watermark, and after each later arrival."""
-    first, last = min(sample.served.watermark, sample.noted_at), sample.noted_at
+    first, last = min(sample.served.watermark, sample.recorded_at), sample.recorded_at
     return sorted({first, *(moment for moment in moments if first < moment <= last)})
 
 
