@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-# Evaluating stores nothing, so a log may be of any time; other years are mistakes, such as milliseconds read as seconds.
+# Evaluating stores nothing, so a log may be of any time; other years are mistakes, as milliseconds read as seconds are.
 EARLIEST = datetime(1980, 1, 1, tzinfo=UTC).timestamp()
 LATEST = datetime(2100, 1, 1, tzinfo=UTC).timestamp()
 MAX_REFUSED = 0.5  # of the rows: beyond that, what is left says nothing about who stayed

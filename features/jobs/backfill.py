@@ -22,7 +22,8 @@ from redis import exceptions as redis_errors
 from redis.asyncio.client import Pipeline
 
 from features.event_table import activities_of
-from features.offline.archive import Archive, Part
+from features.offline.archive import Archive
+from features.offline.archive_files import Part
 from features.shard.shard import AppliedUnit, Change, Shard
 from tocsin.clock import Clock
 from tocsin.errors import OverloadedError
