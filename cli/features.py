@@ -239,7 +239,9 @@ def _backfill(
     work = plan(source, settings.partitions(LaneName.ACTIVITY))
     total = work.events(range(work.partitions))
     if not total:
-        raise NotFoundError(f"there are no events in {source.place}", hint="name the archive with --archive")
+        raise NotFoundError(
+            f"there are no events in {source.location}", hint="name the archive with --archive"
+        )
     with archive_jobs.with_next_step(), progress_bar(console) as bar:
         task = bar.add_task("backfilling", total=total)
         done = archive_jobs.run_backfill(

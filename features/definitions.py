@@ -26,7 +26,7 @@ LIFETIME = 0  # as a window: everything
 
 
 class Aggregation(StrEnum):
-    """What is made of the events of a window. "Weeks" of a window are counted back from its end."""
+    """How the events of a window become one number. "Weeks" of a window are counted back from its end."""
 
     COUNT = "count"
     SUM = "sum"
@@ -48,7 +48,7 @@ class Aggregation(StrEnum):
 
 
 class Entity(Struct, frozen=True):
-    """What features are of."""
+    """The kind of thing that features describe."""
 
     name: str
     join_key: str
@@ -68,8 +68,8 @@ class Feature(Struct, frozen=True):
 class FeatureView(Struct, frozen=True):
     """Features that are stored together as one vector and share an age.
 
-    `ttl_s`: a vector whose knowledge is older is stale. `freshness_s`: how soon after its arrival an event is meant
-    to show. `step_s`: with no event at all, values change only where time passes a multiple of this.
+    `ttl_s`: a vector whose age is greater is stale. `freshness_s`: the target time from the arrival of an event to its
+    effect. `step_s`: without new events, values change only where time passes a multiple of this.
     """
 
     name: str
@@ -88,16 +88,16 @@ class FeatureView(Struct, frozen=True):
 
     @property
     def schema_hash(self) -> bytes:
-        """8 bytes that change with anything a stored number depends on; words for people do not."""
+        """8 bytes that change with anything a stored number depends on; descriptions do not."""
         meaning = [self.name, self.entity.join_key, self.step_s]
         meaning += [(f.name, f.aggregation, f.window_days, f.unit) for f in self.features]
         return hashlib.blake2b(msgspec.json.encode(meaning), digest_size=8).digest()
 
 
 class OnDemandFeature(Struct, frozen=True):
-    """A feature computed at the question, from stored features and values of the request.
+    """A feature computed when requested, from stored features and values of the request.
 
-    `compute` gets both by name; it is called only where all of them are known. None: not defined.
+    `compute` takes both by name; it is called only where all of them are known. None: not defined.
     """
 
     name: str

@@ -1,15 +1,15 @@
-"""Events as columns: the one Arrow schema of the event log at rest, and the way to it from activities and back.
+"""Events as columns: the Arrow schema of the archived event log, and the conversion of activities to it and back.
 
 | column          | type    | holds |
 |-----------------|---------|-------|
-| `advertiser_id` | string  | whose event |
+| `advertiser_id` | string  | the advertiser |
 | `event_time`    | float64 | when it happened, epoch seconds |
 | `arrival`       | float64 | when this version of it was accepted, epoch seconds |
 | `amount`        | float64 | spend as it came; micros are derived from it as the tiles do |
 | `currency`      | string  | "": the store's |
 | `kind`          | string  | `spend` or `campaign` |
 | `campaign_id`   | string  | "": none |
-| `event_id`      | string  | its identity within the advertiser |
+| `event_id`      | string  | unique within the advertiser |
 | `backdated`     | bool    | an import of the past: its first version counts as known at its event time |
 
 Amounts are kept as they came and not as micros: a replayed event must be the same event to the last bit, or it

@@ -1,4 +1,4 @@
-"""Simulated advertisers whose ground truth is known: for tests, demonstrations and load, never for a claim.
+"""Simulated advertisers with known churn: for tests, demonstrations and load, never as evidence of accuracy.
 
     joins ──► thriving ──► souring ──► churned
                  └─────────────────────────▲   (rare)

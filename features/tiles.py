@@ -5,12 +5,12 @@
                           days:  the HORIZON_DAYS up to the newest event's (an hour is in its day as well)
                           weeks: what is older, by calendar week
 
-A history is a function of the *set* of events: order, repeats and lateness leave no trace. Money is whole micros
+A history is a function of the *set* of events: order, repeats and lateness have no effect. Money is whole micros
 (millionths of the currency) and every aggregate can be added, so histories of different events merge in any order to
-the same result. What cannot be taken out again (a minimum, a campaign) never has to be: where an event is restated,
-the history is folded anew from the event log.
+the same result. A minimum or a campaign cannot be subtracted: where an event is restated, the
+history is folded again from the event log.
 
-Of an event id told more than once, the version that arrived last counts (`later`).
+Of several versions of one event id, the last to arrive counts (`later`).
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Tile(Struct, frozen=True, array_like=True, gc=False):
 
 
 class History(Struct, frozen=True, array_like=True, gc=False):
-    """All that features need to know of one advertiser. Tiles ascend, without repeats; `days` is never empty."""
+    """All that features depend on, of one advertiser. Tiles ascend, without repeats; `days` is never empty."""
 
     advertiser_id: str
     days: tuple[Tile, ...]
@@ -101,12 +101,12 @@ def micros_of(amount: float) -> int:
 
 @lru_cache(maxsize=65_536)
 def campaign_hash(campaign_id: str) -> int:
-    """64 bits that stand for a campaign, the same everywhere and for ever."""
+    """A 64-bit hash of a campaign, the same in every process and version."""
     return int.from_bytes(blake2b(campaign_id.encode(), digest_size=8).digest(), "big")
 
 
 def distinct(hashes: Iterable[int]) -> int:
-    """How many campaigns a union of sketches holds: exact up to SKETCH_K, estimated above, always the same."""
+    """How many campaigns a union of sketches holds: exact up to SKETCH_K, a deterministic estimate above."""
     smallest = sorted(set(hashes))
     if len(smallest) <= SKETCH_K:
         return len(smallest)
@@ -114,7 +114,7 @@ def distinct(hashes: Iterable[int]) -> int:
 
 
 def content(activity: Activity) -> tuple[object, ...]:
-    """What an event says, apart from when that arrived."""
+    """The fields of an event that a restatement changes: all but its ids, arrival and `backdated`."""
     return (
         activity.event_time,
         activity.amount,

@@ -2,9 +2,9 @@
 
     History ──► Facts (sums by window, one pass over the tiles) ──► one number a feature, NaN where not defined
 
-Tiles tell the exact truth where `as_of` lies after the newest event, which is the usual question, or on a midnight
-within the horizon (`covers`). Any other moment cuts through a tile: then the events before it are folded anew
-(`at`), which is exact as well. Sums are integers until the last division, so the order of events cannot show.
+Tiles are exact where `as_of` lies after the newest event, which is the usual case, or on a midnight within the
+horizon (`covers`). Any other moment cuts through a tile: then the events before it are folded (`at`), which is exact as
+well. Sums are integers until the last division, so the order of events has no effect.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Window(NamedTuple):
 
 
 class Facts(Struct, frozen=True, gc=False):
-    """What all features are made of. Days and weeks count from the epoch; `end` is the first day after `as_of`'s."""
+    """The inputs of all features. Days and weeks count from the epoch; `end` is the first day after that of `as_of`."""
 
     windows: dict[int, Window]
     end: int
@@ -74,7 +74,7 @@ def step_of(as_of: float, step_s: float) -> int:
 
 
 def covers(history: History, as_of: float) -> bool:
-    """Whether the tiles alone tell the features as of `as_of`."""
+    """Whether the tiles alone determine the features as of `as_of`."""
     if history.newest_event_time < as_of:
         return True
     if as_of % DAY_S:
@@ -121,7 +121,7 @@ def _facts(history: History, as_of: float) -> Facts | None:
     """The sums of every window; None without activity before `as_of`."""
     if not covers(history, as_of):
         raise NotFoundError(
-            f"the tiles of {history.advertiser_id} do not tell its features as of {as_of:.3f}",
+            f"the tiles of {history.advertiser_id} do not cover {as_of:.3f}",
             hint="fold the events before that moment",
         )
     end = step_of(as_of, DAY_S)

@@ -8,7 +8,7 @@ from typing import ClassVar
 from starlette.requests import Request
 
 from features.definitions import REQUESTED
-from features.online.answers import check_names, is_known, many, one
+from features.online.answers import check_names, features_answer, features_batch_answer, is_known
 from features.online.result import Answer
 from serve_deployments.http.application import (
     AS_OF,
@@ -105,7 +105,7 @@ class Features(Application):
         answer, reason = await self._read([advertiser_id], query_time(request, "as_of"))
         if not is_known(answer, 0):
             raise unknown_advertiser(advertiser_id)
-        return one(answer, 0, requested, reason)
+        return features_answer(answer, 0, requested, reason)
 
     async def batch(self, request: Request) -> FeaturesBatchAnswer:
         """Many advertisers in one read."""
@@ -120,7 +120,7 @@ class Features(Application):
         check_names(asked.features, asked.values)
         ids = list(dict.fromkeys(asked.advertiser_ids))
         answer, reason = await self._read(ids, to_epoch(asked.as_of) if asked.as_of else None)
-        return many(answer, asked.features, asked.values, reason)
+        return features_batch_answer(answer, asked.features, asked.values, reason)
 
     async def _read(self, advertiser_ids: Sequence[str], asked: float | None) -> tuple[Answer, str]:
         try:

@@ -19,7 +19,7 @@ import msgspec
 from redis import exceptions as redis_errors
 from starlette.requests import Request
 
-from features.online.answers import is_known, one, vector_of
+from features.online.answers import features_answer, is_known, vector_of
 from features.online.result import Answer
 from models.dataset.matrix import Vector
 from models.recommendations.insights import build_insight
@@ -176,7 +176,7 @@ class Insights(Application):
             if not is_known(read, 0):
                 raise unknown_advertiser(advertiser_id)
             as_of = read.as_of
-            features = one(read, 0, {})
+            features = features_answer(read, 0, {})
             if features.features["days_since_last_campaign"].value is None:
                 raise NotFoundError(
                     f"{advertiser_id} has no activity before {to_datetime(as_of).isoformat()}",

@@ -74,7 +74,7 @@ class Bench:
         while entries := await self.take(count):
             await self.lane.settle(entries, await self.shard(shard).handle(entries))
 
-    async def mark(self, at: float) -> None:
+    async def set_watermarks(self, at: float) -> None:
         keys = self.shard().store.keys
         await self.client.mset({keys.watermark(p): f"{at:.6f}" for p in range(PARTITIONS)})
 

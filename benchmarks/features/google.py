@@ -14,7 +14,7 @@ import pandas as pd
 
 from features.definitions import DAY_S, FEATURES, LIFETIME, Aggregation
 from features.importing.importer import read_activity
-from features.online.store import moment_after
+from features.online.as_of import latest_as_of
 from tocsin.settings import Settings
 from tocsin.storage.connect import WRITE_TIMEOUT_S, connect, resolve_url
 from tocsin.streams.lanes import Lane
@@ -64,7 +64,7 @@ def with_pandas(path: Path) -> tuple[pd.DataFrame, float]:
             "micros": np.rint(table["Spend_USD"].astype(float) * 1e6).astype("int64"),
         }
     )
-    as_of = moment_after(float(events["time"].max()))
+    as_of = latest_as_of(float(events["time"].max()))
     end = math.ceil(as_of / DAY_S)
     events["day"] = (events["time"] // DAY_S).astype("int64")
     events["week"] = (events["day"] + 4) // 7

@@ -1,1 +1,1 @@
-"""Files of any provenance become activities."""
+"""Importing: files become activities."""

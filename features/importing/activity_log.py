@@ -1,4 +1,4 @@
-"""An activity file as `tocsin evaluate` reads it: events as columns, and every row that was refused, by reason."""
+"""An activity file as `tocsin evaluate` reads it: events as columns, and the refused rows, by reason."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-# Judging stores nothing, so a log may be of any time; what lies outside is a mistake, as milliseconds read as seconds.
+# Evaluating stores nothing, so a log may be of any time; other years are mistakes, as milliseconds read as seconds are.
 EARLIEST = datetime(1980, 1, 1, tzinfo=UTC).timestamp()
 LATEST = datetime(2100, 1, 1, tzinfo=UTC).timestamp()
 MAX_REFUSED = 0.5  # of the rows: beyond that, what is left says nothing about who stayed
-_TOLD_EVERY = 20  # batches of 2,000 rows
-_REASONS_TOLD = 3
+_PROGRESS_EVERY = 20  # batches of 2,000 rows
+_MAX_REASONS = 3  # in the sentence
 
 _NEXT = {
     "event_time": "--time-format says how times are written: '%d.%m.%Y %H:%M', '%Y%m%d', ms for milliseconds",
@@ -41,7 +41,7 @@ class ActivityFormat(StrEnum):
 
 @dataclass(slots=True)
 class Refused:
-    """Rows that could not be used: how many of how many, by what is wrong, with the first of each kind."""
+    """Refused rows: their number, by field and limit, with the first of each kind."""
 
     rows: int = 0  # of the file
     refused: int = 0
@@ -49,7 +49,7 @@ class Refused:
     first: dict[tuple[str, str], str] = field(default_factory=dict)
 
     def add(self, rejects: list[Reject]) -> None:
-        """Count some more."""
+        """Count the rejects of a batch."""
         for reject in rejects:
             kind = reject.reason.partition(" ")[0], reject.reason.rpartition(": ")[2]
             self.counts[kind] = self.counts.get(kind, 0) + 1
@@ -58,21 +58,23 @@ class Refused:
 
     @property
     def reasons(self) -> dict[str, int]:
-        """How many rows for which reason, told by the first such row; the most frequent first."""
+        """The number of rows by reason, the reason of the first such row; the most frequent first."""
         kinds = sorted(self.counts, key=lambda kind: -self.counts[kind])
         return {self.first[kind]: self.counts[kind] for kind in kinds}
 
     @property
     def text(self) -> str:
-        """All of it in a sentence; empty where nothing was refused."""
+        """A sentence with the most frequent reasons; empty where nothing was refused."""
         if not self.refused:
             return ""
-        told = [f"{count:,} such as {reason}" for reason, count in list(self.reasons.items())[:_REASONS_TOLD]]
-        return f"{self.refused:,} of {self.rows:,} rows were refused: " + "; ".join(told)
+        reasons = [
+            f"{count:,} such as {reason}" for reason, count in list(self.reasons.items())[:_MAX_REASONS]
+        ]
+        return f"{self.refused:,} of {self.rows:,} rows were refused: " + "; ".join(reasons)
 
     @property
     def hint(self) -> str:
-        """The next step for what is wrong most often."""
+        """The next step for the most frequent reason."""
         kinds = sorted(self.counts, key=lambda kind: -self.counts[kind])
         return next((_NEXT[name] for name, _ in kinds if name in _NEXT), "repair or remove these rows")
 
@@ -114,7 +116,7 @@ def read_log(
         refused.rows += batch.rows
         refused.add(batch.rejects)
         parts.append(event_table(batch.activities))
-        if number % _TOLD_EVERY == 0:
+        if number % _PROGRESS_EVERY == 0:
             say(f"reading {file.name}: {refused.rows:,} rows" + (f" of {total:,}" if total else ""))
     if refused.refused > MAX_REFUSED * refused.rows:
         raise UnreadableFileError(

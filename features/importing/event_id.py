@@ -1,4 +1,4 @@
-"""The identity of an event that came without one."""
+"""The id of an event that came without one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def derive_event_id(
     campaign_id: str = "",
     currency: str = "",
 ) -> str:
-    """A stable id from what the event says: the same event has the same id wherever it enters.
+    """A stable id from the fields of the event: the same event has the same id however it is sent or imported.
 
     24 hexadecimal digits. `event_time` is in epoch seconds. Only the two ids may hold a `|`, the first and the last
     of the text, so no two events share one.

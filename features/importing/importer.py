@@ -1,8 +1,8 @@
-"""Importers: a file of any provenance becomes batches of activities, and of rows that were refused and why.
+"""Importing a file: batches of activities, and the rows that were refused, each with its reason.
 
 Importing is idempotent: every activity has an id that depends on the file's content alone, so a second import of
-the same file replaces each activity by itself. Rows that are equal in a file are told apart by their count
-(`id`, `id-2`, …), so both stay. Memory is bounded but for one hash a row of those without an id of their own.
+the same file replaces each activity by itself. Rows that are equal in a file are numbered (`id`, `id-2`, …),
+so both stay. Memory is bounded except for one hash for each row without an id of its own.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class SourceFormat(StrEnum):
     """The tables that need no mapping."""
 
     GOOGLE_WEEKLY_SPEND = "google_weekly_spend"  # political ads transparency, advertiser-weekly-spend
-    ACTIVITY = "activity"  # columns named as our own fields
+    ACTIVITY = "activity"  # columns named as the fields of an activity
 
 
 class Reject(Struct, frozen=True):
@@ -161,7 +161,7 @@ def _activity(
         return weekly_activity_of(row.values, times)
     activity = activity_of(row.values, columns, times)
     given = "event_id" in columns and as_text(row.values.get(columns["event_id"])).strip()
-    return activity if given else derived.told_apart(activity)
+    return activity if given else derived.numbered(activity)
 
 
 def _raw(row: Row) -> dict[str, str]:
@@ -175,7 +175,7 @@ class _Occurrences:
         self._once: set[int] = set()
         self._counts: dict[int, int] = {}
 
-    def told_apart(self, activity: Activity) -> Activity:
+    def numbered(self, activity: Activity) -> Activity:
         """The activity, with a suffix to its derived id where an equal one came before."""
         key = int(activity.event_id[:16], 16)
         if key not in self._once:

@@ -1,4 +1,4 @@
-"""One row of a table, checked and made an activity: pure rules, each naming the field and the limit."""
+"""One row of a table, checked and converted to an activity; each rule names the field and the limit."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def moment(value: Any, field: str, written: str = "") -> float:
 
 
 def within_time(event_time: float, field: str, times: Times) -> float:
-    """The same time, where it lies in the years we accept. Raises InvalidRecordError."""
+    """The same time, where it lies within `times`. Raises InvalidRecordError."""
     if event_time < times.earliest:
         year = datetime.fromtimestamp(times.earliest, tz=UTC).year
         raise _invalid(field, f"is before the year {year}", f"{year}-01-01 or later")

@@ -1,7 +1,7 @@
 """Parquet and CSV files as rows with line numbers, in bounded memory.
 
-The first read of a file checks it; what is wrong with it as a whole is an UnreadableFileError that says what to
-do. What is wrong with one row travels with that row.
+The first read of a file checks it; a fault of the whole file is an UnreadableFileError with a hint. A fault of one row
+is returned with that row.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Table(NamedTuple):
 class Row(NamedTuple):
     """One row: its line (CSV: physical, the header is 1; Parquet: row number from 1) and its values by column.
 
-    `problem` says why the row as such cannot be read; `values` then hold what could be.
+    `problem`: the reason the row cannot be read; `values` then hold the cells that could be.
     """
 
     line: int
@@ -99,7 +99,7 @@ def count_rows(path: str | os.PathLike[str]) -> int | None:
 
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """Turn what the system and the Parquet reader say about a file into an UnreadableFileError."""
+    """Turn errors of the system and the Parquet reader into UnreadableFileError."""
     try:
         yield
     except FileNotFoundError:
@@ -146,7 +146,7 @@ def _parquet_rows(table: Table, wanted: Sequence[str]) -> Iterator[Row]:
 
 
 def _values(column: Any) -> list[Any]:
-    """A column as Python values; where Python cannot hold one, as what it can hold (seconds, bytes)."""
+    """A column as Python values; values Python cannot represent as seconds or bytes."""
     import pyarrow as pa  # noqa: PLC0415 - as above
 
     kind = column.type

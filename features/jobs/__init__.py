@@ -1,1 +1,1 @@
-"""Long work between the archive and the online state."""
+"""Jobs over the archive and the online state: backfill, and the replay of served samples."""

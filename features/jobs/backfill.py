@@ -1,11 +1,11 @@
-"""Backfill: the archive becomes the online state again, beside live shards or without them.
+"""Backfill: restores the online state from the archive, with live shards running or without them.
 
     archive ──advertisers in order──► blocks ──► Shard (the same fold, the same writes) ──► events, tiles, vectors
-                                                                              └─ and how far we came, in one step
+                                                                              └─ and progress, in one transaction
 
-A portion is settled as the shard settles its blocks: only while nobody else moved the partition, else it is worked
-out again. An event that is known changes nothing and one that is newer online stays, so it may be run at any time, any
-number of times, and stopped anywhere: the next run goes on after the last portion.
+A portion is written as a shard writes its blocks: only while no other shard changed the partition, else it is computed
+again. A known event changes nothing and a newer version online stays, so a backfill may run at any time and any number
+of times, and be stopped at any point: the next run continues after the last portion.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from redis import exceptions as redis_errors
 from redis.asyncio.client import Pipeline
 
 from features.event_table import activities_of
-from features.offline.archive import Archive, Part
+from features.offline.archive import Archive
+from features.offline.archive_files import Part
 from features.shard.shard import AppliedUnit, Change, Shard
 from tocsin.clock import Clock
 from tocsin.errors import OverloadedError
@@ -35,36 +36,36 @@ from tocsin.wire.lanes import WIRE_VERSION, LaneName
 
 PORTION_EVENTS: Final = 20_000
 PROGRESS_TTL_S: Final = 7 * 86_400
-ATTEMPTS: Final = 100  # against live shards: how often a partition may move while a portion is worked out
+ATTEMPTS: Final = 100  # how often live shards may change the partition while one portion is computed
 _encode = msgspec.msgpack.Encoder().encode
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What there is to do: the events of each partition's advertisers."""
+    """The work of a backfill: the number of events of each partition's advertisers."""
 
     digest: str  # of the archive's files: another set of files is another backfill
     partitions: int
     counts: dict[int, dict[str, int]]  # by partition and advertiser
 
     def events(self, partitions: Sequence[int]) -> int:
-        """How many events some partitions have."""
+        """The number of events of some partitions."""
         return sum(sum(self.counts.get(partition, {}).values()) for partition in partitions)
 
 
 class Done(msgspec.Struct, frozen=True, kw_only=True):
-    """What a backfill did."""
+    """The result of a backfill."""
 
     advertisers: int
     events: int
-    skipped: int  # advertisers that an earlier run had done
-    again: int  # portions that were worked out anew because a live shard moved the partition
+    skipped: int  # advertisers done by an earlier run
+    again: int  # portions computed again because a live shard changed the partition
 
 
 def plan(archive: Archive, partitions: int) -> Plan:
-    """Look at what the archive holds.
+    """Count the events in the archive.
 
     Raises:
-        SchemaMismatchError, UnreadableFileError: a file of it is not ours, or damaged.
+        SchemaMismatchError, UnreadableFileError: a file of it has other columns, or is damaged.
     """
     parts = archive.parts()
     counts: dict[int, dict[str, int]] = defaultdict(dict)
@@ -78,7 +79,7 @@ def _digest_of(parts: Sequence[Part]) -> str:
 
 
 class _ArchiveShard(Shard):
-    """Writes what a shard writes, without what only belongs to a lane: these events were logged and counted once."""
+    """Writes a shard's state without its log and counts: these events were logged and counted once already."""
 
     def _stage_log(self, pipe: Pipeline, unit: AppliedUnit, changes: Mapping[str, Change]) -> None:
         pass
@@ -88,14 +89,14 @@ class _ArchiveShard(Shard):
 
 
 class Backfill:
-    """Brings partitions of the online state up to the archive.
+    """Restores partitions of the online state from the archive.
 
     Args:
         client: The feature store's server.
-        archive: Where the events are.
+        archive: Holds the events.
         namespace: The prefix of all keys.
-        work: What `plan` found.
-        as_of: The "now" of features, as the shards have it.
+        work: From `plan`.
+        as_of: The setting, as the shards have it.
         clock: Time.
     """
 
@@ -121,15 +122,15 @@ class Backfill:
     async def run(
         self, partitions: Sequence[int], on_events: Callable[[int], None] = lambda _number: None
     ) -> Done:
-        """Backfill some partitions, from where an earlier run stopped.
+        """Backfill some partitions, continuing an earlier run.
 
         Args:
-            partitions: Which; nobody else may backfill them meanwhile.
-            on_events: Told after each portion how many events it held, skipped ones included.
+            partitions: Which; no other backfill may run on them meanwhile.
+            on_events: Called after each portion with its number of events, skipped ones included.
 
         Raises:
             StorageUnavailableError: the server does not answer, or is full; run it again.
-            OverloadedError: live shards moved a partition at every attempt; run it again when less comes in.
+            OverloadedError: live shards changed a partition at every attempt; run it again under less load.
         """
         last = await self._last()
         wanted: list[str] = []
@@ -156,7 +157,7 @@ class Backfill:
         return {int(partition): name.decode() for partition, name in found.items()}
 
     async def _settle(self, partition: int, portion: Sequence[Activity]) -> int:
-        """Write one portion; returns how often it had to be worked out anew."""
+        """Write one portion; returns how often it was computed again."""
         block = pack_block([_encode(event) for event in portion])
         entry = Entry(LaneName.ACTIVITY, partition, "0-0", WIRE_VERSION, block)
         for attempt in range(ATTEMPTS):
@@ -192,7 +193,7 @@ def _by_partition(table: pa.Table, partitions: int) -> dict[int, list[Activity]]
 
 
 def _portions(events: Sequence[Activity]) -> list[list[Activity]]:
-    """Portions of whole advertisers, of about PORTION_EVENTS: progress is told by advertiser."""
+    """Portions of whole advertisers, of about PORTION_EVENTS: progress is stored by advertiser."""
     found: list[list[Activity]] = []
     for event in events:
         full = not found or len(found[-1]) >= PORTION_EVENTS
@@ -203,7 +204,7 @@ def _portions(events: Sequence[Activity]) -> list[list[Activity]]:
 
 
 def merged(results: Sequence[Done]) -> Done:
-    """The sum of what several backfills of different partitions did."""
+    """The sum of the results of several backfills of different partitions."""
     totals: dict[str, Any] = {
         name: sum(getattr(result, name) for result in results) for name in Done.__struct_fields__
     }

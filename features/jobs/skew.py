@@ -1,11 +1,11 @@
-"""Skew watch: what was served, replayed offline from the archive; the two must agree to the last bit.
+"""Skew between serving and training: served samples, replayed from the archive; both must agree to the last bit.
 
     served sample (Redis) ──► advertiser, as of, values ─┐
-    archive + what is not landed yet ──► point_in_time ──┴─► mismatches by feature
+    archive + log on Redis ──► point_in_time ────────────┴─► mismatches by feature
 
-A sample tells what was surely known (its watermark) and, by its place in the stream, when it was served at the latest.
-An event that arrived in between may be in it or not: the values must agree with one of the states of knowledge of
-that span.
+A sample holds the watermark (everything accepted before it is in the values) and, by its position in the stream, the
+latest moment it can have been served. An event that arrived in between may be in it or not: the values must agree with
+one of the states of knowledge of that span.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from tocsin.keys import FeatureKeys
 from tocsin.storage.errors import translated
 from tocsin.wire.activity import Activity
 
-STATES: Final = 100  # of knowledge tried for one sample
-SHOWN: Final = 20  # mismatches told in full
-PAGE: Final = 1_000
+MAX_STATES: Final = 100  # of knowledge compared with one sample
+MAX_EXAMPLES: Final = 20  # mismatches reported in full
+PAGE_ENTRIES: Final = 1_000
 _served: Final = msgspec.msgpack.Decoder(Served)
 
 
 class Mismatch(msgspec.Struct, frozen=True, kw_only=True):
-    """One value that was served and cannot be found again offline."""
+    """One value that was served and differs from every state replayed offline."""
 
     feature: str
     advertiser_id: str
@@ -47,18 +47,18 @@ class Mismatch(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """What a replay found."""
+    """The result of a replay."""
 
     samples: int
     compared: int
     other_schema: int  # served by other definitions: not compared
-    unsettled: int  # more arrived while they were served than is tried: not compared
+    unsettled: int  # more than MAX_STATES states while they were served: not compared
     mismatches: dict[str, int]  # by feature, only those that have any
     examples: list[Mismatch]
 
     @property
     def clean(self) -> bool:
-        """Whether every value compared was the same."""
+        """Whether every compared value was the same."""
         return not self.mismatches
 
 
@@ -66,7 +66,7 @@ class ServedSample(msgspec.Struct, frozen=True):
     """One served vector, and the latest moment (epoch seconds) it can have been served."""
 
     served: Served
-    noted_at: float
+    recorded_at: float
 
 
 async def read_samples(client: aioredis.Redis, keys: FeatureKeys, *, limit: int) -> list[ServedSample]:
@@ -84,7 +84,7 @@ async def read_samples(client: aioredis.Redis, keys: FeatureKeys, *, limit: int)
 
 
 async def read_tail(client: aioredis.Redis, keys: FeatureKeys, partitions: int) -> list[Activity]:
-    """The events that are logged and not landed. Read before the archive: then nothing falls between the two.
+    """The events that are logged and not archived. Read it before the archive, so that no event is in neither.
 
     Raises:
         StorageUnavailableError: the server does not answer.
@@ -92,7 +92,7 @@ async def read_tail(client: aioredis.Redis, keys: FeatureKeys, partitions: int) 
     events: list[Activity] = []
     for partition in range(partitions):
         after = "-"
-        while entries := await read_log(client, keys, partition, after=after, count=PAGE):
+        while entries := await read_log(client, keys, partition, after=after, count=PAGE_ENTRIES):
             for _, body in entries:
                 events += activities_in(body) or ()
             after = f"({entries[-1][0]}"
@@ -103,18 +103,18 @@ def verify(samples: Sequence[ServedSample], tail: Sequence[Activity], archive: A
     """Replay samples offline and compare.
 
     Args:
-        samples: As `read_samples` found them.
-        tail: As `read_tail`.
-        archive: Where the landed events are.
+        samples: From `read_samples`.
+        tail: From `read_tail`.
+        archive: Holds the archived events.
 
     Raises:
-        SchemaMismatchError, UnreadableFileError: a file of the archive is not ours, or damaged.
+        SchemaMismatchError, UnreadableFileError: a file of the archive has other columns, or is damaged.
     """
     schema = b"".join(view.schema_hash for view in VIEWS)
-    ours = [sample for sample in samples if sample.served.schema == schema]
-    names = {sample.served.advertiser_id for sample in ours}
+    comparable = [sample for sample in samples if sample.served.schema == schema]
+    names = {sample.served.advertiser_id for sample in comparable}
     by_name: dict[str, list[ServedSample]] = {}
-    for sample in ours:
+    for sample in comparable:
         by_name.setdefault(sample.served.advertiser_id, []).append(sample)
     late = event_table([event for event in tail if event.advertiser_id in names])
     compared, unsettled = 0, 0
@@ -125,11 +125,11 @@ def verify(samples: Sequence[ServedSample], tail: Sequence[Activity], archive: A
         compared += done
         unsettled += passed
         counts.update(mismatch.feature for mismatch in found)
-        examples += found[: SHOWN - len(examples)]
+        examples += found[: MAX_EXAMPLES - len(examples)]
     return Report(
         samples=len(samples),
         compared=compared,
-        other_schema=len(samples) - len(ours),
+        other_schema=len(samples) - len(comparable),
         unsettled=unsettled,
         mismatches=dict(counts),
         examples=examples,
@@ -151,7 +151,7 @@ def _tables(archive: Archive, late: pa.Table, names: set[str]) -> Iterator[tuple
 def _replay(
     found: tuple[pa.Table, set[str]], by_name: dict[str, list[ServedSample]]
 ) -> tuple[int, int, list[Mismatch]]:
-    """How many samples were compared, how many could not be, and what differs."""
+    """The number of samples compared, the number with too many states, and the mismatches."""
     table, names = found
     moments = _moments(table)
     samples: list[ServedSample] = []
@@ -161,7 +161,7 @@ def _replay(
     for name in sorted(names):
         for sample in by_name[name]:
             states = _states(moments.get(name, ()), sample)
-            if len(states) > STATES:
+            if len(states) > MAX_STATES:
                 unsettled += 1
                 continue
             samples.append(sample)
@@ -182,7 +182,7 @@ def _replay(
 
 
 def _moments(table: pa.Table) -> dict[str, list[float]]:
-    """When something became known of each advertiser."""
+    """The moments at which an event of each advertiser became known."""
     versions, names = versions_of(table)
     found: dict[str, list[float]] = {}
     ids = names.to_pylist()
@@ -192,13 +192,13 @@ def _moments(table: pa.Table) -> dict[str, list[float]]:
 
 
 def _states(moments: Sequence[float], sample: ServedSample) -> list[float]:
-    """The moments whose knowledge the sample may show: at its watermark, and after each later arrival."""
-    first, last = min(sample.served.watermark, sample.noted_at), sample.noted_at
+    """The moments whose knowledge the sample may hold: its watermark, and each later arrival."""
+    first, last = min(sample.served.watermark, sample.recorded_at), sample.recorded_at
     return sorted({first, *(moment for moment in moments if first < moment <= last)})
 
 
 def _differing(served: Served, states: Any) -> list[Mismatch]:
-    """Nothing where a state of knowledge agrees; else what differs from the latest."""
+    """Empty where a state of knowledge agrees; else the mismatches with the latest."""
     values = np.array(served.values)
     same = (states == values) | (np.isnan(states) & np.isnan(values))
     if same.all(axis=1).any():

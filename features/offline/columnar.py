@@ -3,7 +3,7 @@
 Every window of a question is a range of the sorted events, so counts, sums and days are differences of running
 totals, minima and maxima are reductions over day tiles, and distinct campaigns are those whose last event before the
 question lies in the window. All sums are int64; a quotient is taken in float64 where both sides are exact there, and
-by Python's exact integers where not. What could overflow is left to `features.vectors` (see `fits`).
+by Python's exact integers where not. Sums that could overflow are left to `features.vectors` (see `fits`).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def values(lines: Timelines, features: Sequence[Feature]) -> Floats:
 
 
 class Seen:
-    """What the questions that see any event see; arrays are (questions,) unless they say otherwise.
+    """The events that the questions see, for questions that see any; arrays are (questions,) unless stated otherwise.
 
     Events and day tiles are addressed by position: a window is the events [start(days), stop).
     """

@@ -1,10 +1,10 @@
-"""Offline features: what the store would have answered at past moments, for training.
+"""Point-in-time features: the values the store would have answered at past moments, for training.
 
     entities (advertiser, as of) ──┐
-    events, in batches of advertisers ─► versions ─► timelines ─► features, one row for each row that was asked
+    events, in batches of advertisers ─► versions ─► timelines ─► features, a row for each entity row
 
 Bitemporal: a row sees, of each event id, the last version that had arrived by `as_of`, and of those the events
-before it; so neither the future nor a history restated later can leak. (`backdated` imports of the past count as
+before it; so neither the future nor a later restatement can leak. (`backdated` imports of the past count as
 known at their own event time, until they are restated.) The numbers are those of `features.vectors` to the last bit.
 """
 
@@ -51,11 +51,11 @@ def point_in_time(
         entities: columns `advertiser_id` and `as_of` (epoch seconds, or a timestamp; without a zone it is UTC), and
             `known_at` where what was known at another moment than `as_of` is asked for; further columns are kept.
             Repeats and any order are fine.
-        features: which, by name.
+        features: names of features.
         batch_rows: events held at once: this bounds memory, about 300 bytes each. One advertiser is never split.
 
     Returns:
-        What `entities` is, a table or a frame: its rows in their order, with the features as float64 after its
+        A table or a frame, as `entities` is: its rows in their order, with the features as float64 after its
         columns; NaN where not defined, and in the whole row of an advertiser without activity by then.
 
     Raises:

@@ -1,11 +1,11 @@
-"""Bitemporal order: which version of which event each question may see.
+"""Bitemporal order: the versions of events that each question may see.
 
     versions of one event id, by arrival:   v1 ───known──► v2 ───known──► …
     a question as of T sees a version       known from ≤ T < superseded at, and event time < T
 
 Nearly every question sees, of the events before it, exactly the last versions: they are answered together on one
-timeline an advertiser. The others fall between the time of an event and its arrival, or before a restatement. Each
-group of those that know the same gets a timeline of its own, with the versions that were known then.
+timeline for each advertiser. The others fall between the time of an event and its arrival, or before a restatement.
+Each group of those with the same knowledge gets a timeline of its own, with the versions known then.
 """
 
 from __future__ import annotations
@@ -97,10 +97,10 @@ class Versions:
             yield from self._expanded(questions[special])
 
     def _sees_other_than_last(self, questions: Questions) -> Mask:
-        """Whether a question falls where a version is, or is not, known other than the last versions say.
+        """Whether a question sees other versions than the last ones.
 
         A last version is missing in (event time, known from); an earlier one is there from the later of both until
-        it is superseded. Where the two moments differ, that is not worked out.
+        it is superseded. Questions with `known_at` other than `as_of` always count as such.
         """
         apart: Mask = questions.known_at != questions.as_of
         after = np.nextafter(self.time, np.inf)
@@ -138,7 +138,7 @@ class Versions:
         index, timeline = expand(low, high - low)
         first = np.searchsorted(group, np.arange(len(low)))
         moment = questions.known_at[first][timeline]
-        # What was known at its own time and never changed is not asked when it arrived: that is the same for all.
+        # Versions known at their own time and never changed need no check of arrival: all questions see them.
         usual = (questions.known_at == questions.as_of)[first][timeline]
         plain = usual & np.isinf(self.superseded_at[index]) & (self.known_from[index] <= self.time[index])
         known = (self.known_from[index] <= moment) & (moment < self.superseded_at[index])

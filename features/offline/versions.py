@@ -85,9 +85,9 @@ def _by_time(advertiser: Ints, time: Floats) -> Ints:
 def _settle(
     table: pa.Table, advertiser: Ints, known_from: Floats, superseded_at: Floats
 ) -> npt.NDArray[np.bool_] | None:
-    """Write down, for events told more than once, from when to when each version counts; returns which do at all.
+    """Set `known_from` and `superseded_at` of events with several versions; returns the mask of rows to keep.
 
-    None: no event is told twice, the usual case, found out by fingerprints alone.
+    None: no event has two versions, the usual case, which fingerprints alone show.
     """
     prints = fingerprints(table["event_id"]) ^ (advertiser.astype(np.uint64) * _MIX)
     ordered = np.sort(prints)
@@ -95,11 +95,11 @@ def _settle(
     if not len(twice):
         return None
     suspects = np.flatnonzero(np.isin(prints, twice))
-    told: dict[tuple[str, str], list[tuple[int, Any]]] = defaultdict(list)
+    by_event: dict[tuple[str, str], list[tuple[int, Any]]] = defaultdict(list)
     for at, activity in zip(suspects.tolist(), activities_of(table.take(suspects)), strict=True):
-        told[activity.advertiser_id, activity.event_id].append((at, activity))
+        by_event[activity.advertiser_id, activity.event_id].append((at, activity))
     keep = np.ones(len(advertiser), dtype=np.bool_)
-    for versions in told.values():
+    for versions in by_event.values():
         versions.sort(key=lambda version: (version[1].arrival, content(version[1]), version[1].backdated))
         last = versions[0]
         for version in versions[1:]:
@@ -112,7 +112,7 @@ def _settle(
 
 
 def fingerprints(texts: pa.ChunkedArray) -> npt.NDArray[np.uint64]:
-    """64 bits of each text, to find out which may be equal: equal texts have equal ones."""
+    """A 64-bit hash of each text, to find texts that may be equal: equal texts have equal hashes."""
     column = texts.combine_chunks()
     if isinstance(column, pa.ChunkedArray):
         column = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], pa.string())

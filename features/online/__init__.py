@@ -1,1 +1,1 @@
-"""Reading features while a caller waits."""
+"""Reading features online, while a caller waits."""

@@ -1,4 +1,4 @@
-"""Reads as they go over the wire: values with event time, age and status, and what is computed at the question."""
+"""Answers as they go over the wire: values with event time, age and status, and on-demand features."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from tocsin.clock import to_datetime
 from tocsin.errors import InvalidRecordError
 from tocsin.wire.features import FeatureRow, FeaturesAnswer, FeaturesBatchAnswer, FeatureValue, ViewRead
 
-DEMANDED = {feature.name: feature for feature in ON_DEMAND}
+_ON_DEMAND = {feature.name: feature for feature in ON_DEMAND}
 
 
-def is_known(answer: Answer, place: int) -> bool:
-    """Whether anybody ever told us of an entity."""
-    return any(status is not Status.NEVER for status in answer.statuses(place))
+def is_known(answer: Answer, index: int) -> bool:
+    """Whether anything was ever recorded about an entity."""
+    return any(status is not Status.NEVER for status in answer.statuses(index))
 
 
-def vector_of(answer: Answer, place: int) -> dict[str, float | None]:
+def vector_of(answer: Answer, index: int) -> dict[str, float | None]:
     """All stored features of one entity by name; None where not defined."""
-    return named(answer.vector(place))
+    return named(answer.vector(index))
 
 
 def check_names(names: Sequence[str], requested: Mapping[str, float]) -> None:
-    """Whether all of these are features and request values.
+    """Refuse names that are not stored features or request values.
 
     Raises:
-        InvalidRecordError: names the one that is not.
+        InvalidRecordError: names the first that is not.
     """
     for name in names:
-        if name in DEMANDED:
+        if name in _ON_DEMAND:
             raise InvalidRecordError(
                 f"{name!r} is computed on demand: it comes with its values, without being named",
                 field="features",
-                limit=f"`values` of {', '.join(DEMANDED[name].requested)}",
+                limit=f"`values` of {', '.join(_ON_DEMAND[name].requested)}",
             )
         if name not in VIEW_OF:
             raise InvalidRecordError(
@@ -64,10 +64,12 @@ def on_demand(vector: Mapping[str, float | None], requested: Mapping[str, float]
     return found
 
 
-def one(answer: Answer, place: int, requested: Mapping[str, float], reason: str = "") -> FeaturesAnswer:
-    """Everything about one entity. `why` it is degraded, if it is."""
-    vector = vector_of(answer, place)
-    reads = {view.name: read for view, read in zip(VIEWS, answer.reads(place), strict=True)}
+def features_answer(
+    answer: Answer, index: int, requested: Mapping[str, float], reason: str = ""
+) -> FeaturesAnswer:
+    """All features of one entity. `reason`: why the answer is degraded; empty: it is not."""
+    vector = vector_of(answer, index)
+    reads = {view.name: read for view, read in zip(VIEWS, answer.reads(index), strict=True)}
     features = {}
     for feature in FEATURES:
         view = VIEW_OF[feature.name].name
@@ -81,7 +83,7 @@ def one(answer: Answer, place: int, requested: Mapping[str, float], reason: str 
             age_s=read.age_s,
         )
     return FeaturesAnswer(
-        advertiser_id=answer.advertiser_ids[place],
+        advertiser_id=answer.advertiser_ids[index],
         as_of=to_datetime(answer.as_of),
         features=features,
         on_demand=on_demand(vector, requested),
@@ -90,14 +92,14 @@ def one(answer: Answer, place: int, requested: Mapping[str, float], reason: str 
     )
 
 
-def many(
+def features_batch_answer(
     answer: Answer, names: Sequence[str], requested: Mapping[str, float], reason: str = ""
 ) -> FeaturesBatchAnswer:
-    """A row for each entity; `names` of stored features, empty for all."""
+    """A row for each entity, with the stored features `names`; empty: all. `reason` as in `features_answer`."""
     rows = []
-    for place, advertiser_id in enumerate(answer.advertiser_ids):
-        vector = vector_of(answer, place)
-        reads = zip(VIEWS, answer.reads(place), strict=True)
+    for index, advertiser_id in enumerate(answer.advertiser_ids):
+        vector = vector_of(answer, index)
+        reads = zip(VIEWS, answer.reads(index), strict=True)
         rows.append(
             FeatureRow(
                 advertiser_id=advertiser_id,

@@ -1,51 +1,63 @@
-"""The "now" of features: the clock, the end of the data, or a moment somebody set."""
+"""The `as_of` that stands for "now": the clock, the end of the data, or a fixed moment."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 
-from features.online.store import fixed_moment, moment_after
-from tocsin.clock import Clock
+import msgspec
+
+from features.definitions import DAY_S
+from tocsin.clock import Clock, to_epoch
 from tocsin.errors import StorageUnavailableError
 
 LATEST_TTL_S = 5.0
 
 
+def fixed_as_of(setting: str) -> float | None:
+    """The moment a setting names, epoch seconds; None for `now` and `latest`, which move."""
+    return None if setting in {"now", "latest"} else to_epoch(msgspec.convert(setting, datetime))
+
+
+def latest_as_of(newest: float, now: float = math.inf) -> float:
+    """The moment of `latest`, epoch seconds: the midnight UTC after the newest event, or an earlier `now`."""
+    return min((newest // DAY_S + 1) * DAY_S, now)
+
+
 class AsOf:
-    """Answers what "now" is.
+    """The moment that features are computed for unless another is asked for.
 
     Args:
         as_of: The setting: `now`, `latest` or a time.
-        latest: Asks for the time of the newest event.
+        latest: Reads the time of the newest event, epoch seconds; None: there is none.
         clock: Time.
     """
 
     def __init__(self, as_of: str, latest: Callable[[], Awaitable[float | None]], clock: Clock) -> None:
-        self._fixed = fixed_moment(as_of)
+        self._fixed = fixed_as_of(as_of)
         self._is_latest = as_of == "latest"
         self._latest = latest
         self._clock = clock
         self._newest: float | None = None
-        self._asked_at = -math.inf
+        self._read_at = -math.inf
 
     async def now(self) -> float:
-        """The moment to answer for, epoch seconds. `latest` is the midnight after the newest event, up to 5 s old,
-        or the clock's time where that is earlier: of a midnight to come nothing is known yet.
+        """The moment, epoch seconds. `latest` is read again after 5 s (see `latest_as_of`).
 
         Raises:
-            StorageUnavailableError: it is `latest`, and was never known.
+            StorageUnavailableError: it is `latest`, and was never read.
         """
         if self._fixed is not None:
             return self._fixed
         if not self._is_latest:
             return self._clock.now()
-        if self._clock.monotonic() - self._asked_at > LATEST_TTL_S:
+        if self._clock.monotonic() - self._read_at > LATEST_TTL_S:
             try:
                 self._newest = await self._latest()
-                self._asked_at = self._clock.monotonic()
+                self._read_at = self._clock.monotonic()
             except StorageUnavailableError:
                 if self._newest is None:
                     raise
         now = self._clock.now()
-        return now if self._newest is None else moment_after(self._newest, now)
+        return now if self._newest is None else latest_as_of(self._newest, now)

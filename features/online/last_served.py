@@ -1,6 +1,6 @@
-"""What was answered lately, kept for when storage is down: stored vectors as they were, and how old they were.
+"""The vectors last served, kept for when storage is down: as they were stored, with their age.
 
-Bytes are kept, not reads: nearly all of what is kept is never asked for again.
+Bytes are kept, not decoded reads: most of them are never read again.
 """
 
 from __future__ import annotations
@@ -19,33 +19,33 @@ _NO_READS: Final[Sequence[VectorRead]] = ()
 
 
 class LastServed:
-    """The entities last answered for.
+    """The vectors of the entities last served; the oldest are dropped first.
 
     Args:
-        most: How many are kept.
+        max_entities: How many entities are kept.
     """
 
-    def __init__(self, most: int) -> None:
-        self._most = most
-        # As of when; what no stored vectors answered for; else their bytes and ages.
+    def __init__(self, max_entities: int) -> None:
+        self._max_entities = max_entities
+        # `as_of`; the views of an overridden entity, else none; its stored bytes; the age of each view.
         self._kept: OrderedDict[str, tuple[float, Sequence[VectorRead], bytes, Sequence[Age]]] = OrderedDict()
 
     def keep(self, answer: Answer) -> None:
-        """An answer about now. Entities of unknown age are left out."""
-        kept, told, as_of = self._kept, answer.told, answer.as_of
+        """Keep an answer as of now. Entities of unknown age are left out."""
+        kept, overrides, as_of = self._kept, answer.overrides, answer.as_of
         rows = zip(answer.advertiser_ids, answer.bodies, answer.owners, strict=True)
-        for place, (name, body, owner) in enumerate(rows):
-            reads = told.get(place, _NO_READS)
+        for index, (name, body, owner) in enumerate(rows):
+            reads = overrides.get(index, _NO_READS)
             ages = answer.ages[owner]
             if (reads[0].age_s if reads else ages[0][1]) is None:
                 continue
             kept[name] = (as_of, reads, body, ages)
             kept.move_to_end(name)
-        while len(kept) > self._most:
+        while len(kept) > self._max_entities:
             kept.popitem(last=False)
 
     def find(self, name: str, as_of: float) -> list[VectorRead] | None:
-        """What was answered, as stale, where that is still within the time to live of each view."""
+        """The views last served, marked stale, in the order of `VIEWS`; None where one is older than its TTL."""
         found = self._kept.get(name)
         if found is None:
             return None

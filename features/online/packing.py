@@ -13,10 +13,10 @@
 | 40     | float64 | `as_of` it was computed for |
 | 48     | float64 each | the values in the view's order; NaN: not defined |
 
-Little-endian, words of 8 bytes. A vector tells the truth as of any moment of its step that lies after its newest event
-and not after the first that did not count.
+Little-endian, words of 8 bytes. A vector is exact as of any moment of its step that lies after its newest event and
+not after the first that did not count.
 
-The vectors of all views of an entity stand one after the other in one Redis value, in the order of `VIEWS`: they are
+The vectors of all views of an entity follow each other in one Redis value, in the order of `VIEWS`: they are
 written together and read together, and many such values joined are one matrix.
 """
 
@@ -42,15 +42,15 @@ _SCHEMA_BYTES: Final = 16  # of the prefix: version, count and hash
 
 
 class Fit(StrEnum):
-    """Whether a stored vector answers a question."""
+    """Whether a stored vector answers for a moment."""
 
     FITS = "fits"
-    SCHEMA = "schema"  # of other definitions, or another format
+    SCHEMA = "schema"  # other definitions or another format
     MOMENT = "moment"  # computed for another step, or events lie in between
 
 
 class Packed(Struct, frozen=True, gc=False):
-    """A vector unpacked."""
+    """An unpacked vector; times in epoch seconds."""
 
     newest_event_time: float
     until: float
@@ -81,7 +81,7 @@ class Packer:
         self.schema = self.prefix(0.0)[:_SCHEMA_BYTES]
 
     def prefix(self, as_of: float) -> bytes:
-        """What the bytes of a vector that may answer for `as_of` begin with."""
+        """The first bytes of a vector that may answer for `as_of`."""
         return _PREFIX.pack(FORMAT_VERSION, 0, self.count, 0, self._hash, step_of(as_of, self.view.step_s))
 
     def pack(self, values: Sequence[float], *, as_of: float, newest: float, until: float = math.inf) -> bytes:
@@ -92,7 +92,7 @@ class Packer:
         )
 
     def fit(self, data: bytes, as_of: float) -> Fit:
-        """Whether a stored vector answers for `as_of`, and if not, why."""
+        """Whether a stored vector answers for `as_of`, or the reason why not."""
         if len(data) != self.size or not data.startswith(self.schema):
             return Fit.SCHEMA
         if not data.startswith(self.prefix(as_of)):
@@ -101,7 +101,7 @@ class Packer:
         return Fit.FITS if newest < as_of <= until else Fit.MOMENT
 
     def read(self, data: bytes) -> Packed:
-        """A vector for people. Raises ValueError where it is of other definitions."""
+        """Unpack a vector. Raises ValueError where its size is not that of the view."""
         if len(data) != self.size:
             raise ValueError(f"{len(data)} bytes are no vector of {self.view.name}: {self.size} expected")
         newest, until, computed, *values = self._body.unpack(data)
@@ -121,7 +121,7 @@ ENTITY_BYTES: Final = ENTITY_WORDS * WORD  # of a value that holds the vectors o
 
 
 def prefixes(as_of: float) -> bytes:
-    """What the vectors of each view that may answer for `as_of` begin with, joined."""
+    """The first bytes of each view's vector that may answer for `as_of`, joined."""
     return b"".join([packer.prefix(as_of) for packer in PACKERS])
 
 
@@ -148,9 +148,9 @@ def pack_views(history: History, as_of: float, until: float = math.inf) -> bytes
 
 
 def arrange(data: bytes) -> bytes:
-    """A stored value of other definitions as one of these: vectors of unchanged views at their places, else zeros.
+    """A stored value of other definitions in the present layout: vectors of unchanged views, zeros for the others.
 
-    Each vector tells its own length, so those of unchanged views are found behind those of changed ones.
+    Each vector holds its own length, so those of unchanged views are found behind those of changed ones.
     """
     found: dict[bytes, bytes] = {}
     while len(data) >= _PREFIX.size and data[0] == FORMAT_VERSION:

@@ -1,15 +1,15 @@
 """Online reads: all views of many entities in one round trip, each with its age and status.
 
     Question ──keys──► MGET ──bodies──► take ──► Answer (features.online.result)
-                                          └─ what no vector answers ──► histories (and events) ──► computed exactly
+                                          └─ no fitting vector ──► histories (and events) ──► computed exactly
 
-Nothing here does I/O: `OnlineReader` and `AsyncOnlineReader` below are a dozen lines each around a `Question`.
+`Question` does no I/O: `OnlineReader` and `AsyncOnlineReader` are a dozen lines each around it.
 
 A vector is used where its schema, its step and its events fit the moment asked for (`features.online.packing`). Its
-age is how far the knowledge of its partition lies behind that moment: `as_of - watermark`. So an advertiser that does
+age is how far the watermark of its partition lies behind that moment: `as_of - watermark`. So an advertiser that does
 nothing stays fresh, and one whose shard is stuck does not.
 
-Bodies are looked at together: joined they are one matrix, and a few comparisons tell which vectors fit.
+Bodies are checked together: joined they are one matrix, and a few comparisons find the vectors that fit.
 """
 
 from __future__ import annotations
@@ -64,24 +64,24 @@ class Question:
         self.as_of = as_of
         self._keys = keys
         self._partitions = partitions
-        # Whose watermarks to read: a few too many cost less than finding the owner of each of many entities.
-        self._asked: Sequence[int] = range(partitions)
+        # Watermarks to read: a few too many cost less than finding the partition of each of many entities.
+        self._owners: Sequence[int] = range(partitions)
         if len(advertiser_ids) < partitions:
-            self._asked = sorted({partition_of(name, partitions) for name in advertiser_ids})
-        self._open: list[int] = []  # entities that no vector answered
+            self._owners = sorted({partition_of(name, partitions) for name in advertiser_ids})
+        self._unanswered: list[int] = []  # indexes of entities without a fitting vector
         self._answer: Answer
 
     def keys(self) -> list[str]:
-        """What to read first: how far each partition is, and the vectors of every entity."""
+        """The keys to read first: watermarks of partitions, then the vectors of every entity."""
         prefix = self._keys.vectors("")
-        keys = [self._keys.watermark(partition) for partition in self._asked]
+        keys = [self._keys.watermark(partition) for partition in self._owners]
         keys += [prefix + name for name in self.advertiser_ids]
         return keys
 
     def take(self, bodies: Sequence[bytes | None]) -> list[str]:
-        """The answers to `keys`. Returns whose histories to read, because no vector answers for them."""
-        count = len(self._asked)
-        as_of, stored = self.as_of, _even(bodies[count:])
+        """Take the values of `keys`. Returns the advertisers without a fitting vector: read their histories."""
+        count = len(self._owners)
+        as_of, stored = self.as_of, _of_one_size(bodies[count:])
         marks = [float(mark) if mark else None for mark in bodies[:count]]
         matrix: Floats = np.ndarray((len(stored), ENTITY_WORDS), _FLOAT, b"".join(stored))
         fits = _fitting(matrix, as_of)
@@ -91,65 +91,65 @@ class Question:
             as_of,
             bodies=stored,
             matrix=matrix if complete else matrix.copy(),
-            ages={owner: _ages(mark, as_of) for owner, mark in zip(self._asked, marks, strict=True)},
+            ages={owner: _ages(mark, as_of) for owner, mark in zip(self._owners, marks, strict=True)},
             partitions=self._partitions,
         )
         if not complete:
-            self._open = np.flatnonzero(~fits.all(axis=1)).tolist()
-            for place in self._open:
-                self._tell_part(place, fits[place].tolist())
-        return [self.advertiser_ids[place] for place in self._open]
+            self._unanswered = np.flatnonzero(~fits.all(axis=1)).tolist()
+            for index in self._unanswered:
+                self._override_part(index, fits[index].tolist())
+        return [self.advertiser_ids[index] for index in self._unanswered]
 
     def take_histories(self, bodies: Sequence[bytes | None]) -> list[str]:
-        """The histories asked for. Returns whose events to read, because the moment cuts through a tile."""
+        """Take these histories. Returns the advertisers whose tiles the moment cuts through: read their events."""
         rest: list[int] = []
-        for place, body in zip(self._open, bodies, strict=True):
+        for index, body in zip(self._unanswered, bodies, strict=True):
             history, refold = read_history(body)
             if history is not None and covers(history, self.as_of):
-                self.answer(place, history)
+                self.answer(index, history)
             elif history is not None or refold:
-                rest.append(place)
-        self._open = rest
-        return [self.advertiser_ids[place] for place in rest]
+                rest.append(index)
+        self._unanswered = rest
+        return [self.advertiser_ids[index] for index in rest]
 
     def take_events(self, logs: Sequence[Iterable[bytes]]) -> None:
-        """The events asked for."""
-        for place, bodies in zip(self._open, logs, strict=True):
+        """Take these events, a collection of encoded activities for each advertiser."""
+        for index, bodies in zip(self._unanswered, logs, strict=True):
             events = [decode_activity(body) for body in bodies]
-            self.answer(place, _before(self.advertiser_ids[place], events, self.as_of))
-        self._open = []
+            self.answer(index, _before(self.advertiser_ids[index], events, self.as_of))
+        self._unanswered = []
 
-    def answer(self, place: int, history: History | None) -> None:
-        """Compute all views of a known entity from its history as it counts at the moment asked for."""
+    def answer(self, index: int, history: History | None) -> None:
+        """Compute all views of a known entity from its history; None: no event before the moment."""
         answer = self._answer
-        answer.wanted.append(self.advertiser_ids[place])
+        answer.wanted.append(self.advertiser_ids[index])
         if history is None:
-            answer.override(place, MISSING)
+            answer.override(index, MISSING)
             return
         newest = _newest_before(history, self.as_of)
-        parts = zip(answer.ages_of(place), by_view(values(history, self.as_of)), strict=True)
-        answer.override(place, [VectorRead(status, age_s, newest, part) for (status, age_s), part in parts])
+        parts = zip(answer.ages_of(index), by_view(values(history, self.as_of)), strict=True)
+        answer.override(index, [VectorRead(status, age_s, newest, part) for (status, age_s), part in parts])
 
     def finish(self) -> Answer:
-        """What is known now."""
+        """The answer, complete once nothing is left to read."""
         return self._answer
 
-    def _tell_part(self, place: int, fits: Sequence[bool]) -> None:
-        """Of an entity whose stored vectors do not all fit: those that do, and nothing of the others."""
+    def _override_part(self, index: int, fits: Sequence[bool]) -> None:
+        """Of an entity whose stored vectors do not all fit, keep those that do and set the others to `NEVER`."""
         answer = self._answer
-        body = answer.bodies[place]
+        body = answer.bodies[index]
         if body is _NOTHING:
-            answer.override(place, NEVER)
+            answer.override(index, NEVER)
             return
         for packer, fit in zip(PACKERS, fits, strict=True):
             if not fit and packer.fit(body[packer.bytes], self.as_of) is Fit.SCHEMA:
-                answer.unfit[packer.view.name] += 1
-        found = zip(fits, answer.reads(place), NEVER, strict=True)
-        answer.override(place, [read if fit else never for fit, read, never in found])
+                answer.schema_mismatches[packer.view.name] += 1
+        found = zip(fits, answer.reads(index), NEVER, strict=True)
+        answer.override(index, [read if fit else never for fit, read, never in found])
 
 
-def _even(bodies: Sequence[bytes | None]) -> Sequence[bytes]:
-    """Stored values, all of one size."""
+def _of_one_size(bodies: Sequence[bytes | None]) -> Sequence[bytes]:
+    """Stored values, all of `ENTITY_BYTES`."""
     found = cast("Sequence[bytes]", bodies)
     if None in bodies or set(map(len, found)) != {ENTITY_BYTES}:
         return [
@@ -164,14 +164,14 @@ def _fitting(matrix: Floats, as_of: float) -> Bools:
     found: Bools = (matrix.take(_NEWEST, axis=1) < as_of) & (matrix.take(_UNTIL, axis=1) >= as_of)
     words = matrix.view(_INTEGER).take(_PREFIXES, axis=1)
     wanted = prefixes(as_of)
-    if words.tobytes() != wanted * len(matrix):  # seldom, and the exact comparison costs more
+    if words.tobytes() != wanted * len(matrix):  # rare, and the exact comparison costs more
         same = words == np.frombuffer(wanted, dtype=_INTEGER)
         found &= same.reshape(len(matrix), len(PACKERS), PREFIX_WORDS).all(axis=2)
     return found
 
 
 def _ages(mark: float | None, as_of: float) -> list[Age]:
-    """Of each view of a partition, by its watermark."""
+    """Status and age of each view of a partition, by its watermark."""
     if mark is None:
         return [(Status.STALE, None)] * len(PACKERS)
     age_s = max(0.0, as_of - mark)
@@ -183,7 +183,7 @@ def _before(advertiser_id: str, events: Sequence[Activity], as_of: float) -> His
 
 
 def _newest_before(history: History, as_of: float) -> float | None:
-    """Of the newest day with activity before a moment that the tiles cover."""
+    """Time of the newest event before a moment that the tiles cover."""
     return next(
         (t.last_event_time for t in reversed((*history.weeks, *history.days)) if t.last_event_time < as_of),
         None,
@@ -191,7 +191,7 @@ def _newest_before(history: History, as_of: float) -> float | None:
 
 
 class OnlineReader:
-    """Reads in process, for notebooks, jobs and benchmarks.
+    """Reads with a synchronous client, for notebooks, jobs and benchmarks.
 
     Args:
         client: A synchronous client.

@@ -1,16 +1,16 @@
-"""What a read found: the vectors of many entities as one matrix, each view with its age and status.
+"""The result of a read: the vectors of many entities as one matrix, each view with its age and status.
 
     bodies, joined ──► matrix, a row an entity ──► columns, matrix, stale: all entities at once
                                 └──────────────► reads: the views of one entity, made when asked for
 
-Rows that no stored vector answers for are told one by one (`Answer.override`).
+A row that no stored vector answers for is overridden (`Answer.override`).
 
 | status  | means |
 |---------|-------|
 | present | known up to at most the view's TTL ago |
 | stale   | known, but older, or storage was down and memory answered |
 | missing | the advertiser is known, the value is not defined as of that moment |
-| never   | nobody told us of this advertiser |
+| never   | nothing was ever recorded about this advertiser |
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Bools = npt.NDArray[np.bool_]
 
 
 class Status(StrEnum):
-    """What a value is worth."""
+    """How far a value can be relied on."""
 
     PRESENT = "present"
     STALE = "stale"
@@ -41,17 +41,16 @@ class Status(StrEnum):
     NEVER = "never"
 
 
-Age = tuple[
-    Status, float | None
-]  # PRESENT or STALE, and seconds; None where no shard ever said how far it is
+# PRESENT or STALE, and seconds; None: no watermark was ever written.
+Age = tuple[Status, float | None]
 
 
 class VectorRead(Struct, gc=False):
-    """One view of one entity as read. `age_s` is None where no shard ever said how far it is."""
+    """One view of one entity as read."""
 
     status: Status
-    age_s: float | None
-    event_time: float | None  # of the newest event that counted
+    age_s: float | None  # None: no watermark was ever written
+    event_time: float | None  # epoch seconds, of the newest event that counted
     values: tuple[float, ...]  # in the view's order; NaN: not defined
 
 
@@ -60,17 +59,17 @@ NEVER: Final = tuple(
 )
 MISSING: Final = tuple(VectorRead(Status.MISSING, None, None, read.values) for read in NEVER)
 
-_PLACES: Final = {
-    name: place
+_WORD_OF: Final = {
+    name: word
     for packer in PACKERS
-    for name, place in zip(packer.view.names, range(packer.values.start, packer.values.stop), strict=True)
+    for name, word in zip(packer.view.names, range(packer.values.start, packer.values.stop), strict=True)
 }
-_VALUES: Final = np.array(list(_PLACES.values()))
+_VALUES: Final = np.array(list(_WORD_OF.values()))
 
 
 @lru_cache(maxsize=256)
 def _columns(names: tuple[str, ...]) -> npt.NDArray[np.intp]:
-    return np.array([_PLACES[name] for name in names], dtype=np.intp)
+    return np.array([_WORD_OF[name] for name in names], dtype=np.intp)
 
 
 def reads_of(row: Sequence[float], ages: Sequence[Age]) -> list[VectorRead]:
@@ -88,7 +87,7 @@ class Answer:
         advertiser_ids: The entities.
         as_of: The moment asked for.
         bodies: Their stored values, all of `ENTITY_BYTES`.
-        matrix: The same joined, shape `(entities, ENTITY_WORDS)`; rows that are told are written to.
+        matrix: The same joined, shape `(entities, ENTITY_WORDS)`; `override` writes to it.
         ages: Of each view, by partition.
         partitions: How many the activity lane has.
     """
@@ -107,9 +106,9 @@ class Answer:
         self.as_of = as_of
         self.bodies = bodies
         self.ages = ages
-        self.told: dict[int, list[VectorRead]] = {}  # entities that no stored vectors answer for
-        self.wanted: list[str] = []  # whose vectors should be computed again
-        self.unfit: Counter[str] = Counter()  # vectors of other definitions, by view
+        self.overrides: dict[int, list[VectorRead]] = {}  # by index of the entity
+        self.wanted: list[str] = []  # whose vectors should be materialized again
+        self.schema_mismatches: Counter[str] = Counter()  # vectors of other definitions, by view
         self._matrix = matrix
         self._partitions = partitions
         self._owners: list[int] | None = None
@@ -121,33 +120,33 @@ class Answer:
             self._owners = [partition_of(name, self._partitions) for name in self.advertiser_ids]
         return self._owners
 
-    def ages_of(self, place: int) -> Sequence[Age]:
-        """How old the knowledge of one entity is, by view."""
-        return self.ages[self.owners[place]]
+    def ages_of(self, index: int) -> Sequence[Age]:
+        """Status and age of each view of one entity, by its partition's watermark."""
+        return self.ages[self.owners[index]]
 
-    def override(self, place: int, reads: Sequence[VectorRead]) -> None:
-        """Set the views of one entity, in the order of `VIEWS`."""
-        self.told[place] = list(reads)
-        row = self._matrix[place]
+    def override(self, index: int, reads: Sequence[VectorRead]) -> None:
+        """Replace the views of one entity, in the order of `VIEWS`."""
+        self.overrides[index] = list(reads)
+        row = self._matrix[index]
         for packer, read in zip(PACKERS, reads, strict=True):
             row[packer.values] = read.values
 
     # ------------------------------------------------------------------ one entity
 
-    def reads(self, place: int) -> list[VectorRead]:
+    def reads(self, index: int) -> list[VectorRead]:
         """All views of one entity, in the order of `VIEWS`."""
-        told = self.told.get(place)
-        if told is not None:
-            return told
-        return reads_of(self._matrix[place].tolist(), self.ages_of(place))
+        override = self.overrides.get(index)
+        if override is not None:
+            return override
+        return reads_of(self._matrix[index].tolist(), self.ages_of(index))
 
-    def vector(self, place: int) -> tuple[float, ...]:
+    def vector(self, index: int) -> tuple[float, ...]:
         """The values of one entity over all views, in the order of `FEATURES`."""
-        return tuple(self._matrix[place].take(_VALUES).tolist())
+        return tuple(self._matrix[index].take(_VALUES).tolist())
 
-    def statuses(self, place: int) -> list[Status]:
-        """Of each view of one entity."""
-        return [read.status for read in self.reads(place)]
+    def statuses(self, index: int) -> list[Status]:
+        """The status of each view of one entity, in the order of `VIEWS`."""
+        return [read.status for read in self.reads(index)]
 
     # ------------------------------------------------------------------ all entities
 
@@ -168,23 +167,23 @@ class Answer:
         return dict(zip(names, self.matrix(names).T.tolist(), strict=True))
 
     def ages_s(self) -> list[float | None]:
-        """How old the knowledge of each entity is, seconds, by its oldest view; None: not known."""
+        """The age of each entity's oldest view, seconds; None: not known."""
         by_owner = {owner: _oldest(age_s for _, age_s in ages) for owner, ages in self.ages.items()}
         found = [by_owner[owner] for owner in self.owners]
-        for place, reads in self.told.items():
-            found[place] = _oldest(read.age_s for read in reads)
+        for index, reads in self.overrides.items():
+            found[index] = _oldest(read.age_s for read in reads)
         return found
 
     def stale(self) -> Bools:
         """Where any view is stale, shape `(entities,)`."""
-        behind = {
+        stale_owners = {
             owner for owner, ages in self.ages.items() if any(status is Status.STALE for status, _ in ages)
         }
         found = np.zeros(len(self.advertiser_ids), dtype=np.bool_)
-        if behind:
-            found[:] = [owner in behind for owner in self.owners]
-        for place, reads in self.told.items():
-            found[place] = any(read.status is Status.STALE for read in reads)
+        if stale_owners:
+            found[:] = [owner in stale_owners for owner in self.owners]
+        for index, reads in self.overrides.items():
+            found[index] = any(read.status is Status.STALE for read in reads)
         return found
 
 

@@ -1,4 +1,4 @@
-"""The feature store's state on Redis, as its readers see it.
+"""The feature store's state on Redis, for its readers.
 
     block ──► Shard (features.shard.shard): events, tiles and packed vectors, in one step with the acknowledgement
                          │
@@ -9,17 +9,13 @@ An advertiser belongs to one partition of the activity lane, so its state has on
 
 from __future__ import annotations
 
-import math
 from collections.abc import AsyncIterator, Sequence
-from datetime import datetime
 from typing import Any, Final
 
 import msgspec
 from redis import asyncio as aioredis
 
-from features.definitions import DAY_S
 from features.tiles import History, decode, fold
-from tocsin.clock import to_epoch
 from tocsin.errors import InvalidRecordError
 from tocsin.keys import FeatureKeys
 from tocsin.storage.errors import translated
@@ -30,18 +26,10 @@ SCAN_PAGE = 200
 decode_activity: Final = msgspec.msgpack.Decoder(Activity).decode
 
 
-def fixed_moment(as_of: str) -> float | None:
-    """The moment a setting names, in epoch seconds; None for `now` and `latest`, which move."""
-    return None if as_of in {"now", "latest"} else to_epoch(msgspec.convert(as_of, datetime))
-
-
-def moment_after(newest: float, now: float = math.inf) -> float:
-    """What `latest` stands for: the midnight UTC after the newest event, or now while that midnight is still ahead."""
-    return min((newest // DAY_S + 1) * DAY_S, now)
-
-
 def read_history(body: bytes | None) -> tuple[History | None, bool]:
-    """A history from its bytes, and whether it has to be folded anew: another version of the platform wrote it."""
+    """A history from its bytes, and whether it must be folded from the events: another version of the platform wrote
+    the bytes.
+    """
     if not body:
         return None, False
     try:
@@ -63,7 +51,7 @@ class FeatureStore:
         self._client = client
 
     async def histories(self, advertiser_ids: Sequence[str]) -> list[History | None]:
-        """The history of each advertiser, None for one that is not known; usually one round trip.
+        """The history of each advertiser, None for one without events; usually one round trip.
 
         Raises:
             StorageUnavailableError: the server does not answer.
@@ -128,7 +116,7 @@ class FeatureStore:
         return [str(item, "utf-8") for item in ids]
 
     async def count(self) -> int:
-        """How many advertisers are known.
+        """The number of advertisers with an event.
 
         Raises:
             StorageUnavailableError: the server does not answer.

@@ -1,4 +1,4 @@
-"""A feature shard with the work that runs beside its blocks."""
+"""A feature shard: the handler of its blocks, with its materializer and archiver in the background."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class LaneShard:
     """The shard's handler, its materializer and its archiver. Made within a running event loop.
 
     Args:
-        settings: Namespace, archive, what "now" is.
+        settings: Namespace, archive, `as_of`.
         lane: The activity lane.
         main: The main server.
-        held: The partitions that are ours now.
+        held: The partitions the shard holds now.
         clock: Time.
     """
 
@@ -71,18 +71,18 @@ class LaneShard:
         """The last known history of each advertiser, encoded, with the time (epoch seconds) up to which its
         partition was known to be applied: for readers while storage is down.
         """
-        marks = self.materializer.marks
+        watermarks = self.materializer.watermarks
         return [
-            (body, marks.get(partition_of(name, self._partitions)))
+            (body, watermarks.get(partition_of(name, self._partitions)))
             for name, body in zip(advertiser_ids, self.handler.remembered(advertiser_ids), strict=True)
         ]
 
     def parts(self) -> Sequence[object]:
-        """Those that count faults."""
+        """The parts that count faults."""
         return (self.handler, self.materializer, self.archiver)
 
     async def aclose(self) -> None:
-        """End what runs beside the blocks."""
+        """End the background work."""
         for task in self._background:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)

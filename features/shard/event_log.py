@@ -1,4 +1,4 @@
-"""The event log of the shards on Redis: what changed, until it is in the archive."""
+"""The event log of the shards on Redis: changed events, until they are in the archive."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _block: Final = msgspec.msgpack.Decoder(list[Activity])
 
 
 class Backlog(msgspec.Struct, frozen=True, kw_only=True):
-    """What stands between the event log on Redis and the archive."""
+    """How far the archive is behind the event log on Redis."""
 
-    waiting: int  # events logged and not landed
-    landed: int  # events, since the beginning
-    lost: int  # events that left the log before they were landed; found out when a partition's log is empty
-    blocks: dict[int, int]  # that wait, by partition
+    waiting: int  # events logged and not archived
+    landed: int  # events archived, since the beginning
+    lost: int  # events that left the log before they were archived; known once a partition's log is empty
+    blocks: dict[int, int]  # waiting, by partition
     oldest_age_s: dict[int, float]  # of these; 0 where none waits
-    landed_at: float | None  # epoch seconds; None: never
+    landed_at: float | None  # when the archive was last written, epoch seconds; None: never
 
 
 _BACKLOG: Final = Script(
@@ -47,7 +47,7 @@ return answer
 
 
 async def read_backlog(client: aioredis.Redis, keys: FeatureKeys, partitions: int) -> Backlog:
-    """How far the archive is behind; one round trip, the blocks stay where they are.
+    """How far the archive is behind; one round trip that reads no block.
 
     Raises:
         StorageUnavailableError: the server does not answer.
@@ -71,7 +71,7 @@ async def read_backlog(client: aioredis.Redis, keys: FeatureKeys, partitions: in
     )
 
 
-_FORGET: Final = Script(
+_DELETE_ARCHIVED: Final = Script(
     """#!lua flags=allow-oom
 local landed = 0
 for a = entries_at, #ARGV, 2 do
@@ -92,11 +92,11 @@ return landed
 )
 
 
-async def forget(
+async def delete_archived(
     client: aioredis.Redis, keys: FeatureKeys, partition: int, entries: Sequence[tuple[str, int]]
 ) -> int:
-    """Forget entries that are on file. One that is gone already was counted then. Once nothing is left, what was
-    logged and never archived is known to be lost (trimmed, or not to be read).
+    """Delete entries that are in the archive and count them, each once. Once the log is empty, events that were
+    logged and never archived are counted as lost (trimmed, or unreadable).
 
     Args:
         client: The server.
@@ -111,7 +111,7 @@ async def forget(
         StorageUnavailableError: the server does not answer.
     """
     with translated():
-        counted: int = await _FORGET.run(
+        counted: int = await _DELETE_ARCHIVED.run(
             client,
             archive=keys.archive,
             log=keys.log(partition),
@@ -136,7 +136,7 @@ async def read_log(
 
 
 def activities_in(body: bytes) -> list[Activity] | None:
-    """The events of a block; None, and a line in the log, where it cannot be read."""
+    """The events of a block; None where it cannot be read, which is logged."""
     try:
         return _block.decode(body)
     except msgspec.MsgspecError as error:

@@ -1,11 +1,11 @@
-"""The histories a shard remembers, and whether it may still believe them.
+"""The histories a shard keeps in memory, and whether they are still those the server holds.
 
-    unknown ──handle──► pending (worked out, perhaps written) ──the server holds its token──► believed
-       ▲                                                                                        │
-       └────────────── the server holds another token: somebody else wrote ─────────────────────┘
+    unknown ──handle──► staged (computed, perhaps written) ──the server holds its token──► confirmed
+       ▲                                                                                    │
+       └────────────── the server holds another token: another shard wrote ────────────────┘
 
-Each write of a partition's state leaves a token on the server that nobody else can have written. What stands under
-the same token is therefore what the server holds, whether or not its answer ever arrived.
+Each write of a partition's state leaves a random token on the server. A history cached under the same token is
+therefore what the server holds, whether or not its answer ever arrived.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ NO_TOKEN = b""
 
 
 class _Partition(Struct):
-    """One partition: the token its histories stand under, and what was worked out after it."""
+    """One partition: its histories with the token they are valid under, and the staged ones with theirs."""
 
     token: bytes = NO_TOKEN
     histories: OrderedDict[str, History] = field(default_factory=OrderedDict)
@@ -31,7 +31,7 @@ class _Partition(Struct):
 
 
 class HistoryCache:
-    """Bounded; what was used longest ago goes first.
+    """Bounded; the least recently used is evicted first.
 
     Args:
         max_tiles: The bound, in tiles over all partitions.
@@ -42,8 +42,8 @@ class HistoryCache:
         self._max_tiles = max_tiles
         self._partitions: dict[int, _Partition] = {}
 
-    def believe(self, partition: int, token: bytes) -> None:
-        """Tell what token the server holds: what stands under another is forgotten."""
+    def confirm(self, partition: int, token: bytes) -> None:
+        """Take the token the server holds: histories under another one are dropped, staged ones under it confirmed."""
         found = self._partitions.setdefault(partition, _Partition())
         if found.next_token and token == found.next_token:
             for advertiser_id, history in found.next_histories.items():
@@ -56,31 +56,31 @@ class HistoryCache:
         found.next_token, found.next_histories = NO_TOKEN, {}
 
     def get(self, partition: int, advertiser_id: str) -> History | None:
-        """What is believed of an advertiser."""
+        """The confirmed history of an advertiser."""
         found = self._partitions.get(partition)
         history = found.histories.get(advertiser_id) if found else None
         if found and history:
             found.histories.move_to_end(advertiser_id)
         return history
 
-    def learn(self, partition: int, advertiser_id: str, history: History) -> None:
-        """Keep what was read from the server under the token believed now."""
+    def add(self, partition: int, advertiser_id: str, history: History) -> None:
+        """Keep a history read from the server under the present token."""
         self._put(self._partitions.setdefault(partition, _Partition()), advertiser_id, history)
 
-    def expect(self, partition: int, token: bytes, histories: Mapping[str, History]) -> None:
-        """What will be believed once the server holds `token`."""
+    def stage(self, partition: int, token: bytes, histories: Mapping[str, History]) -> None:
+        """Hold histories back until the server holds `token`."""
         found = self._partitions.setdefault(partition, _Partition())
         found.next_token, found.next_histories = token, histories
 
     def trim(self) -> None:
-        """Forget down to the bound; not while what was looked up is still in use."""
+        """Evict down to the bound; not while histories of a unit are still in use."""
         while self.tiles > self._max_tiles:
             fullest = max(self._partitions.values(), key=lambda found: len(found.histories))
             _, history = fullest.histories.popitem(last=False)
             self.tiles -= _size(history)
 
     def last_known(self, partition: int, advertiser_id: str) -> History | None:
-        """For when the server cannot be asked: the best there is. Safe to call from another thread."""
+        """The newest history, staged or confirmed, for when storage is down. Safe to call from another thread."""
         found = self._partitions.get(partition)
         if found is None:
             return None

@@ -1,10 +1,10 @@
-"""What a shard does beside its blocks: say how far it is, and keep vectors ready that nobody's activity renews.
+"""What a shard does besides its blocks: write watermarks, and materialize vectors that no new activity renews.
 
     every 0.5 s   watermarks of its partitions
-    every 1 s     vectors that readers wanted and did not find (`wanted`)
+    every 1 s     vectors that readers did not find (`wanted`)
     every hour    vectors of the advertisers most asked for: their step has ended
 
-A vector is written only while the token of its partition stands, so that it can never cover a newer one.
+A vector is written only while the token of its partition is unchanged, so that it can never replace a newer one.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ from tocsin.telemetry.reports import Fault
 
 log = logging.getLogger(__name__)
 
-MARK_EVERY_S: Final = 0.5
-RENEW_EVERY_S: Final = 1.0
-RENEWED_AT_ONCE: Final = 200  # advertisers of a partition
-POPULAR: Final = 2_000  # renewed when their step ends
+WATERMARKS_EVERY_S: Final = 0.5
+MATERIALIZE_EVERY_S: Final = 1.0
+MAX_ADVERTISERS: Final = 200  # of a partition in one step
+MAX_POPULAR: Final = 2_000  # advertisers whose vectors are materialized when their step ends
 
 
 class Materializer:
-    """Keeps watermarks and vectors of the partitions a shard holds.
+    """Writes watermarks and vectors of the partitions a shard holds.
 
     Args:
         store: The feature store.
         client: Its server.
         lane_keys: Of the activity lane.
-        held: The partitions that are ours now.
+        held: The partitions the shard holds now.
         partitions: How many the lane has.
-        as_of: The "now" of features.
+        as_of: The moment to materialize for.
         clock: Time.
     """
 
@@ -63,8 +63,8 @@ class Materializer:
         as_of: AsOf,
         clock: Clock,
     ) -> None:
-        self.renewed = 0  # advertisers
-        self.marks: dict[int, float] = {}  # the last watermark of each partition
+        self.materialized = 0  # advertisers
+        self.watermarks: dict[int, float] = {}  # the last watermark of each partition
         self.failures = 0
         self._store = store
         self._keys = store.keys
@@ -82,19 +82,19 @@ class Materializer:
         return {Fault.FRESHENING: self.failures}
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Run both until cancelled; a step that fails is counted and repeated."""
         await asyncio.gather(
             repeat(
                 "writing watermarks",
-                self.mark,
-                every_s=MARK_EVERY_S,
+                self.write_watermarks,
+                every_s=WATERMARKS_EVERY_S,
                 failed=self._count,
                 level=logging.DEBUG,
             ),
             repeat(
-                "renewing vectors",
-                self.renew,
-                every_s=RENEW_EVERY_S,
+                "materializing vectors",
+                self.materialize,
+                every_s=MATERIALIZE_EVERY_S,
                 failed=self._count,
                 level=logging.DEBUG,
             ),
@@ -103,7 +103,7 @@ class Materializer:
     def _count(self, _error: Exception) -> None:
         self.failures += 1
 
-    async def mark(self) -> None:
+    async def write_watermarks(self) -> None:
         """Write the watermarks of the partitions held.
 
         Raises:
@@ -114,11 +114,11 @@ class Materializer:
             return
         pairs = [(self._keys.watermark(p), self._lane_keys.stream(p)) for p in held]
         with translated():
-            marks = await write_watermarks(self._client, pairs)
-        self.marks = dict(zip(held, marks, strict=True))
+            watermarks = await write_watermarks(self._client, pairs)
+        self.watermarks = dict(zip(held, watermarks, strict=True))
 
-    async def renew(self) -> None:
-        """Compute vectors again: those wanted, and after an hour has ended the popular ones.
+    async def materialize(self) -> None:
+        """Compute vectors: those wanted, and after an hour has ended the popular ones.
 
         Raises:
             StorageUnavailableError: the server does not answer.
@@ -128,16 +128,16 @@ class Materializer:
         if self._hour is not None and hour != self._hour:
             self._due = await self._popular()
         self._hour = hour
-        due, self._due = self._due[:RENEWED_AT_ONCE], self._due[RENEWED_AT_ONCE:]
+        due, self._due = self._due[:MAX_ADVERTISERS], self._due[MAX_ADVERTISERS:]
         for partition in sorted(held):
-            ours = [name for name in due if partition_of(name, self._partitions) == partition]
+            names_due = [name for name in due if partition_of(name, self._partitions) == partition]
             with translated():
-                found: Any = await self._client.spop(self._keys.wanted(partition), RENEWED_AT_ONCE)
-            names = list(dict.fromkeys([*ours, *(str(name, "utf-8") for name in found or ())]))
+                found: Any = await self._client.spop(self._keys.wanted(partition), MAX_ADVERTISERS)
+            names = list(dict.fromkeys([*names_due, *(str(name, "utf-8") for name in found or ())]))
             if names:
-                await self._renew(partition, names)
+                await self._materialize(partition, names)
 
-    async def _renew(self, partition: int, names: Sequence[str]) -> None:
+    async def _materialize(self, partition: int, names: Sequence[str]) -> None:
         as_of = await self._as_of.now()
         with translated():
             try:
@@ -149,12 +149,15 @@ class Materializer:
                         pipe.multi()
                         pipe.mset(pairs)
                         await pipe.execute()
-                        self.renewed += len(names)
+                        self.materialized += len(names)
             except redis_errors.WatchError:
-                log.debug("partition %d moved on; its vectors are renewed when asked for again", partition)
+                log.debug(
+                    "partition %d changed meanwhile; its vectors are materialized when asked for again",
+                    partition,
+                )
 
     async def _vectors(self, names: Sequence[str], as_of: float) -> dict[Any, Any]:
-        """Packed vectors as of a moment; where events are dated after it, of those before, until the first of them."""
+        """Packed vectors as of a moment, by key. Later events are left out; a vector holds until the first of them."""
         histories = dict(zip(names, await self._store.histories(names), strict=True))
         ahead = [n for n, found in histories.items() if found and found.newest_event_time >= as_of]
         logs = dict(zip(ahead, await self._store.events_of(ahead), strict=True))
@@ -171,8 +174,8 @@ class Materializer:
         return pairs
 
     async def _popular(self) -> list[str]:
-        """Those most asked for in the hour before."""
+        """The advertisers most asked for in the hour before."""
         hour = int(self._clock.now() // HOUR_S) - 1
         with translated():
-            found: Any = await self._client.zrange(self._keys.popular(hour), 0, POPULAR - 1, desc=True)
+            found: Any = await self._client.zrange(self._keys.popular(hour), 0, MAX_POPULAR - 1, desc=True)
         return [str(name, "utf-8") for name in found]

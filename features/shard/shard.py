@@ -1,11 +1,11 @@
 """The handler of the activity lane: keeps the event log, the tiles and the packed vectors of its partitions.
 
     blocks ──► which events are new, restated, repeated? ──► tiles ──► vectors
-                                                                          │ one transaction, if nobody wrote meanwhile
+                                                                          │ one transaction, unless another shard wrote
       events · tiles · vectors · log · counts · token · acknowledgement ◄─┘
 
 The state of a partition moves under a token (`features.shard.history_cache`): a shard that was slow, cut off or moved
-away finds another token and does its work again, so nothing is lost or counted twice, whoever owns the partition.
+away finds another token and repeats its work, so nothing is lost or counted twice, whichever shard holds the partition.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ import msgspec
 from redis import asyncio as aioredis
 from redis.asyncio.client import Pipeline
 
+from features.online.as_of import fixed_as_of, latest_as_of
 from features.online.packing import pack_views
-from features.online.store import FeatureStore, decode_activity, fixed_moment, moment_after, read_history
+from features.online.store import FeatureStore, decode_activity, read_history
 from features.shard.history_cache import HistoryCache
 from features.tiles import History, content, encode, fold, later, merge
 from tocsin.clock import Clock
@@ -38,33 +39,37 @@ from tocsin.wire.lanes import WIRE_VERSION, LaneName
 
 log = logging.getLogger(__name__)
 
-LOG_ENTRIES = 100_000  # a partition; should nobody land them, a backfill from the event logs makes up for it
-PAIRS = 1_000  # in one command: at the memory limit Lua takes no more than 8,000 arguments
+MAX_LOG_ENTRIES = (
+    100_000  # a partition; a backfill from the event logs restores what is trimmed before it is archived
+)
+MAX_PAIRS = 1_000  # in one command: at the memory limit Lua takes no more than 8,000 arguments
 _block: Final = msgspec.msgpack.Decoder(list[Activity])
 _encode: Final = msgspec.msgpack.Encoder().encode
 
 
 class Change(msgspec.Struct, gc=False):
-    """What a unit of blocks does to one advertiser."""
+    """What a unit of blocks changes of one advertiser."""
 
-    writes: dict[str, Activity]  # to the event log: what is new, restated, or only arrived again later
-    changed: list[Activity]  # of these, what says something new
-    first_told: int  # how many of those were not known before; they come first
+    writes: dict[
+        str, Activity
+    ]  # to the event log, by event id: new, restated, or the same with a later arrival
+    changed: list[Activity]  # of these, the new events, then the restated ones
+    new_count: int  # how many of `changed` are new
     history: History | None = None
     bodies: dict[str, bytes] = {}  # `writes`, encoded
 
 
 class AppliedUnit(msgspec.Struct):
-    """Blocks sorted by advertiser; of an event told twice the later version."""
+    """Blocks sorted by advertiser; of several versions of an event the latest."""
 
     events: dict[int, dict[str, dict[str, Activity]]]  # by partition, advertiser and event id
-    records: dict[str, int]  # by entry
+    records: dict[str, int]  # how many, by entry
     unreadable: list[Entry]
     newest: float = 0.0  # event time
 
 
 class Shard:
-    """Keeps the features of the partitions it is handed blocks of.
+    """Keeps the features of the partitions whose blocks it handles.
 
     Args:
         client: The lane's server.
@@ -86,18 +91,18 @@ class Shard:
         clock: Clock,
     ) -> None:
         self.store = FeatureStore(client, namespace=namespace)
-        self.memory = HistoryCache()
+        self.history_cache = HistoryCache()
         self._keys = self.store.keys
         self._client = client
         self._lane_keys = lane_keys
         self._partitions = partitions
         self._latest = as_of == "latest"
-        self._fixed = fixed_moment(as_of)
+        self._fixed = fixed_as_of(as_of)
         self._clock = clock
 
     def remembered(self, advertiser_ids: Sequence[str]) -> list[bytes | None]:
-        """The last known histories, encoded, for when the server cannot be asked."""
-        found = [self.memory.last_known(partition_of(i, self._partitions), i) for i in advertiser_ids]
+        """The last known history of each, encoded, None for one not cached: for readers while storage is down."""
+        found = [self.history_cache.last_known(partition_of(i, self._partitions), i) for i in advertiser_ids]
         return [encode(history) if history else None for history in found]
 
     async def handle(self, entries: Sequence[Entry], hold: Hold | None = None) -> Writes:
@@ -112,20 +117,20 @@ class Shard:
         for partition, advertisers in unit.events.items():
             for advertiser_id, events in advertisers.items():
                 changes[advertiser_id] = change = _compare(events, known[advertiser_id])
-                if change.first_told < len(change.changed):
+                if change.new_count < len(change.changed):
                     refold.add(advertiser_id)
                 elif change.changed:
                     history = fold(advertiser_id, change.changed)
-                    before = self.memory.get(partition, advertiser_id)
+                    before = self.history_cache.get(partition, advertiser_id)
                     change.history = merge(before, history) if before and history else history
                 change.bodies = {event_id: _encode(event) for event_id, event in change.writes.items()}
         await self._refold(sorted(refold), changes)
-        as_of = self._moment(max(newest, unit.newest))
+        as_of = self._as_of(max(newest, unit.newest))
         next_tokens = {partition: secrets.token_bytes(12) for partition in unit.events}
         for partition, advertisers in unit.events.items():
             new = {name: found for name in advertisers if (found := changes[name].history)}
-            self.memory.expect(partition, next_tokens[partition], new)
-        self.memory.trim()
+            self.history_cache.stage(partition, next_tokens[partition], new)
+        self.history_cache.trim()
 
         def stage(pipe: Pipeline) -> None:
             self._stage_state(pipe, changes, as_of)
@@ -141,13 +146,13 @@ class Shard:
     async def _read(
         self, unit: AppliedUnit
     ) -> tuple[dict[int, bytes], dict[str, dict[str, Activity]], float, set[str]]:
-        """The tokens; which events are known; the newest event of all; whose history must be folded anew.
+        """The tokens by partition, the known events by advertiser, the newest event time, the advertisers to refold.
 
-        The tokens are read before what stands under them, so that a change in between shows when settling.
+        The tokens are read before what stands under them, so that settling detects a change in between.
         """
         partitions = list(unit.events)
         wanted = [(p, name) for p in partitions for name in unit.events[p]]
-        unseen = [(p, name) for p, name in wanted if self.memory.get(p, name) is None]
+        unseen = [(p, name) for p, name in wanted if self.history_cache.get(p, name) is None]
         if not wanted:
             return {}, {}, 0.0, set()
         async with self._client.pipeline(transaction=False) as pipe:
@@ -161,10 +166,10 @@ class Shard:
                 answers: list[Any] = await pipe.execute()
         tokens = {p: token or b"" for p, token in zip(partitions, answers[0], strict=True)}
         for partition, token in tokens.items():
-            self.memory.believe(partition, token)
+            self.history_cache.confirm(partition, token)
         refold = self._learn(unseen, answers[-1]) if unseen else set()
         asked = set(unseen)
-        lost = [at for at in wanted if at not in asked and self.memory.get(*at) is None]
+        lost = [at for at in wanted if at not in asked and self.history_cache.get(*at) is None]
         if lost:
             refold |= self._learn(lost, await self._bodies([name for _, name in lost]))
         known = {
@@ -180,33 +185,33 @@ class Shard:
         return list(bodies)
 
     def _learn(self, wanted: Sequence[tuple[int, str]], bodies: Sequence[bytes | None]) -> set[str]:
-        """Remember what was read; returns whose history another version of the platform wrote."""
+        """Cache what was read; returns the advertisers whose history another version of the platform wrote."""
         old: set[str] = set()
         for (partition, name), body in zip(wanted, bodies, strict=True):
             history, refold = read_history(body)
             if history:
-                self.memory.learn(partition, name, history)
+                self.history_cache.add(partition, name, history)
             if refold:
                 old.add(name)
         return old
 
     async def _refold(self, advertiser_ids: Sequence[str], changes: Mapping[str, Change]) -> None:
-        """Minima and campaigns cannot be taken out again: fold all events of these advertisers."""
+        """Fold all events of these advertisers: minima and campaigns cannot be subtracted from tiles."""
         logs = await self.store.events_of(advertiser_ids)
         for name, events in zip(advertiser_ids, logs, strict=True):
             whole = {event.event_id: event for event in events} | changes[name].writes
             changes[name].history = fold(name, whole.values())
 
-    def _moment(self, newest: float) -> float:
+    def _as_of(self, newest: float) -> float:
         if self._fixed is not None:
             return self._fixed
         now = self._clock.now()
-        return moment_after(newest, now) if self._latest else now
+        return latest_as_of(newest, now) if self._latest else now
 
     # ------------------------------------------------------------------ writing
 
     def _stage_state(self, pipe: Pipeline, changes: Mapping[str, Change], as_of: float) -> None:
-        """Events, tiles and vectors. A vector that an event dated later than `as_of` makes untrue is removed."""
+        """Events, tiles and vectors. A vector that holds an event dated at or after `as_of` is removed."""
         pairs: dict[Any, Any] = {}
         gone: list[str] = []
         newest: dict[Any, Any] = {}
@@ -225,8 +230,8 @@ class Shard:
             pipe.mset(part)
         for part in _parts(newest):
             pipe.zadd(self._keys.advertisers, part)
-        for start in range(0, len(gone), PAIRS):
-            pipe.delete(*gone[start : start + PAIRS])
+        for start in range(0, len(gone), MAX_PAIRS):
+            pipe.delete(*gone[start : start + MAX_PAIRS])
 
     def _stage_log(self, pipe: Pipeline, unit: AppliedUnit, changes: Mapping[str, Change]) -> None:
         for partition, advertisers in unit.events.items():
@@ -234,11 +239,13 @@ class Shard:
             for name in advertisers:
                 change = changes[name]
                 for number, event in enumerate(change.changed):
-                    as_told = not event.backdated or number >= change.first_told
-                    bodies.append(change.bodies[event.event_id] if as_told else _encode(_as_known(event)))
+                    unchanged = not event.backdated or number >= change.new_count
+                    bodies.append(
+                        change.bodies[event.event_id] if unchanged else _encode(_as_imported(event))
+                    )
             if bodies:
                 fields: dict[Any, Any] = {"v": WIRE_VERSION, "b": pack_block(bodies)}
-                pipe.xadd(self._keys.log(partition), fields, maxlen=LOG_ENTRIES)
+                pipe.xadd(self._keys.log(partition), fields, maxlen=MAX_LOG_ENTRIES)
                 pipe.hincrby(self._keys.archive, f"logged:{partition}", len(bodies))
 
     def _stage_counts(self, pipe: Pipeline, unit: AppliedUnit, changes: Mapping[str, Change]) -> None:
@@ -265,7 +272,7 @@ def _sorted(entries: Sequence[Entry]) -> AppliedUnit:
         except msgspec.MsgspecError:
             activities = None
         if activities is None:
-            log.error("%s block %s cannot be read; set aside", LaneName.ACTIVITY, entry.entry)
+            log.error("%s block %s cannot be read; quarantined", LaneName.ACTIVITY, entry.entry)
             unit.unreadable.append(entry)
             continue
         unit.records[f"{entry.entry}-{entry.partition}"] = len(activities)
@@ -281,7 +288,7 @@ def _sorted(entries: Sequence[Entry]) -> AppliedUnit:
 
 
 def _logged(events: Mapping[str, Activity], bodies: Sequence[bytes | None]) -> dict[str, Activity]:
-    """Those of some events that are in the log."""
+    """Those of the events that are in the log, by event id."""
     return {
         event_id: decode_activity(body)
         for event_id, body in zip(events, bodies, strict=True)
@@ -290,7 +297,7 @@ def _logged(events: Mapping[str, Activity], bodies: Sequence[bytes | None]) -> d
 
 
 def _compare(events: dict[str, Activity], known: Mapping[str, Activity]) -> Change:
-    """What is new and what is restated; the last version to arrive counts."""
+    """The new and the restated events; the last version to arrive counts."""
     if not known:
         return Change(events, list(events.values()), len(events))
     new = {event_id: event for event_id, event in events.items() if event_id not in known}
@@ -306,26 +313,26 @@ def _compare(events: dict[str, Activity], known: Mapping[str, Activity]) -> Chan
 
 
 def _ages(changes: Mapping[str, Change], now_ms: float) -> Counter[float]:
-    """How long ago what is told for the first time happened (whole ms); an imported past would say nothing."""
+    """How many new events happened how long ago (whole ms); imports of the past are left out."""
     return Counter(
         int(now_ms - event.event_time * 1000)
         for change in changes.values()
-        for event in islice(change.changed, change.first_told)
+        for event in islice(change.changed, change.new_count)
         if not event.backdated
     )
 
 
-def _as_known(event: Activity) -> Activity:
-    """The first version of an event of an imported past counts as known when it happened."""
+def _as_imported(event: Activity) -> Activity:
+    """An imported event with its own time as arrival: its first version counts as known when it happened."""
     return msgspec.structs.replace(event, arrival=event.event_time)
 
 
 def _parts(pairs: dict[Any, Any]) -> Iterator[dict[Any, Any]]:
-    """What one command may take at the memory limit."""
-    if len(pairs) <= PAIRS:
+    """Portions that one command may take at the memory limit."""
+    if len(pairs) <= MAX_PAIRS:
         if pairs:
             yield pairs
         return
     items = iter(pairs.items())
-    while part := dict(islice(items, PAIRS)):
+    while part := dict(islice(items, MAX_PAIRS)):
         yield part

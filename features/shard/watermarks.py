@@ -1,4 +1,4 @@
-"""Watermarks: up to when everything accepted for a partition is applied."""
+"""Watermarks: the moment up to which everything accepted for a partition is applied."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def write_watermarks(client: aioredis.Redis, pairs: Sequence[tuple[str, st
     """Write the watermark of each partition. Returns them (epoch seconds).
 
     A stream holds what is not settled, so everything accepted before its oldest entry is applied, and everything up
-    to now where it is empty: true whoever says it.
+    to now where it is empty. That holds for any caller.
 
     Args:
         client: The server.
@@ -43,5 +43,5 @@ async def write_watermarks(client: aioredis.Redis, pairs: Sequence[tuple[str, st
     Raises:
         RedisError: as the driver raises it.
     """
-    marks: Any = await _WATERMARK.run(client, pairs=[key for pair in pairs for key in pair])
-    return [float(mark) for mark in marks]
+    watermarks: Any = await _WATERMARK.run(client, pairs=[key for pair in pairs for key in pair])
+    return [float(mark) for mark in watermarks]

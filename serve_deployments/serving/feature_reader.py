@@ -19,7 +19,7 @@ from features.online.last_served import LastServed
 from features.online.reader import AsyncOnlineReader, Question
 from features.online.result import MISSING, Answer, Status
 from features.online.store import FeatureStore
-from features.online.usage import UsageNotes
+from features.online.usage import UsageLog
 from features.tiles import decode
 from features.vectors import covers
 from tocsin.background import repeat
@@ -60,7 +60,7 @@ class FeatureReader:
         self._online = AsyncOnlineReader(
             self.client, namespace=settings.namespace, partitions=self._partitions
         )
-        self._usage = UsageNotes(self.store.keys, partitions=self._partitions, clock=clock)
+        self._usage = UsageLog(self.store.keys, partitions=self._partitions, clock=clock)
         self._as_of = AsOf(
             settings.as_of, lambda: self.breaker.call(lambda: _within(self.store.latest())), clock
         )
@@ -84,7 +84,7 @@ class FeatureReader:
         as_of = await self.moment(asked)
         answer = await self.breaker.call(lambda: _within(self._read(advertiser_ids, as_of)))
         if asked is None:
-            self._usage.note(answer)
+            self._usage.record(answer)
             self._last_served.keep(answer)
         return answer
 
@@ -118,7 +118,7 @@ class FeatureReader:
     async def flush(self) -> None:
         """Write what was noted, over and over; until cancelled."""
         await repeat(
-            "noting what is read",
+            "recording usage",
             lambda: self._usage.flush(self.client),
             every_s=FLUSH_EVERY_S,
             level=logging.DEBUG,

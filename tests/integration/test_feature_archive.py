@@ -50,14 +50,14 @@ def advertisers(settings: Settings, client: Client) -> list[str]:
 async def land(settings: Settings) -> None:
     """What the shards do by themselves every half minute."""
     client = connect(resolve_url(settings), timeout_s=CONSUME_TIMEOUT_S)
-    lander = Archiver(
+    archiver = Archiver(
         client,
         FeatureKeys(settings.namespace),
         archive=lambda: Archive(settings.archive),
         held=lambda: range(settings.partitions("activity")),
         clock=ManualClock(),
     )
-    await lander.land()
+    await archiver.archive()
     await client.aclose()
 
 

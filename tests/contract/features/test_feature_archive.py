@@ -15,7 +15,7 @@ from features.event_table import activities_of, event_table
 from features.jobs.backfill import Backfill, Plan, plan
 from features.jobs.skew import Report, ServedSample, read_samples, read_tail, verify
 from features.offline.archive import Archive
-from features.online.usage import SAMPLE_EVERY, UsageNotes
+from features.online.usage import SAMPLE_EVERY, UsageLog
 from features.shard.archiver import Archiver
 from features.shard.event_log import Backlog, read_backlog
 from tests.contract.features.test_feature_store import event, some_events
@@ -39,7 +39,7 @@ def archive(tmp_path: Path) -> Archive:
     return Archive(str(tmp_path / "archive"))
 
 
-def lander(bench: Bench, archive: Archive) -> Archiver:
+def archiver(bench: Bench, archive: Archive) -> Archiver:
     return Archiver(
         bench.client,
         bench.shard().store.keys,
@@ -72,10 +72,10 @@ async def test_every_version_that_counted_lands_once_and_leaves_redis(bench: Ben
     await bench.send(first, again)
     await bench.work()
     assert len(await tail(bench)) == 3
-    assert await lander(bench, archive).land() == 3
+    assert await archiver(bench, archive).archive() == 3
     assert landed(archive) == [first, again, event("b")]
     assert await tail(bench) == []
-    assert await lander(bench, archive).land() == 0
+    assert await archiver(bench, archive).archive() == 0
 
 
 async def test_a_landing_cut_off_before_redis_forgets_counts_once(bench: Bench, archive: Archive) -> None:
@@ -89,15 +89,15 @@ async def test_a_landing_cut_off_before_redis_forgets_counts_once(bench: Bench, 
                 raise ConnectionError("cut off")
             return getattr(bench.client, name)
 
-    cut = lander(bench, archive)
+    cut = archiver(bench, archive)
     cut._client = Forgetful()  # type: ignore[assignment]
     with pytest.raises(StorageUnavailableError):
-        await cut.land()
+        await cut.archive()
     assert len(await tail(bench)) == len(told)
     assert (await backlog(bench)).waiting == len(told)
     await bench.send(event("z", event_id="new"))
     await bench.work()
-    await lander(bench, archive).land()
+    await archiver(bench, archive).archive()
     assert await tail(bench) == []
     archive.compact(4e9)
     assert {(one.advertiser_id, one.event_id, one.arrival) for one in landed(archive)} == {
@@ -111,8 +111,8 @@ async def test_a_block_that_cannot_be_read_is_counted(bench: Bench, archive: Arc
     await bench.work()
     key = bench.shard().store.keys.log(0)
     await bench.client.xadd(key, {"v": 9, "b": b"?"})
-    found = lander(bench, archive)
-    assert await found.land() == 1
+    found = archiver(bench, archive)
+    assert await found.archive() == 1
     assert found.faults()[Fault.UNREADABLE_LOG] == 1
 
 
@@ -128,7 +128,7 @@ async def test_the_backlog_tells_what_waits_and_what_landed(bench: Bench, archiv
         (waiting.oldest_age_s[p] >= 0) and (n or not waiting.oldest_age_s[p])
         for p, n in waiting.blocks.items()
     )
-    await lander(bench, archive).land()
+    await archiver(bench, archive).archive()
     landed = await backlog(bench)
     assert (landed.waiting, landed.landed, landed.lost) == (0, 3, 0)
     assert set(landed.blocks.values()) == {0}
@@ -139,7 +139,7 @@ async def test_two_landers_at_once_count_each_event_once(bench: Bench, archive: 
     await bench.send(*some_events())
     await bench.work()
     told = len(await tail(bench))
-    await asyncio.gather(*(lander(bench, archive).land() for _ in range(2)))
+    await asyncio.gather(*(archiver(bench, archive).archive() for _ in range(2)))
     found = await backlog(bench)
     assert (found.waiting, found.landed, found.lost) == (0, told, 0)
 
@@ -152,12 +152,12 @@ async def test_what_left_the_log_before_it_landed_is_told(bench: Bench, archive:
     key = bench.shard().store.keys.log(partition_of("a", PARTITIONS))
     await bench.client.xtrim(key, maxlen=1, approximate=False)
     assert (await backlog(bench)).waiting == 3  # what the trimmed ones held is not known yet
-    await lander(bench, archive).land()
+    await archiver(bench, archive).archive()
     found = await backlog(bench)
     assert (found.waiting, found.landed, found.lost) == (0, 2, 1)
     await bench.send(event("a", event_id="4"))
     await bench.work()
-    await lander(bench, archive).land()
+    await archiver(bench, archive).archive()
     found = await backlog(bench)
     assert (found.waiting, found.landed, found.lost) == (0, 3, 1)
 
@@ -167,7 +167,7 @@ async def test_a_failed_landing_is_counted_and_compaction_still_has_its_turn(
 ) -> None:
     await bench.send(event())
     await bench.work()
-    found = lander(bench, archive)
+    found = archiver(bench, archive)
     turns: list[str] = []
 
     def refuse(*_arguments: Any) -> None:
@@ -212,7 +212,7 @@ async def archived(bench: Bench, archive: Archive, seed: int = 1) -> dict[str, A
     """The state that some events make, all of them landed."""
     await bench.send(*some_events(seed))
     await bench.work(count=3)
-    await lander(bench, archive).land()
+    await archiver(bench, archive).archive()
     return await bench.state()
 
 
@@ -322,12 +322,12 @@ async def test_a_partition_that_never_rests_is_given_up(
 async def served(bench: Bench, as_of: float = NOW) -> list[ServedSample]:
     """Samples of every advertiser, as readers note them."""
     keys = bench.shard().store.keys
-    notes = UsageNotes(keys, partitions=PARTITIONS, clock=bench.clock)
+    usage = UsageLog(keys, partitions=PARTITIONS, clock=bench.clock)
     for name in NAMES:
         answer = await bench.read(name, as_of=as_of)
         for _ in range(SAMPLE_EVERY):
-            notes.note(answer)
-    await notes.flush(bench.client)
+            usage.record(answer)
+    await usage.flush(bench.client)
     return await read_samples(bench.client, keys, limit=1_000)
 
 
@@ -339,10 +339,10 @@ async def replay(bench: Bench, archive: Archive, samples: list[ServedSample]) ->
 async def test_what_was_served_is_found_again(bench: Bench, archive: Archive, land: bool) -> None:
     await bench.send(*some_events())
     await bench.work()
-    await bench.mark(NOW)
+    await bench.set_watermarks(NOW)
     samples = [*await served(bench), *await served(bench, NOW - 0.4 * DAY_S)]
     if land:
-        await lander(bench, archive).land()
+        await archiver(bench, archive).archive()
     report = await replay(bench, archive, samples)
     assert report.clean
     assert report.compared == report.samples >= len(NAMES)
@@ -353,9 +353,9 @@ async def test_what_arrives_after_it_was_served_is_not_held_against_it(
 ) -> None:
     await bench.send(*some_events())
     await bench.work()
-    await bench.mark(NOW)
+    await bench.set_watermarks(NOW)
     samples = await served(bench)
-    later = samples[0].noted_at + 5.0
+    later = samples[0].recorded_at + 5.0
     await bench.send(*(event(name, event_id="0", amount=9.0, arrival=later) for name in NAMES))
     await bench.work()
     assert (await replay(bench, archive, samples)).clean
@@ -364,18 +364,18 @@ async def test_what_arrives_after_it_was_served_is_not_held_against_it(
 async def test_what_arrived_while_it_was_served_may_be_in_it_or_not(bench: Bench, archive: Archive) -> None:
     await bench.send(*(event(name, event_id="1") for name in NAMES))
     await bench.work()
-    await bench.mark(NOW - 100)
+    await bench.set_watermarks(NOW - 100)
     without = await served(bench)
     await bench.send(*(event(name, event_id="2", arrival=NOW - 50) for name in NAMES))
     await bench.work()
     both = [*without, *await served(bench)]
-    both = [msgspec.structs.replace(sample, noted_at=NOW) for sample in both]
+    both = [msgspec.structs.replace(sample, recorded_at=NOW) for sample in both]
     report = await replay(bench, archive, both)
     assert report.clean
     assert report.compared == len(both)
     late = [
         msgspec.structs.replace(
-            sample, served=msgspec.structs.replace(sample.served, watermark=NOW - 10), noted_at=NOW
+            sample, served=msgspec.structs.replace(sample.served, watermark=NOW - 10), recorded_at=NOW
         )
         for sample in without
     ]
@@ -385,8 +385,8 @@ async def test_what_arrived_while_it_was_served_may_be_in_it_or_not(bench: Bench
 async def test_a_value_that_was_never_true_is_named(bench: Bench, archive: Archive) -> None:
     await bench.send(event("a", amount=5.0))
     await bench.work()
-    await bench.mark(NOW)
-    await lander(bench, archive).land()
+    await bench.set_watermarks(NOW)
+    await archiver(bench, archive).archive()
     (sample, *_) = await served(bench)
     wrong = list(sample.served.values)
     wrong[0] += 1.0
@@ -399,7 +399,7 @@ async def test_a_value_that_was_never_true_is_named(bench: Bench, archive: Archi
 async def test_events_that_never_landed_are_found_out(bench: Bench, archive: Archive) -> None:
     await bench.send(*some_events())
     await bench.work()
-    await bench.mark(NOW)
+    await bench.set_watermarks(NOW)
     samples = await served(bench)
     report = verify(samples, [], archive)
     assert report.mismatches["events_lifetime"] == len(samples)
@@ -408,7 +408,7 @@ async def test_events_that_never_landed_are_found_out(bench: Bench, archive: Arc
 async def test_vectors_of_other_definitions_are_not_compared(bench: Bench, archive: Archive) -> None:
     await bench.send(event())
     await bench.work()
-    await bench.mark(NOW)
+    await bench.set_watermarks(NOW)
     samples = await served(bench)
     other = [
         msgspec.structs.replace(sample, served=msgspec.structs.replace(sample.served, schema=b"other"))

@@ -13,7 +13,7 @@ from features.definitions import DAY_S, FEATURE_NAMES, HISTORY, HOUR_S, RECENT_A
 from features.online.as_of import AsOf
 from features.online.packing import PACKERS
 from features.online.result import Status
-from features.online.usage import UsageNotes
+from features.online.usage import UsageLog
 from features.vectors import named
 from tests.feature_bench import DAY, NOW, PARTITIONS, Bench
 from tests.unit.features.oracle import expected
@@ -193,7 +193,7 @@ async def test_an_unconfirmed_write_is_believed_when_it_happened_and_forgotten_w
     await bench.send(event(event_id="2", amount=2.0))
     await bench.work()
     assert (await bench.features())["lifetime_spend"] == 3.0
-    assert len(shard.memory) == 1
+    assert len(shard.history_cache) == 1
 
 
 async def test_the_guard_holds_at_the_memory_limit_too(bench: Bench) -> None:
@@ -232,7 +232,7 @@ async def test_a_large_unit_settles_at_the_memory_limit(bench: Bench) -> None:
 async def test_one_round_trip_answers_for_many(bench: Bench) -> None:
     await bench.send(*some_events())
     await bench.work()
-    await bench.mark(NOW)
+    await bench.set_watermarks(NOW)
     before: dict[str, Any] = await bench.client.info("commandstats")
     answer = await bench.read(*"abcdef")
     after: dict[str, Any] = await bench.client.info("commandstats")
@@ -259,7 +259,7 @@ async def test_a_shard_that_is_behind_makes_values_stale(
 ) -> None:
     await bench.send(event(back_days=20.0))
     await bench.work()
-    await bench.mark(NOW - lag_s)
+    await bench.set_watermarks(NOW - lag_s)
     answer = await bench.read("a", "nobody")
     assert answer.statuses(0) == [recent, history]
     assert answer.reads(0)[0].age_s == lag_s
@@ -278,15 +278,15 @@ async def test_the_watermark_follows_what_is_applied(bench: Bench) -> None:
     mine = partition_of("a", PARTITIONS)
     materializer = bench.materializer()
     (entry,) = bench_entries = await bench.take()
-    await materializer.mark()
+    await materializer.write_watermarks()
     accepted = int(entry.entry.partition("-")[0]) / 1000
-    assert materializer.marks[mine] == accepted  # pending: nothing after it is known to be in
-    assert materializer.marks[1 - mine] >= accepted
+    assert materializer.watermarks[mine] == accepted  # pending: nothing after it is known to be in
+    assert materializer.watermarks[1 - mine] >= accepted
     await bench.lane.settle(bench_entries, await bench.shard().handle(bench_entries))
-    await materializer.mark()
-    assert materializer.marks[mine] >= accepted
+    await materializer.write_watermarks()
+    assert materializer.watermarks[mine] >= accepted
     stored = await bench.client.get(bench.shard().store.keys.watermark(mine))
-    assert float(stored or 0) == materializer.marks[mine]
+    assert float(stored or 0) == materializer.watermarks[mine]
 
 
 # --------------------------------------------------------------------------- vectors that do not fit
@@ -301,12 +301,12 @@ async def test_vectors_of_other_definitions_are_counted_and_never_used(bench: Be
     await bench.client.set(keys.vectors("a"), body[:at] + b"otherone" + body[at + 8 :])
     answer = await bench.read("a")
     assert named(answer.vector(0))["spend_28d"] == 7.0
-    assert (answer.unfit, answer.wanted) == ({"history": 1}, ["a"])
-    notes = UsageNotes(keys, partitions=PARTITIONS, clock=bench.clock)
-    notes.note(answer)
-    await notes.flush(bench.client)
+    assert (answer.schema_mismatches, answer.wanted) == ({"history": 1}, ["a"])
+    usage = UsageLog(keys, partitions=PARTITIONS, clock=bench.clock)
+    usage.record(answer)
+    await usage.flush(bench.client)
     assert await bench.client.hgetall(keys.refused) == {b"schema:history": b"1"}
-    await bench.materializer().renew()
+    await bench.materializer().materialize()
     assert (await bench.read("a")).wanted == []
 
 
@@ -315,10 +315,10 @@ async def test_an_event_dated_ahead_counts_from_its_time_on(bench: Bench) -> Non
     await bench.work()
     answer = await bench.read("a")
     assert (named(answer.vector(0))["spend_7d"], answer.wanted) == (1.0, ["a"])
-    notes = UsageNotes(bench.shard().store.keys, partitions=PARTITIONS, clock=bench.clock)
-    notes.note(answer)
-    await notes.flush(bench.client)
-    await bench.materializer().renew()
+    usage = UsageLog(bench.shard().store.keys, partitions=PARTITIONS, clock=bench.clock)
+    usage.record(answer)
+    await usage.flush(bench.client)
+    await bench.materializer().materialize()
     for seconds, spend, wanted in ((0, 1.0, []), (600, 1.0, []), (601, 10.0, ["a"])):
         answer = await bench.read("a", as_of=NOW + seconds)
         assert (named(answer.vector(0))["spend_7d"], answer.wanted) == (spend, wanted)
@@ -327,26 +327,26 @@ async def test_an_event_dated_ahead_counts_from_its_time_on(bench: Bench) -> Non
 async def test_popular_vectors_are_renewed_when_their_hour_ends(bench: Bench) -> None:
     await bench.send(event())
     await bench.work()
-    notes = UsageNotes(bench.shard().store.keys, partitions=PARTITIONS, clock=bench.clock)
-    notes.note(await bench.read("a"))
-    await notes.flush(bench.client)
+    usage = UsageLog(bench.shard().store.keys, partitions=PARTITIONS, clock=bench.clock)
+    usage.record(await bench.read("a"))
+    await usage.flush(bench.client)
     materializer = bench.materializer()
-    await materializer.renew()
+    await materializer.materialize()
     bench.clock.advance(HOUR_S)
     assert (await bench.read("a", as_of=bench.clock.now())).wanted == ["a"]
-    await materializer.renew()
+    await materializer.materialize()
     assert (await bench.read("a", as_of=bench.clock.now())).wanted == []
 
 
 async def test_served_vectors_are_sampled(bench: Bench) -> None:
     await bench.send(event())
     await bench.work()
-    await bench.mark(NOW)
+    await bench.set_watermarks(NOW)
     keys = bench.shard().store.keys
-    notes = UsageNotes(keys, partitions=PARTITIONS, clock=bench.clock)
+    usage = UsageLog(keys, partitions=PARTITIONS, clock=bench.clock)
     for _ in range(200):
-        notes.note(await bench.read("a"))
-    await notes.flush(bench.client)
+        usage.record(await bench.read("a"))
+    await usage.flush(bench.client)
     assert await bench.client.xlen(keys.served) == 3
 
 

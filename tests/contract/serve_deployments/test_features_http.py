@@ -74,7 +74,7 @@ async def http(client: aioredis.Redis, namespace: str, url: str) -> Http:
         Activity("c", NOW - 40 * DAY_S, 10.0, "spend", "1"),
     )
     await bench.work()
-    await bench.mark(NOW - 2.0)
+    await bench.set_watermarks(NOW - 2.0)
     return Http(bench, url)
 
 
@@ -122,7 +122,7 @@ async def test_many_are_read_at_once_in_the_order_asked(http: Http) -> None:
 
 
 async def test_knowledge_older_than_its_time_to_live_is_stale(http: Http) -> None:
-    await http.bench.mark(NOW - RECENT_ACTIVITY.ttl_s - 1)
+    await http.bench.set_watermarks(NOW - RECENT_ACTIVITY.ttl_s - 1)
     features = (await http.get("/c")).json()["features"]
     assert (features["spend_7d"]["status"], features["spend_7d"]["age_s"]) == ("stale", 301.0)
     assert features["spend_28d"]["status"] == "present"

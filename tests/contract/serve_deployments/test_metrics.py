@@ -276,10 +276,10 @@ async def test_the_archive_tells_what_waits_and_what_landed(
         assert before["tocsin_archive_oldest_age_seconds", str(1 - partition)] == 0
         assert ("tocsin_archive_last_landing_timestamp_seconds",) not in before
         archive = Archive(str(tmp_path))
-        lander = Archiver(
+        archiver = Archiver(
             client, keys, archive=lambda: archive, held=lambda: range(PARTITIONS), clock=bench.clock
         )
-        await lander.land()
+        await archiver.archive()
         after = await told(http)
         status = (await http.get("/v1/status")).json()["archive"]
     assert (after["tocsin_archive_waiting_records",], after["tocsin_archive_landed_total",]) == (0, 3)

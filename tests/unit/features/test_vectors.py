@@ -58,7 +58,7 @@ def test_an_event_counts_after_its_time_and_not_at_it() -> None:
     assert history is not None
     noon = (DAY + 0.5) * DAY_S
     assert not covers(history, noon)
-    with pytest.raises(NotFoundError, match="do not tell"):
+    with pytest.raises(NotFoundError, match="do not cover"):
         compute(history, noon)
     assert compute(at(history, events, noon), noon)["spend_7d"] == 1.0
     assert compute(at(history, events, noon + 1), noon + 1)["spend_7d"] == 3.0

@@ -15,6 +15,7 @@ import pytest
 from features.definitions import DAY_S
 from features.event_table import SCHEMA, SchemaMismatchError, activities_of, event_table
 from features.offline.archive import GRACE_S, Archive
+from features.offline.archive_files import ArchiveFiles
 from tocsin.errors import (
     ArchiveUnavailableError,
     ConfigurationError,
@@ -145,10 +146,11 @@ def test_a_compaction_that_stops_anywhere_loses_nothing(
     told = [*events(seed=1), *events(seed=2)]
     archive.append(event_table(told[:60]), "one")
     archive.append(event_table(told[60:]), "two")
-    monkeypatch.setattr(Archive, "_dataset", _dataset_on(archive._fs))
-    real, stops = archive._fs, 0
+    files = archive._files
+    monkeypatch.setattr(ArchiveFiles, "dataset", _dataset_on(files.filesystem))
+    real, stops = files.filesystem, 0
     for changes in range(40):
-        archive._fs = Failing(real, changes)
+        files.filesystem = Failing(real, changes)
         try:
             archive.compact(LATER)
             done = archive.compact(LATER)
@@ -156,9 +158,9 @@ def test_a_compaction_that_stops_anywhere_loses_nothing(
             stops += 1
         else:
             break
-        archive._fs = real
+        files.filesystem = real
         assert alike(everything(archive), told)
-    archive._fs = real
+    files.filesystem = real
     assert stops == changes > 5
     assert done.months == 0
     assert alike(everything(archive), told)
@@ -168,14 +170,14 @@ def test_a_compaction_that_stops_anywhere_loses_nothing(
 
 def _dataset_on(filesystem: Any) -> Any:
     """Reading goes on where writing has stopped: a dataset takes no file system of ours."""
-    whole = Archive._dataset
+    whole = ArchiveFiles.dataset
 
-    def dataset(self: Archive, parts: Any) -> Any:
-        failing, self._fs = self._fs, filesystem
+    def dataset(self: ArchiveFiles, parts: Any) -> Any:
+        failing, self.filesystem = self.filesystem, filesystem
         try:
             return whole(self, parts)
         finally:
-            self._fs = failing
+            self.filesystem = failing
 
     return dataset
 
@@ -255,15 +257,16 @@ class Away:
 def test_an_object_store_that_does_not_answer_is_an_error_of_ours(archive: Archive, answered: int) -> None:
     archive.append(event_table(events()), "one")
     archive.append(event_table(events()), "two")
-    whole, files = everything(archive), archive._fs
+    whole, files = everything(archive), archive._files
+    real = files.filesystem
     for step in (lambda: archive.append(event_table(events(seed=2)), "x"), lambda: archive.compact(LATER)):
-        archive._fs = Away(files, answered)
+        files.filesystem = Away(real, answered)
         with pytest.raises(ArchiveUnavailableError, match="does not answer or refuses: AWS Error"):
             step()
-    archive._fs = Away(files, min(answered, 1))
+    files.filesystem = Away(real, min(answered, 1))
     with pytest.raises(ArchiveUnavailableError):
         archive.parts()
-    archive._fs = files
+    files.filesystem = real
     archive.append(event_table(events(seed=2)), "x")
     archive.compact(LATER)
     assert {key(one) for one in everything(archive)} == {key(one) for one in [*whole, *events(seed=2)]}
@@ -275,11 +278,11 @@ def test_a_file_that_a_compaction_removes_meanwhile_is_passed_over(
     told = events()
     archive.append(event_table(told), "one")
     archive.append(event_table(told), "two")
-    listed = archive._files()
+    listed = archive._files.infos()
     archive.compact(LATER)
-    listed += [info for info in archive._files() if "compacted" in info.path]
+    listed += [info for info in archive._files.infos() if "compacted" in info.path]
     archive.compact(LATER)
-    monkeypatch.setattr(archive, "_files", lambda: listed)
+    monkeypatch.setattr(archive._files, "infos", lambda: listed)
     assert all("compacted" in part.name for part in archive.parts())
     assert alike(everything(archive), told)
 

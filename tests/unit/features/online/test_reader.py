@@ -27,10 +27,10 @@ thorough = settings(max_examples=300, deadline=None)
 def stored(
     number: int = 0, *, as_of: float = NOON, newest: float = NOON - 10, until: float = math.inf
 ) -> bytes:
-    """The vectors of one entity; every value tells its place and the entity."""
+    """The vectors of one entity; every value tells its index and the entity."""
     parts: list[bytes] = []
     for packer in PACKERS:
-        values = [1_000.0 * number + packer.first + place for place in range(packer.count)]
+        values = [1_000.0 * number + packer.first + index for index in range(packer.count)]
         values[3] = math.nan
         parts.append(packer.pack(values, as_of=as_of, newest=newest, until=until))
     return b"".join(parts)
@@ -62,20 +62,20 @@ def taken(
 def expected(body: bytes | None, mark: float | None, as_of: float) -> tuple[list[VectorRead], list[str]]:
     """The views of one entity, one by one, and those of other definitions."""
     reads: list[VectorRead] = []
-    unfit: list[str] = []
+    mismatches: list[str] = []
     for number, packer in enumerate(PACKERS):
         part = None if body is None else body[packer.bytes]
         fit = None if part is None else packer.fit(part, as_of)
         if part is None or fit is not Fit.FITS:
             reads.append(NEVER[number])
-            unfit += [packer.view.name] if fit is Fit.SCHEMA else []
+            mismatches += [packer.view.name] if fit is Fit.SCHEMA else []
             continue
         packed = packer.read(part)
         age_s = None if mark is None else max(0.0, as_of - mark)
         fresh = age_s is not None and age_s <= packer.view.ttl_s
         status = Status.PRESENT if fresh else Status.STALE
         reads.append(VectorRead(status, age_s, packed.newest_event_time, packed.values))
-    return reads, unfit
+    return reads, mismatches
 
 
 moments = st.sampled_from([NOON, NOON - 5, NOON - 10, NOON - 11, NOON + 1, NOON - HOUR_S, NOON - DAY_S])
@@ -102,25 +102,25 @@ def test_many_at_once_are_what_each_is_alone(
     found: list[bytes | None], marks: dict[int, float | None], as_of: float
 ) -> None:
     answer, missing = taken(found, marks, as_of)
-    unfit: Counter[str] = Counter()
-    for place, (name, body) in enumerate(zip(answer.advertiser_ids, found, strict=True)):
+    mismatches: Counter[str] = Counter()
+    for index, (name, body) in enumerate(zip(answer.advertiser_ids, found, strict=True)):
         reads, other = expected(body, marks[partition_of(name, PARTITIONS)], as_of)
-        unfit.update(other)
+        mismatches.update(other)
         values = [value for read in reads for value in read.values]
-        assert repr(answer.reads(place)) == repr(reads)
-        assert repr(answer.vector(place)) == repr(tuple(values))
-        assert answer.statuses(place) == [read.status for read in reads]
-        assert answer.stale()[place] == any(read.status is Status.STALE for read in reads)
+        assert repr(answer.reads(index)) == repr(reads)
+        assert repr(answer.vector(index)) == repr(tuple(values))
+        assert answer.statuses(index) == [read.status for read in reads]
+        assert answer.stale()[index] == any(read.status is Status.STALE for read in reads)
         if name not in missing:
             ages = [read.age_s for read in reads if read.age_s is not None]
-            assert answer.ages_s()[place] == max(ages, default=None)
+            assert answer.ages_s()[index] == max(ages, default=None)
         assert (name in missing) == any(read.status is Status.NEVER for read in reads)
-        np.testing.assert_array_equal(answer.matrix(FEATURE_NAMES)[place], values)
-    assert answer.unfit == unfit
+        np.testing.assert_array_equal(answer.matrix(FEATURE_NAMES)[index], values)
+    assert answer.schema_mismatches == mismatches
     assert answer.matrix(FEATURE_NAMES).shape == (len(found), len(FEATURE_NAMES))
     assert repr(answer.columns(FEATURE_NAMES)) == repr(
         {
-            name: [answer.vector(place)[number] for place in range(len(found))]
+            name: [answer.vector(index)[number] for index in range(len(found))]
             for number, name in enumerate(FEATURE_NAMES)
         }
     )
@@ -142,13 +142,13 @@ def test_a_view_behind_one_of_another_length_is_still_found() -> None:
     assert answer.statuses(0) == [Status.NEVER, Status.PRESENT]
     assert answer.reads(0)[1].values[0] == 5_000.0 + history.first
     assert answer.reads(1)[0].values[0] == 6_000.0 + recent.first
-    assert (answer.unfit, missing) == ({"recent_activity": 1}, ["n0"])
+    assert (answer.schema_mismatches, missing) == ({"recent_activity": 1}, ["n0"])
 
 
 def test_a_vector_cut_short_is_none_of_ours() -> None:
     answer, missing = taken([stored()[:-8]])
     assert (answer.statuses(0), missing) == ([Status.PRESENT, Status.NEVER], ["n0"])
-    assert answer.unfit == {"history": 1}
+    assert answer.schema_mismatches == {"history": 1}
 
 
 def test_a_vector_behind_another_is_used_when_a_further_view_follows() -> None:
@@ -161,7 +161,7 @@ def test_a_vector_behind_another_is_used_when_a_further_view_follows() -> None:
 def test_an_hour_later_the_days_view_still_fits() -> None:
     answer, missing = taken([stored()], as_of=NOON + 1)
     assert answer.statuses(0) == [Status.NEVER, Status.PRESENT]
-    assert (missing, answer.unfit) == (["n0"], {})
+    assert (missing, answer.schema_mismatches) == (["n0"], {})
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 40])
