@@ -15,7 +15,8 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from cli.import_files import request_of, send_activity, send_notifications
+from cli.import_files import send_activity, send_notifications
+from launch.file_import import request_of
 from launch.local_client import await_lane, client_of, fetch
 from launch.platform import Platform
 from launch.training import train

@@ -9,20 +9,17 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from cli.import_files import parse_mapping
-from features.importing.activity_log import ActivityFormat, Log, read_log
-from tocsin.errors import ConfigurationError
+from features.importing.activity_log import ActivityFormat, read_log
+from launch import evaluation
 
 if TYPE_CHECKING:
-    from models.evaluation.evaluation import Evaluation
     from models.reporting.report import Subject
-    from models.training.policy import TrainingPolicy
 
 OF_A_LOG = "A log of activity"
 OF_A_TABLE = "A plain table"
@@ -71,7 +68,7 @@ def evaluate_activity(
     from models.training.policy import TrainingPolicy
 
     policy = TrainingPolicy(labels=LabelPolicy(active_days, horizon_days, embargo_days), seed=seed)
-    moment, mapping = _midnight(train_until), parse_mapping(pairs)
+    train_until_s, mapping = _midnight(train_until), parse_mapping(pairs)
     with ExitStack() as stack:
         status = stack.enter_context(console.status(f"reading {file.name}"))
         log = read_log(file, file_format, mapping, time_format, status.update)
@@ -81,44 +78,12 @@ def evaluate_activity(
 
             status.update("starting Ray")
             run = stack.enter_context(spread())
-        subject = _judged(log, policy, moment, run, status.update, file.name)
-        _write(html, subject, status.update)
-    result = summary(subject)
+        subject = evaluation.judge(log, policy, train_until_s, run, status.update, file.name)
+        evaluation.write_page(html, subject, status.update)
+    result = evaluation.summary(subject)
     result["rejected_rows"] = log.refused.refused
     result["rejected"] = log.refused.reasons
     _show(console, subject, result, html, json=json, emit=emit)
-
-
-def _judged(
-    log: Log, policy: TrainingPolicy, moment: float | None, run: Any, say: Callable[[str], None], name: str
-) -> Subject:
-    from models.dataset.split import TooLittleDataError
-    from models.evaluation.data_warnings import cautions, holes
-    from models.reporting.report import of_model
-    from models.training.training import train
-
-    refused = (
-        [f"{log.refused.text}: what they did is missing; {log.refused.hint}"] if log.refused.text else []
-    )
-    try:
-        trained = train(
-            log.events,
-            policy,
-            now=0.0 if moment is None else moment,
-            train_until=moment,
-            # Google's rows are whole weeks, so the grid has to be theirs; elsewhere the date given sets it.
-            anchor=None if log.weekly else moment,
-            run=run,
-            say=say,
-        )
-    except TooLittleDataError as error:
-        about = [error.message, *holes(log.events, policy.labels), *refused]
-        raise TooLittleDataError(". ".join(about), hint=error.hint) from error
-    told = []
-    if trained.judged is not None:
-        tested = sorted(set(trained.judged.as_of.tolist()))
-        told = cautions(log.events, tested, policy.labels, trained.card.evaluation)
-    return of_model(trained, name, [*refused, *told])
 
 
 def evaluate_labelled_table(
@@ -144,54 +109,8 @@ def evaluate_labelled_table(
         frame, churned, dropped = read_table(file, label)
         status.update("choosing, fitting, calibrating, testing")
         subject = of_table(evaluate_table(frame, churned, dropped, TablePolicy(seed=seed)), file.name, label)
-        _write(html, subject, status.update)
-    _show(console, subject, summary(subject), html, json=json, emit=emit)
-
-
-def summary(subject: Subject) -> dict[str, Any]:
-    """The result as one flat-ish object: the documented keys first, then what they rest on."""
-    from models.evaluation.leakage import blocking
-    from models.reporting.report import calibration_reason
-
-    found: Evaluation = subject.evaluation
-    decided = found.decided
-    return {
-        "auc": found.model.auc,
-        "pr_auc": found.model.average_precision,
-        "brier": found.model.brier,
-        "ece": found.model.calibration_error,
-        "lift_at_10": found.model.lift_10,
-        "precision_at_threshold": decided.precision,
-        "coverage": decided.coverage,
-        "rows": found.rows,
-        "advertisers": found.advertisers,
-        "churn_rate": found.base_rate,
-        "baselines": {
-            "recency": {"auc": found.baseline.auc if subject.timed else None},
-            "logistic": {"auc": found.logistic.auc},
-        },
-        "abstains": decided.rows == 0,
-        "precision_low": decided.precision_low,
-        "ece_reason": calibration_reason(found),
-        "ece_at_true_level": found.calibration_error_recentred,
-        "log_loss": found.model.log_loss,
-        "lift_at_5": found.model.lift_5,
-        "intervals": msgspec.to_builtins(found.intervals),
-        "gains": {
-            "recency": [found.auc_gain_low, found.auc_gain_high] if subject.timed else None,
-            "logistic": [found.logistic_gain.low, found.logistic_gain.high],
-        },
-        "cautions": list(subject.cautions),
-        "label": subject.label,
-        "labels": msgspec.to_builtins(dict(subject.labels)),
-        "certificates": msgspec.to_builtins(list(subject.certificates)),
-        "answered": msgspec.to_builtins(found.answered),
-        "made": dict(subject.facts),
-        "selection": dict(subject.selection),
-        "leakage": msgspec.to_builtins(list(subject.findings)),
-        "blocked_by": [finding.name for finding in blocking(subject.findings)],
-        "segments": msgspec.to_builtins(found.segments),
-    }
+        evaluation.write_page(html, subject, status.update)
+    _show(console, subject, evaluation.summary(subject), html, json=json, emit=emit)
 
 
 def _midnight(day: str) -> float | None:
@@ -202,20 +121,6 @@ def _midnight(day: str) -> float | None:
     except ValueError as error:
         raise typer.BadParameter(
             f"{day!r} is not a day, as in 2019-02-17", param_hint="--train-until"
-        ) from error
-
-
-def _write(html: Path | None, subject: Subject, say: Callable[[str], None]) -> None:
-    if html is None:
-        return
-    say("drawing the report")
-    from models.reporting.report import html as page
-
-    try:
-        html.write_text(page(subject), encoding="utf-8")
-    except OSError as error:
-        raise ConfigurationError(
-            f"the report cannot be written: {error}", hint="name another file"
         ) from error
 
 

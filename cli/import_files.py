@@ -1,13 +1,11 @@
-"""`tocsin import`: files in, over HTTP, with every bad row accounted for."""
+"""`tocsin import`: files sent to the platform, with a bar, and every bad row accounted for."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import msgspec
 import typer
 from rich.console import Console
 from rich.progress import (
@@ -19,20 +17,12 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
-from launch.local_client import await_lane, client_of, lane_counts
+from launch import file_import
+from launch.local_client import client_of
 from tocsin.client import Client
-from tocsin.clock import to_datetime
-from tocsin.errors import InvalidRecordError, RequestFailedError
 from tocsin.settings import Settings
-from tocsin.wire.activity import Activity, ActivityRequest
 from tocsin.wire.lanes import NOTIFICATION_LANES
 from tocsin.wire.notifications import NotificationRequest
-from tocsin.wire.problems import RecordError
-
-if TYPE_CHECKING:
-    from features.importing.importer import ImportBatch, Reject
-
-ALERT_BATCH = 1000
 
 
 def progress_bar(console: Console) -> Progress:
@@ -91,92 +81,6 @@ def import_activity(
         console.print(f"  every rejected row, with its line and reason: {result['rejects_file']}")
 
 
-def send_activity(
-    settings: Settings, console: Console, file: Path, mapping: dict[str, str] | None, rejects: Path | None
-) -> dict[str, Any]:
-    """Send a file's activity and wait until the shards have applied it; returns the counts.
-
-    Raises:
-        TocsinError: as `import_activity`.
-    """
-    from features.importing.importer import read_activity, write_rejects
-    from features.importing.tables import count_rows
-
-    before = lane_counts(settings, "activity")
-    rejects_path = rejects or file.with_name(file.name + ".rejects.jsonl")
-    rows = accepted = rejected = 0
-    batches = read_activity(file, mapping, time.time())
-    with client_of(settings) as client, progress_bar(console) as bar:
-        task = bar.add_task(f"importing {file.name}", total=count_rows(file))
-        for batch in batches:
-            rejects_found = list(batch.rejects)
-            if batch.activities:
-                answer = client.send_activity([request_of(activity) for activity in batch.activities])
-                rejects_found += _refused(batch, answer.errors)
-                accepted += answer.accepted
-            if rejects_found:
-                rejects_found.sort(key=lambda reject: reject.line)
-                write_rejects(rejects_path, rejects_found, append=rejected > 0)
-                rejected += len(rejects_found)
-            rows += batch.rows
-            bar.update(task, completed=rows)
-    await_lane(settings, "activity")
-    after = lane_counts(settings, "activity")
-    return {
-        "file": str(file),
-        "rows": rows,
-        "accepted": accepted,
-        "new_or_changed": after.get("applied", 0) - before.get("applied", 0),
-        "repeated": after.get("repeated", 0) - before.get("repeated", 0),
-        "rejected": rejected,
-        "rejects_file": str(rejects_path) if rejected else "",
-    }
-
-
-def _refused(batch: ImportBatch, errors: Sequence[RecordError]) -> list[Reject]:
-    """What only the platform can refuse, as its settings say (currency, lateness), by line.
-
-    Raises:
-        RequestFailedError: a row was refused for what the platform was in, not for what it holds.
-    """
-    from features.importing.importer import Reject
-
-    for error in errors:
-        if error.code != InvalidRecordError.code:
-            raise RequestFailedError(
-                f"line {batch.lines[error.index]} was not accepted: {error.detail}",
-                status=503,
-                hint="import the file again: what is known changes nothing",
-            )
-    return [
-        Reject(
-            batch.lines[error.index],
-            f"{error.detail}: {error.limit}" if error.limit else error.detail,
-            {
-                name: str(value)
-                for name, value in msgspec.to_builtins(request_of(batch.activities[error.index])).items()
-                if value not in (None, "")
-            },
-        )
-        for error in errors
-    ]
-
-
-def request_of(activity: Activity) -> ActivityRequest:
-    """An imported row as the platform takes it."""
-    return ActivityRequest(
-        advertiser_id=activity.advertiser_id,
-        event_time=to_datetime(activity.event_time),
-        amount=activity.amount,
-        kind=activity.kind,  # type: ignore[arg-type]  # the importer checked it
-        event_id=activity.event_id,
-        campaign_id=activity.campaign_id,
-        currency=activity.currency,
-        arrival=to_datetime(activity.arrival) if activity.arrival else None,
-        backdated=not activity.arrival,
-    )
-
-
 def import_alerts(
     settings: Settings, console: Console, file: Path, *, json: bool, emit: Callable[[object], None]
 ) -> None:
@@ -203,28 +107,27 @@ def import_alerts(
         console.print(f"  entry {reject['position']}: {reject['reason']}")
 
 
+def send_activity(
+    settings: Settings, console: Console, file: Path, mapping: dict[str, str] | None, rejects: Path | None
+) -> dict[str, Any]:
+    """Send a file's activity with a bar, as `launch.file_import.send_activity`."""
+    with progress_bar(console) as bar:
+        task = bar.add_task(f"importing {file.name}", total=None)
+        return file_import.send_activity(
+            settings,
+            file,
+            mapping,
+            rejects,
+            lambda rows, total: bar.update(task, completed=rows, total=total),
+        )
+
+
 def send_notifications(
     client: Client, console: Console, notifications: Sequence[NotificationRequest], title: str
 ) -> dict[str, Any]:
-    """Send many; returns receipts counted by lane, duplicates apart.
-
-    Raises:
-        TocsinError: the platform does not answer, or refused a record.
-    """
-    lanes: dict[str, int] = {}
-    duplicates = accepted = 0
-    ids: list[str] = []
+    """Send many with a bar, as `launch.file_import.send_notifications`."""
     with progress_bar(console) as bar:
         task = bar.add_task(title, total=len(notifications))
-        for start in range(0, len(notifications), ALERT_BATCH):
-            answer = client.send_many(notifications[start : start + ALERT_BATCH])
-            if answer.errors:
-                first = answer.errors[0]
-                raise RequestFailedError(f"record {start + first.index}: {first.detail}", status=422)
-            for receipt in answer.receipts:
-                accepted += 1
-                duplicates += receipt.duplicate
-                lanes[receipt.lane] = lanes.get(receipt.lane, 0) + 1
-                ids.append(receipt.id)
-            bar.update(task, completed=accepted)
-    return {"accepted": accepted, "duplicates": duplicates, "lanes": lanes, "ids": len(set(ids))}
+        return file_import.send_notifications(
+            client, notifications, lambda sent: bar.update(task, completed=sent)
+        )

@@ -15,8 +15,8 @@ from rich.live import Live
 from cli.status import lanes_table
 from launch import daemon
 from launch.local_client import fetch
-from launch.platform import AlreadyRunningError, Platform
-from launch.run_record import read_run
+from launch.platform import Platform
+from launch.run_record import AlreadyRunningError, read_run
 from tocsin.errors import TocsinError
 from tocsin.settings import Settings
 

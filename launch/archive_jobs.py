@@ -14,14 +14,12 @@ from tocsin.settings import Settings
 from tocsin.storage.connect import CONSUME_TIMEOUT_S, connect, resolve_url
 from tocsin.wire.lanes import LaneName
 
-GATE_SAMPLES = 2_000  # replayed before a model is put before people
-
 if TYPE_CHECKING:
     from features.jobs.backfill import Done, Plan
     from features.jobs.skew import Report
     from models.evaluation.leakage import Finding
 
-GATE_SAMPLES = 2_000  # replayed before a model is put before people
+GATE_SAMPLES = 2_000  # replayed before a model may serve
 
 
 def run_backfill(

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import logging
 import os
 import shutil
@@ -24,13 +23,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
-import msgspec
 import psutil
 
 from launch.ray_cluster import ensure_token, join, keep_signal_handlers, quieten, ray_environment, start
-from launch.run_record import RunRecord, read_run, remove_scratch
+from launch.run_record import RunRecord, record_path, remove_scratch, take_lock, write_run
 from launch.storage import check_places, prepare
-from tocsin.errors import ConfigurationError, StorageUnavailableError, TocsinError
+from tocsin.errors import ConfigurationError, StorageUnavailableError
 from tocsin.ports import is_free
 from tocsin.settings import ACCOUNT_CHANNELS, Settings
 from tocsin.storage.embedded import EmbeddedServer
@@ -43,23 +41,12 @@ Report = Callable[[str, str], None]
 """Called with a part's name and a line about it as it comes up."""
 
 
-class AlreadyRunningError(TocsinError):
-    """Another platform holds the data folder."""
-
-    code = "already-running"
-
-    def __init__(self, record: RunRecord | None, data: Path) -> None:
-        self.record = record
-        where = f" at {record.base_url} (process {record.pid})" if record else ""
-        super().__init__(f"a platform already runs in {data}{where}", hint="`tocsin status` shows it")
-
-
 class Platform:
     """One running platform. Use as a context manager, so that whatever was started is stopped.
 
     Args:
         settings: Everything that can be set.
-        report: Told about each part as it comes up.
+        report: Called with each part and a line about it as it comes up.
         address: A running Ray cluster to join; empty: a local one is started.
     """
 
@@ -97,7 +84,8 @@ class Platform:
             StorageUnavailableError: storage does not answer.
         """
         began = time.monotonic()
-        self._take_lock()
+        self._lock = take_lock(self.settings)
+        remove_scratch(self.settings)
         self._scratch = scratch = Path(tempfile.mkdtemp(prefix="tocsin-"))
         self._check_ports()
         self._check_accounts()
@@ -111,18 +99,6 @@ class Platform:
         self._await_ready()
         self._record(storage, ready=True)
         self.ready_s = round(time.monotonic() - began, 1)
-
-    def _take_lock(self) -> None:
-        data = self.settings.data_path
-        data.mkdir(parents=True, exist_ok=True, mode=0o700)
-        lock = (data / "lock").open("w", encoding="ascii")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.close()
-            raise AlreadyRunningError(read_run(self.settings), data) from None
-        self._lock = lock
-        remove_scratch(self.settings)
 
     def _check_ports(self) -> None:
         if self._address:
@@ -257,7 +233,7 @@ class Platform:
             shutil.rmtree(self._scratch, ignore_errors=True)
             self._scratch = None
         if self._lock is not None:
-            (self.settings.data_path / "run.json").unlink(missing_ok=True)
+            record_path(self.settings).unlink(missing_ok=True)
             self._lock.close()
             self._lock = None
 
@@ -312,7 +288,4 @@ class Platform:
             scratch=str(self._scratch),
             ready=ready,
         )
-        path = self.settings.data_path / "run.json"
-        temporary = path.with_suffix(".json.new")
-        temporary.write_bytes(msgspec.json.encode(record))
-        temporary.replace(path)
+        write_run(self.settings, record)

@@ -68,8 +68,8 @@ def client(settings: Settings) -> Iterator[Client]:
 @pytest.fixture(scope="session")
 def trained(settings: Settings, client: Client) -> list[str]:
     """Advertisers with history and a champion that serves them; returns their ids."""
-    from cli.import_files import request_of
     from features.simulator import simulate
+    from launch.file_import import request_of
     from launch.local_client import await_lane
     from launch.training import train
     from tests.support import eventually

@@ -31,8 +31,8 @@ from benchmarks.harness.payloads import BLOCK_RECORDS, reminders_json
 from benchmarks.harness.processes import Worker
 from benchmarks.harness.run import Options, run, say
 from benchmarks.serving.peers import STARTED_S, fastapi_server, stock_server
-from cli.import_files import request_of
 from features.simulator import simulate
+from launch.file_import import request_of
 from launch.local_client import await_lane, client_of, fetch
 from launch.platform import Platform
 from launch.training import train

@@ -15,11 +15,11 @@ from msgspec import structs
 from typer.testing import CliRunner
 
 from cli.app import app
-from cli.import_files import request_of
 from features.event_table import event_table
 from features.offline.archive import Archive
 from features.shard.archiver import Archiver
 from features.simulator import simulate
+from launch.file_import import request_of
 from launch.local_client import await_lane
 from tests.fakes import ManualClock
 from tests.platform_fixtures import SIMULATION_END

@@ -10,7 +10,8 @@ from openapi_spec_validator import validate
 from prometheus_client import parser
 
 from actors.pools import running_members
-from launch.platform import AlreadyRunningError, Platform
+from launch.platform import Platform
+from launch.run_record import AlreadyRunningError
 from serve_deployments.applications import APPLICATIONS
 from tests.support import free_settings, member_stats
 from tocsin import Client

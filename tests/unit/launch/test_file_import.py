@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from cli.import_files import _refused
 from features.importing.importer import ImportBatch
 from launch import local_client
+from launch.file_import import refused
 from tocsin.errors import RequestFailedError
 from tocsin.settings import Settings
 from tocsin.wire.activity import Activity
@@ -23,12 +23,12 @@ BATCH = ImportBatch(
 
 def test_a_row_that_only_the_platform_refuses_is_a_reject_with_its_line_field_and_limit() -> None:
     errors = [RecordError(index=1, detail="`currency` is EUR", field="currency", limit="only USD")]
-    (reject,) = _refused(BATCH, errors)
+    (reject,) = refused(BATCH, errors)
     assert (reject.line, reject.reason) == (9, "`currency` is EUR: only USD")
     assert reject.raw["advertiser_id"] == "b"
     assert reject.raw["event_time"] == "1970-01-02T00:00:00Z"
     assert "campaign_id" not in reject.raw
-    assert _refused(BATCH, []) == []
+    assert refused(BATCH, []) == []
 
 
 def test_a_busy_moment_of_the_platform_is_waited_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,4 +59,4 @@ def test_a_busy_moment_of_the_platform_is_waited_out(monkeypatch: pytest.MonkeyP
 def test_a_platform_that_could_not_take_a_row_is_no_fault_of_the_row() -> None:
     errors = [RecordError(index=0, detail="the lane is full", field="", limit="", code="overloaded")]
     with pytest.raises(RequestFailedError, match="line 3 was not accepted: the lane is full"):
-        _refused(BATCH, errors)
+        refused(BATCH, errors)
