@@ -74,7 +74,7 @@ class Registry:
     """The churn models under one location.
 
     Args:
-        root: A folder, or a URI that `pyarrow.fs` knows (`s3://bucket/models`).
+        root: A folder, or the URI of an object store (`s3://bucket/models`).
         policy: Risk bands of the models it loads.
         clock: Dates the journal.
         actor: Who is at work, for the journal; empty: the user and machine.
