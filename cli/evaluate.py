@@ -19,7 +19,7 @@ from features.importing.activity_log import ActivityFormat, read_log
 from launch import evaluation
 
 if TYPE_CHECKING:
-    from models.reporting.report import Subject
+    from models.reporting.subject import Subject
 
 OF_A_LOG = "A log of activity"
 OF_A_TABLE = "A plain table"
@@ -102,7 +102,7 @@ def evaluate_labelled_table(
         TocsinError: the file is unusable, or there is too little data.
     """
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    from models.reporting.report import of_table
+    from models.reporting.subject import of_table
     from models.training.plain_table import TablePolicy, evaluate_table, read_table
 
     with console.status(f"reading {file.name}") as status:

@@ -13,7 +13,7 @@ from tocsin.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from models.evaluation.evaluation import Evaluation
-    from models.reporting.report import Subject
+    from models.reporting.subject import Subject
     from models.training.policy import TrainingPolicy
     from models.training.training import Run
 
@@ -41,7 +41,7 @@ def judge(
     """
     from models.dataset.split import TooLittleDataError
     from models.evaluation.data_warnings import cautions, holes
-    from models.reporting.report import of_model
+    from models.reporting.subject import of_model
     from models.training.training import train
 
     refused = (
@@ -71,7 +71,7 @@ def judge(
 def summary(subject: Subject) -> dict[str, Any]:
     """The result as values for JSON: the documented keys first, then what they rest on."""
     from models.evaluation.leakage import blocking
-    from models.reporting.report import calibration_reason
+    from models.reporting.subject import calibration_reason
 
     found: Evaluation = subject.evaluation
     decided = found.decided
