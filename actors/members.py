@@ -59,7 +59,7 @@ class Hosted(Protocol):
         ...
 
     async def aclose(self) -> None:
-        """End what runs beside the blocks, when nothing is in flight any more."""
+        """End what runs alongside the blocks, when nothing is in flight any more."""
         ...
 
 

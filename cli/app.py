@@ -89,7 +89,7 @@ def train(
     promote: Annotated[
         bool,
         typer.Option(
-            help="If it beats the recency baseline, try it beside the champion; where none serves, it does at once."
+            help="If it beats the recency baseline, try it alongside the champion; where none serves, it does at once."
         ),
     ] = True,
     json: JsonFlag = False,
@@ -287,7 +287,7 @@ def import_activity(
         ),
     ] = None,
     rejects: Annotated[
-        Path | None, typer.Option(help="Where bad rows go. Default: FILE.rejects.jsonl beside the file.")
+        Path | None, typer.Option(help="Where bad rows go. Default: FILE.rejects.jsonl alongside the file.")
     ] = None,
     json: JsonFlag = False,
 ) -> None:

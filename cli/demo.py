@@ -152,7 +152,7 @@ def _send(settings: Settings, console: Console, alerts: Path | None, burst: int)
     with client_of(settings) as client:
         sent = send_notifications(client, console, _alerts(alerts), "sending alerts")
         send_notifications(client, console, p2_burst(burst), "sending a burst of P2")
-        for number in range(SINGLE_P0):  # beside the flood, one by one, as an alarm panel would
+        for number in range(SINGLE_P0):  # alongside the flood, one by one, as an alarm panel would
             client.send(
                 type="emergency",
                 alert_type="smoke",

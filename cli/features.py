@@ -179,7 +179,7 @@ def backfill_command(
     ] = "",
     json: JsonFlag = False,
 ) -> None:
-    """Bring the online state up to the archived event log, beside live shards or alone.
+    """Bring the online state up to the archived event log, alongside live shards or alone.
 
     What is known changes nothing, so it may be stopped and run again: it goes on where it was.
     """

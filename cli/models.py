@@ -139,7 +139,7 @@ def promote_model(
         bool,
         typer.Option(
             "--skew-check/--no-skew-check",
-            help="First replay what the features served lately: it must be what training sees. Needs the storage.",
+            help="First replay what the features served recently: it must be what training sees. Needs the storage.",
         ),
     ] = True,
     json: JsonFlag = False,

@@ -37,7 +37,7 @@ def train_command(
     )
     said = "is the champion now" if result["promoted"] else "was stored, not promoted"
     if result["stage"] == "shadow":
-        said = "is tried beside the champion now, first in shadow"
+        said = "is tried alongside the champion now, first in shadow"
     console.print(f"[bold]{result['version']}[/bold] {said}: {result['reason']}")
     if result["stage"] == "shadow":
         console.print(

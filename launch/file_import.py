@@ -38,7 +38,7 @@ def send_activity(
         settings: Of the platform.
         file: Parquet or CSV.
         mapping: Column by field; None: Google's weekly spend, or columns with our names.
-        rejects: Where bad rows go; None: beside the file.
+        rejects: Where bad rows go; None: alongside the file.
         on_rows: Called with the rows read so far and how many the file has; None where that is not known.
 
     Raises:

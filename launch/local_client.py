@@ -82,7 +82,7 @@ def await_lane(settings: Settings, *lanes: str) -> None:
 
 
 def _status(settings: Settings) -> dict[str, Any]:
-    """The platform's status; a busy moment of its storage is waited out, or half an import would be told as none."""
+    """The platform's status; waits while storage is busy, or half an import would be reported as none."""
     deadline = time.monotonic() + PATIENCE_S
     while True:
         try:

@@ -19,7 +19,7 @@ class OwnerAlert:
     """Tells the models' owner what the guard has to say, once.
 
     Args:
-        settings: Whom to tell.
+        settings: Whom to alert.
         servers: Of the lanes.
         clock: Time.
     """

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def train(
     settings: Settings, *, promote: bool, say: Callable[[str], None] = lambda _: None
 ) -> tuple[dict[str, Any], ModelCard]:
-    """Train on everything stored; `say` is told what is being done.
+    """Train on everything stored; `say` is called with each step.
 
     Returns:
         What happened, for machines, and the model's card.
@@ -75,7 +75,7 @@ def train(
 
 
 def _put_forward(registry: Registry, version: str, reason: str, findings: list[Finding]) -> tuple[str, str]:
-    """Try it beside the champion; where none serves it becomes that at once. Returns its stage, and why."""
+    """Try it alongside the champion; where none serves it becomes that at once. Returns its stage, and why."""
     try:
         registry.load()
     except ModelUnavailableError:  # nothing to be compared with

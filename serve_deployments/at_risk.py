@@ -40,7 +40,7 @@ class AtRisk:
         self._ranking: _Ranking | None = None
 
     async def answer(self, limit: int) -> AtRiskAnswer:
-        """The first of the ranking, each predicted anew with its drivers.
+        """The first of the ranking, each predicted again with its drivers.
 
         Raises:
             StorageUnavailableError: storage does not answer, and there is no ranking yet.

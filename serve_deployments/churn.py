@@ -124,7 +124,7 @@ class Churn(Application):
         )
 
     async def warm(self) -> None:
-        """Have scikit-learn and the champion loaded before anybody asks, follow the registry, score beside."""
+        """Load scikit-learn and the champion before the first request, follow the registry, score in shadow."""
         await asyncio.to_thread(importlib.import_module, "skops.io")
         async with asyncio.TaskGroup() as group:
             group.create_task(repeat("following the registry", self.predictor.follow, every_s=LOOK_EVERY_S))

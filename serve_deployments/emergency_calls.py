@@ -1,4 +1,4 @@
-"""`/v1/emergency-calls`: somebody needs help; tell those who can give it, whatever else is broken."""
+"""`/v1/emergency-calls`: a person needs help; reach those who can give it, whatever else is broken."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ class EmergencyCallIntake(Application):
             await self._http.aclose()
 
     async def call(self, request: Request) -> EmergencyCallAccepted:
-        """Decide whom to tell, store it, and only then answer 202."""
+        """Decide whom to reach, store it, and only then answer 202."""
         now, key = self._clock.now(), idempotency_key(request)
         body = await _json_body(request)
         call = decode_call(body)
@@ -155,7 +155,7 @@ class EmergencyCallIntake(Application):
         key: str,
         fingerprint: str,
     ) -> list[Receipt]:
-        """All notifications of the call in one step: everybody is told, or the caller knows nobody is."""
+        """All notifications of the call in one step: everybody is reached, or the caller learns that nobody is."""
         requests = list(enumerate(compose(call, plan)))
         admitted = self._intake.admit(requests, now=now, traceparent=traceparent_of(request))
         placements, durability = await self._lanes.append(

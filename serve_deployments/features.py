@@ -41,7 +41,7 @@ VALUES = tuple(
 
 
 def unknown_advertiser(advertiser_id: str) -> NotFoundError:
-    """The answer for an advertiser nobody has told us about."""
+    """The answer for an advertiser without any activity."""
     return NotFoundError(f"advertiser {advertiser_id[:128]!r} is not known", hint=UNKNOWN_HINT)
 
 
@@ -95,7 +95,7 @@ class Features(Application):
         self._decoder = RecordDecoder(FeaturesRequest, lambda _request, _now: None)
 
     async def warm(self) -> None:
-        """Write what readers noted."""
+        """Write the usage that readers recorded."""
         await self.reader.flush()
 
     async def vector(self, request: Request) -> FeaturesAnswer:

@@ -94,7 +94,7 @@ class Insights(Application):
         self._peers_made_at = float("-inf")
 
     async def warm(self) -> None:
-        """Write what readers noted."""
+        """Write the usage that readers recorded."""
         await self._reader.flush()
 
     async def insight(self, request: Request) -> InsightAnswer:

@@ -1,4 +1,4 @@
-"""`/v1/notifications`: accept notifications, tell what became of them."""
+"""`/v1/notifications`: accept notifications, and show what became of them."""
 
 from __future__ import annotations
 
@@ -193,7 +193,7 @@ class Notifications(Application):
 
         A server that is full after one lane was stored, or away when that was on another, is no failure of the whole:
         those stored keep their receipts, the others come back as errors, unless the request is atomic; then the caller
-        is told how to complete it. Else the caller is told to send all again.
+        learns how to complete it. Otherwise the caller has to send all again.
 
         Raises:
             OverloadedError: nothing was stored.
@@ -253,7 +253,7 @@ def refused_record(item: Accepted, error: OverloadedError | StorageUnavailableEr
 
 
 def fingerprint_of(body: bytes) -> str:
-    """What tells a repeat of a request from another one under the same idempotency key."""
+    """What distinguishes a repeat of a request from another one under the same idempotency key."""
     return digest(body.decode("utf-8", "replace"))
 
 

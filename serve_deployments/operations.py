@@ -97,7 +97,7 @@ class PlatformStatus(msgspec.Struct, frozen=True, kw_only=True):
     model_versions: int
     breakers: list[BreakerView] = []
     archive: Backlog | None = None
-    registry_problem: str = ""  # why champion and versions are not told
+    registry_problem: str = ""  # why champion and versions are missing
 
 
 class Operations(Application):
@@ -253,7 +253,7 @@ class Operations(Application):
         )
 
     async def _consumers(self, name: LaneName) -> list[str]:
-        """Who reported lately. A dead member lingers for one lease at the most."""
+        """Members that reported recently. A dead one is listed for one lease at most."""
         with translated():
             lane = self._lanes.lanes[name]
             members: Any = await lane.client.zrange(lane.keys.members, 0, -1)

@@ -85,10 +85,10 @@ class RecordingPipeline:
         return dict(totals)
 
 
-def staged(stage: Writes) -> RecordingPipeline:
-    """What a stage writes."""
+def staged(writes: Writes) -> RecordingPipeline:
+    """What some writes put into the transaction."""
     pipe = RecordingPipeline()
-    stage(cast("Pipeline", pipe))
+    writes(cast("Pipeline", pipe))
     return pipe
 
 
@@ -182,11 +182,11 @@ class MemoryLane:
                 claimed.append(self._entry(partition, entry))
         return claimed
 
-    async def settle(self, entries: Sequence[Entry], stage: Writes, *, again: bool = False) -> None:
+    async def settle(self, entries: Sequence[Entry], writes: Writes, *, again: bool = False) -> None:
         self._call("settle")
         if again and entries[0].entry not in self._streams[entries[0].partition]:
             return
-        pipe = staged(stage)  # when it raises, nothing was written
+        pipe = staged(writes)  # when it raises, nothing was written
         self.pipe.calls += pipe.calls
         for key, envelopes in pipe.named("zadd"):
             for partition in range(self.partitions):

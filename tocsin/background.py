@@ -1,4 +1,4 @@
-"""Work beside the requests: one step, over and over, supervised.
+"""Background work: one step, repeated and supervised.
 
     waiting ──every_s, or `wake` is set──► running ──ends or fails──► waiting
        └── `until` is set, or the task is cancelled ──► over
@@ -35,9 +35,9 @@ async def repeat(
         name: For the log.
         step: What to do. Cancelled in the middle where the task is cancelled; `until` lets it finish.
         every_s: Seconds between the end of a step and the next; None: only when woken.
-        wake: Set by whoever has news; cleared before the step that answers it.
+        wake: Set when there is something to do; cleared before the step that does it.
         until: Set to end the loop; a wait ends at once.
-        failed: Told of each failure, for its counter.
+        failed: Called with each failure, for a counter.
         level: How an expected failure (`TocsinError`) is logged; any other is logged with its traceback.
         wait_first: Whether to wait before the first step.
     """

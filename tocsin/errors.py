@@ -93,7 +93,7 @@ class OverloadedError(TocsinError):
 
 
 class ArchiveUnavailableError(TocsinError):
-    """The place of the archive does not answer, or refuses; what was to be landed is kept."""
+    """The archive's storage does not answer, or refuses; what was to be archived is kept."""
 
     code = "archive-unavailable"
     retryable = True

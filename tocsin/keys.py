@@ -42,8 +42,8 @@ and replaying are single atomic steps, and a lane can be given a server of its o
 | `{ns}:{breakers}:state:{breaker}`      | hash   | 24 h               | state and counters of a breaker |
 | `{ns}:{breakers}:probe:{breaker}`      | string | probe lease        | who may try again |
 | `{ns}:{breakers}:names`                | zset   | 24 h               | breakers by when last seen (s) |
-| `{ns}:{models}:observed:{trial}:{epoch}` | hash | 2 d               | what each replica saw of two models, as counts |
-| `{ns}:{models}:verdict:{trial}`        | string | 60 s               | what the guard said last |
+| `{ns}:{models}:observed:{trial}:{epoch}` | hash | 2 d               | counts of each replica about two models |
+| `{ns}:{models}:verdict:{trial}`        | string | 60 s               | the last verdict of the guard |
 | `{ns}:{models}:labels:{trial}`         | hash   | 60 d               | the same for matured labels |
 | `{ns}:{models}:awaited:{trial}`        | zset   | 60 d               | advertisers by when a label is due; 20,000 |
 | `{ns}:{models}:predicted:{trial}`      | hash   | 60 d               | what was predicted for those, until it is due |
@@ -168,7 +168,7 @@ class BreakerKeys:
         return f"{self.prefix}:state:{name}"
 
     def probe(self, name: str) -> str:
-        """The lease of whoever may try again."""
+        """The lease of the process that may try again."""
         return f"{self.prefix}:probe:{name}"
 
 
@@ -188,7 +188,7 @@ class EmergencyKeys:
 
 
 class RolloutKeys:
-    """The keys of a rollout: what is observed of a model on trial. Nothing here is needed to serve."""
+    """The keys of a rollout: the counts of a model on trial. Serving needs none of them."""
 
     def __init__(self, namespace: str) -> None:
         self.prefix = f"{namespace}:{{models}}"
@@ -198,7 +198,7 @@ class RolloutKeys:
         return f"{self.prefix}:observed:{trial}:{epoch}"
 
     def verdict(self, trial: str) -> str:
-        """What the guard said last: a string."""
+        """The last verdict of the guard: a string."""
         return f"{self.prefix}:verdict:{trial}"
 
     def labels(self, trial: str) -> str:

@@ -94,7 +94,7 @@ async def _query(port: int, prefix: str, waiting: Iterator[str], answers: dict[s
 
 
 class _Connection:
-    """One keep-alive connection, opened anew where it breaks."""
+    """One keep-alive connection, opened again where it breaks."""
 
     def __init__(self, port: int) -> None:
         self._port = port

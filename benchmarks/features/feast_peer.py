@@ -1,6 +1,6 @@
 """Feast: its environment, made on first use in `.peers/feast`, and its process, driven by orders.
 
-What it does is in `benchmarks/features/foreign/measure.py`; its lock file lies beside that.
+What it does is in `benchmarks/features/foreign/measure.py`; its lock file lies alongside that.
 """
 
 from __future__ import annotations

@@ -83,7 +83,7 @@ async def _round(order: Order) -> Round:
 async def _keep_requesting(
     order: Order, offset: int, ends: float, latencies: list[float], statuses: Counter[int]
 ) -> None:
-    """One connection, opened anew where it breaks."""
+    """One connection, opened again where it breaks."""
     turn = offset
     while time.perf_counter() < ends:
         writer: asyncio.StreamWriter | None = None

@@ -167,8 +167,8 @@ def label(events: pd.DataFrame, cutoffs: Sequence[float], policy: LabelPolicy | 
         Columns `advertiser_id`, `as_of` (the cutoff), `churned` (0 or 1), by cutoff and then by advertiser.
     """
     policy = policy or LabelPolicy()
-    told = events.sort_values("arrival", kind="stable") if "arrival" in events else events
-    current = told.drop_duplicates(["advertiser_id", "event_id"], keep="last")
+    ordered = events.sort_values("arrival", kind="stable") if "arrival" in events else events
+    current = ordered.drop_duplicates(["advertiser_id", "event_id"], keep="last")
     ordered = current.sort_values("event_time", kind="stable")
     times = ordered["event_time"].to_numpy(dtype=np.float64)
     codes, names = pd.factorize(ordered["advertiser_id"], sort=True)

@@ -62,26 +62,26 @@ def cautions(
         policy: The windows.
         found: What came of the test.
     """
-    told = holes(events, policy)
+    warnings = holes(events, policy)
     share = returned(events, cutoffs, policy)
     if share is not None and share > MANY_RETURN:
-        told.append(
+        warnings.append(
             f"{share:.0%} of those counted as churned came back later, so {policy.horizon_days} days are shorter than "
             f"usual pauses here (half the advertisers have {_usual_gap(events):.0f} days or more between events); "
             f"a longer --horizon-days and --active-days asks for those who leave for good"
         )
     currencies = sorted(name for name in events["currency"].unique() if name)
     if len(currencies) > 1:
-        told.append(
+        warnings.append(
             f"amounts are in {', '.join(currencies[:5])} and are added up as they are; convert them to one currency"
         )
     for name, scores in (("recency alone", found.baseline), ("a plain logistic regression", found.logistic)):
         if round(scores.auc, 3) > round(found.model.auc, 3):
-            told.append(
+            warnings.append(
                 f"{name} ranks better here: AUC {scores.auc:.3f} against {found.model.auc:.3f}; with more activity "
                 f"to learn from the model may gain on it"
             )
-    return told
+    return warnings
 
 
 def _usual_gap(events: pd.DataFrame) -> float:

@@ -1,4 +1,4 @@
-"""How good are the probabilities, beside two baselines, on rows later than anything trained on.
+"""How good are the probabilities, compared with two baselines, on rows later than anything trained on.
 
 Intervals come from drawing whole advertisers again and again, each with all its rows: the weeks of one advertiser
 resemble each other, and single rows would look like more evidence than they are.

@@ -90,7 +90,7 @@ class Tally:
 
 
 class Ranked:
-    """Scores sorted once; `tally` weighs them anew. Both arrays are of shape `(rows,)`, `churned` holds 0 and 1."""
+    """Scores sorted once; `tally` weighs them again. Both arrays are of shape `(rows,)`, `churned` holds 0 and 1."""
 
     def __init__(self, churned: Floats, scores: Floats) -> None:
         self._distinct, self._rank = np.unique(scores, return_inverse=True)

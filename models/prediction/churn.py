@@ -189,16 +189,16 @@ class ChurnModel:
         strongest = np.argsort(-np.abs(effects), axis=1, kind="stable")[:, :top]
         found = []
         for row, columns in enumerate(strongest):
-            told = [int(column) for column in columns if abs(effects[row, column]) >= _SLIGHT]
+            shown = [int(column) for column in columns if abs(effects[row, column]) >= _SLIGHT]
             found.append(
                 Explained(
                     probability=float(probabilities[row]),
                     base=base,
                     drivers=[
                         self._driver(column, float(raw[row, column]), float(effects[row, column]))
-                        for column in told
+                        for column in shown
                     ],
-                    others=float(effects[row].sum() - effects[row, told].sum()),
+                    others=float(effects[row].sum() - effects[row, shown].sum()),
                 )
             )
         return found

@@ -6,7 +6,7 @@ microseconds to compute. What a server needs of the candidates is little, so it 
     impute ──► standardize ──► logistic: one product
                           └──► boosting: all splits of all trees at once ──bits──► the leaf of each tree ──► sum
 
-A tree of k splits has at most 2^k outcomes of them; a table of so many values tells the leaf of each. Anything this
+A tree of k splits has at most 2^k outcomes of them; a table of so many values gives the leaf of each. Anything this
 does not know, and anything that does not agree with scikit-learn on rows made up for the purpose, is left to
 scikit-learn.
 """

@@ -1,7 +1,7 @@
 """Is it only me? The change of spend of one advertiser among those of its size.
 
 Size is what is spent in an active week. Advertisers in order of size are cut into bands of equal count; peers are
-those of the same band that spent in the 28 days before the last 28, so that a change can be told.
+those of the same band that spent in the 28 days before the last 28, so that a change can be seen.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class PeerComparison:
 
 
 def previous_28d(vector: Vector) -> float | None:
-    """Spend of the 28 days before the last 28; None where it cannot be told."""
+    """Spend of the 28 days before the last 28; None where it is not known."""
     recent, both = vector.get("spend_28d"), vector.get("spend_56d")
     return None if recent is None or both is None else max(0.0, both - recent)
 

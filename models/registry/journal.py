@@ -15,7 +15,7 @@ from tocsin.errors import ModelUnavailableError
 
 
 class Action(StrEnum):
-    """What an entry of the journal tells."""
+    """What an entry of the journal says."""
 
     REGISTER = "register"
     BEGIN = "begin"

@@ -13,11 +13,11 @@
 | stage    | answers                                  | judged                  | against      |
 |----------|------------------------------------------|-------------------------|--------------|
 | `idle`   | the champion                             | nothing                 |              |
-| `shadow` | the champion; the challenger scores beside it, off the request's path | challenger | champion |
+| `shadow` | the champion; the challenger scores alongside it, off the request's path | challenger | champion |
 | `canary` | the challenger for its share of advertisers, always the same ones | challenger | champion |
 | `watch`  | the new champion                         | champion                | the one before |
 
-A transition that does not fit the stage raises `ConflictError`: of two people who promote at once, one is told so.
+A transition that does not fit the stage raises `ConflictError`: of two people who promote at once, one gets it.
 """
 
 from __future__ import annotations
@@ -207,7 +207,7 @@ def roll_back(lineup: Lineup, now: float, version: str = "") -> Lineup:
     if version and version != lineup.goes:
         raise ConflictError(
             f"it is {lineup.goes or 'nobody'} that would be rolled back, not {version}",
-            hint="`tocsin models audit` tells what happened",
+            hint="`tocsin models audit` shows what happened",
         )
     if lineup.under_way:
         return replace(lineup, challenger="", stage=RolloutStage.IDLE, step=0, since=now)

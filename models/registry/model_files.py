@@ -1,4 +1,4 @@
-"""A stored model: what is written down beside it, and what is checked before it is built.
+"""A stored model: the metadata kept with it, and what is checked before it is built.
 
 No pickle: only the types in `TRUSTED_TYPES` are built, and only where the checksum, the features and the release fit.
 """
@@ -52,7 +52,7 @@ class Metadata(Struct, frozen=True, kw_only=True):
 
 
 def read_metadata(content: bytes, version: str) -> Metadata:
-    """What stands beside a model.
+    """The metadata kept with a model.
 
     Raises:
         ModelUnavailableError: it is not readable, or of another release.

@@ -14,7 +14,7 @@ The journal is the truth: champion, previous and challenger are what its last en
 at all, and what served at a moment is the last entry before it. Each entry is appended only on top of the one its
 writer decided from (`models.registry.artefacts`); of two at once one decides again.
 
-The checksum finds damage, not malice: whoever can write here can write both files. The type list holds against both.
+The checksum finds damage, not malice: anyone who can write here can write both files. The type list holds against both.
 
 Long because each step of a rollout and its line in the journal are one transaction on one state.
 """
@@ -162,7 +162,7 @@ class Registry:
     # ------------------------------------------------------------------ who has which part
 
     def head(self) -> Head:
-        """The journal's end, read anew."""
+        """The journal's end, read again."""
         if (found := self._store.last(self._head.number)) is not None:
             number, line = found
             if number < self._head.number:
@@ -197,7 +197,7 @@ class Registry:
         reason: str = "",
         findings: Iterable[Finding] = (),
     ) -> JournalEntry:
-        """Try a version, or the challenger, beside the champion: first in shadow.
+        """Try a version, or the challenger, alongside the champion: first in shadow.
 
         Args:
             version: Which.
@@ -341,7 +341,7 @@ class Registry:
         reason: str = "",
         story: Mapping[str, Any] | None = None,
     ) -> JournalEntry:
-        """Append what `decide` makes of the journal's end; decided anew where another writer was first."""
+        """Append what `decide` makes of the journal's end; decided again where another writer was first."""
         for _ in range(APPEND_TRIES):
             head = self.head()
             if on is not None and head.number != on:

@@ -142,8 +142,8 @@ def precision_coverage(judged: Judged, certificates: list[Certificate], asked: f
                 right = judged.churned[inside].mean() if churn else 1.0 - judged.churned[inside].mean()
                 axes.plot([inside.mean()], [right], "o", color=CHURN if churn else STAYS, markersize=7)
         axes.axhline(asked, color=MUTED, linestyle=":", linewidth=1)
-        beside = axes.get_yaxis_transform()  # right of the axes, where no curve runs
-        axes.text(1.01, asked, f"{asked:.0%}", transform=beside, va="center", color=MUTED, fontsize=8.5)
+        margin = axes.get_yaxis_transform()  # right of the axes, where no curve runs
+        axes.text(1.01, asked, f"{asked:.0%}", transform=margin, va="center", color=MUTED, fontsize=8.5)
         axes.set(
             title="Precision and coverage on the test",
             xlabel="share of rows answered (dot: certified threshold)",

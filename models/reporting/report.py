@@ -78,7 +78,7 @@ def _tiles(found: Evaluation) -> list[tuple[str, str]]:
         (f"{found.model.auc:.3f}", f"ROC-AUC, {auc.low:.3f} to {auc.high:.3f}"),
         (f"{found.model.average_precision:.3f}", f"PR-AUC; base rate {found.base_rate:.3f}"),
         (f"{found.model.calibration_error:.3f}", f"calibration error; {ECE_LIMIT} is asked for"),
-        (f"{found.model.lift_10:.1f}×", "churn among the riskiest 10%"),
+        (f"{found.model.lift_10:.1f} times", "churn among the riskiest 10%"),
     ]
     decided = found.decided
     if decided.precision is None:

@@ -41,7 +41,7 @@ def of_model(trained: TrainedModel, source: str, cautions: Sequence[str] = ()) -
     """
     card, judged = trained.card, trained.judged
     if judged is None:
-        raise ValueError("a model that was loaded has no test rows to report on: evaluate it anew")
+        raise ValueError("a model that was loaded has no test rows to report on: evaluate it again")
     periods = {
         "trained on the weeks": card.training_cutoffs,
         "calibrated on the weeks": card.calibration_cutoffs,

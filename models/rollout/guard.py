@@ -22,7 +22,7 @@ and the model q, the expected squared error of q exceeds that of p by (q - p)^2,
 
 Two models that differ are not at fault for that: how far they may is taken from the reference rows of the one judged
 (`models.evaluation.expected_difference`), with a margin, and up to a ceiling, beyond which a difference cannot be
-told from a fault.
+distinguished from a fault.
 
 Matured labels outrank the three that rest on the reference: where they show that it is no worse, those do not count.
 
@@ -83,7 +83,7 @@ class GuardPolicy(Struct, frozen=True, kw_only=True):
     """Limits. Shares and differences of probabilities are from 0 to 1."""
 
     alpha: float = 0.01  # the chance to roll back a model that keeps all limits, over a whole stage
-    epoch_s: float = 21_600.0  # the tests begin anew so often
+    epoch_s: float = 21_600.0  # the tests begin again so often
     least_rows: int = 50
     least_calls: int = 20
     least_labels: int = 100
@@ -107,7 +107,7 @@ class GuardPolicy(Struct, frozen=True, kw_only=True):
     drift: float = 0.25  # population stability index beyond what is expected from which a rollout waits
 
 
-MAX_EMPTY = 0.9  # an input that is mostly empty tells nothing by being so
+MAX_EMPTY = 0.9  # an input that is mostly empty says nothing
 EXPECTED_TIMES = 1.5  # an expectation of a few hundred rows is no more exact
 
 
@@ -236,7 +236,7 @@ def weigh(
 ) -> list[Evidence]:
     """Every signal's evidence."""
     needed = len(Signal) / spent(policy.alpha, epoch)
-    needed_of_labels = len(Signal) / policy.alpha  # they do not begin anew
+    needed_of_labels = len(Signal) / policy.alpha  # they do not begin again
     diffs = list(steps(counts, "diff"))
     gained = list(steps(labels, "label"))
     # Each value counts as the edge of its step that speaks for the model.
@@ -308,7 +308,7 @@ def _within(difference: float) -> float:
 def _inputs(
     counts: Mapping[str, int], expected: ExpectedDifference, policy: GuardPolicy, needed: float
 ) -> Evidence:
-    """A test for each input; the mean of their wealths is evidence, too. It tells the worst of them."""
+    """A test for each input; the mean of their wealths is evidence, too. It names the worst of them."""
     rows, wealths, worst = counts.get("rows", 0), [], (0.0, 0.0, "")
     for name, share in expected.empty.items():
         limit = share + policy.more_empty

@@ -1,4 +1,4 @@
-"""The guard's hand: looks at what was observed, moves the rollout on or back, and has somebody told.
+"""The loop of the guard: reads the observations, moves the rollout forward or back, and alerts the owner.
 
     every second: registry ──lineup──► counts ──judge──┬── BREACH ──► journal: roll back ──► alert until it is accepted
                                                        ├── GO and the stage's time is up ──► journal: advance
@@ -29,13 +29,13 @@ log = logging.getLogger(__name__)
 
 ACTOR = "guard"
 LOOK_EVERY_S = 1.0
-ALERT_AGAIN_S = 43_200.0  # so fresh a rollback may not have been told of, if the guard was restarted
+ALERT_AGAIN_S = 43_200.0  # so fresh a rollback may not have been alerted about, if the guard was restarted
 
 HELD_TOO_LONG_S = 86_400.0  # beyond the end of a stage
 
 
 class Alarm(Struct, frozen=True, kw_only=True):
-    """What somebody has to be told; `key` is the same for the same."""
+    """An alert to send; equal alerts have the same `key`."""
 
     kind: Literal["rollback", "held"]
     key: str
@@ -80,7 +80,7 @@ class GuardLoop:
         self._reported_hold = ""  # the trial that is held for too long
 
     async def run(self, stopping: asyncio.Event, every_s: float = LOOK_EVERY_S) -> None:
-        """Look over and over, until told to stop."""
+        """Repeat the look until stopped."""
         await repeat("guard: the rollout stays as it is", self._look_again, every_s=every_s, until=stopping)
 
     async def _look_again(self) -> None:
@@ -130,7 +130,7 @@ class GuardLoop:
         return verdict
 
     async def _send_alarms(self, *happened: Alarm) -> None:
-        """Alert of everything not told yet; what fails is told at the next look."""
+        """Send every alert not sent yet; one that fails is sent at the next look."""
         if self._unsent_alarms is None:
             self._unsent_alarms = [
                 _rolled_back(entry) for entry in await self._recalled() if self._is_fresh(entry)
@@ -140,7 +140,7 @@ class GuardLoop:
             try:
                 await self._alert(self._unsent_alarms[0])
             except (TocsinError, OSError) as error:
-                log.warning("guard: %s: could not be told yet: %s", self._unsent_alarms[0].title, error)
+                log.warning("guard: %s: could not be sent yet: %s", self._unsent_alarms[0].title, error)
                 return
             self._unsent_alarms.pop(0)
 
@@ -149,7 +149,7 @@ class GuardLoop:
         try:
             return await asyncio.to_thread(self._registry.journal)
         except ModelUnavailableError as error:
-            log.warning("guard: whether a rollback was told cannot be seen: %s", error)
+            log.warning("guard: whether a rollback was alerted cannot be read: %s", error)
             return []
 
     def _is_fresh(self, entry: JournalEntry) -> bool:

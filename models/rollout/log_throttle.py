@@ -31,5 +31,5 @@ class LogThrottle:
         if now - self._told.get(model, -math.inf) >= AGAIN_S:
             self._told[model] = now
             log.error(
-                "churn model %s failed; told again in %g s at the soonest", model, AGAIN_S, exc_info=error
+                "churn model %s failed; logged again in %g s at the earliest", model, AGAIN_S, exc_info=error
             )

@@ -3,7 +3,7 @@
     replica ──put──► observed:{trial}:{epoch}, a field each ──read, added up──► guard
             ──wait_for──► awaited:{trial} ──due──► was there activity since? ──► labels:{trial} ──read──► guard
 
-A replica writes all its counts anew each time, so a write that is repeated, or whose answer was lost, counts once. An
+A replica writes all its counts again each time, so a write that is repeated, or whose answer was lost, counts once. An
 advertiser has one label in a trial, that of its first prediction: those of later ones would be nearly the same.
 
 Everything is bounded and ends by itself. Lost observations cost a rollout time and nothing else.

@@ -38,8 +38,8 @@ def log_wealth(values: Iterable[tuple[float, int]], limit: float) -> float:
 
 
 def spent(alpha: float, epoch: int) -> float:
-    """The share of `alpha` for a test that is begun anew for the `epoch`-th time (from 1): all shares add up to it.
+    """The share of `alpha` for a test that is begun again for the `epoch`-th time (from 1): all shares add up to it.
 
-    A process that was healthy for long has lost its wealth and would notice a later change late; so it begins anew.
+    A process that was healthy for long has lost its wealth and would notice a later change late; so it begins again.
     """
     return alpha * 6 / (math.pi**2 * epoch**2)

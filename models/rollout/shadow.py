@@ -1,4 +1,4 @@
-"""A model on trial and its reference on the same rows, beside the requests: never in their way.
+"""A model on trial and its reference on the same rows, alongside the requests: never in their way.
 
     request ──offer──► bounded queue ──► both score, in a thread ──► Observations ──each second──► Redis
                  └── full: dropped, and counted
@@ -86,7 +86,7 @@ class Shadow:
         executor: Where models are called.
         sample: The share of offers taken.
         clock: Time.
-        policy: What is slow, and when tests begin anew.
+        policy: What is slow, and when tests begin again.
         replica: Its name among those that observe.
     """
 
@@ -175,7 +175,7 @@ class Shadow:
         return Offer(names, offer.raw[chosen], offer.stale[chosen], offer.as_of)
 
     def _turn(self, trial: Trial) -> None:
-        """Begin anew where the tests do."""
+        """Begin again where the tests do."""
         epoch = epoch_of(trial.since, self._clock.now(), self.policy)
         if epoch != self._epoch:
             self._begin(epoch)
@@ -223,7 +223,7 @@ class Shadow:
         began = time.perf_counter()
         try:
             found = model.probabilities(raw)
-        except Exception as error:  # noqa: BLE001 (told below; whatever a model raises)
+        except Exception as error:  # noqa: BLE001 (logged below; a model may raise anything)
             self._log.failed(model.version, error)
             return _Scored(None, None)
         return _Scored(found, (time.perf_counter() - began) * 1000)

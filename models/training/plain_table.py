@@ -1,7 +1,7 @@
 """A plain churn table without time, through the same evaluation: one row an account, a label column.
 
 There is no calendar in such a table, so nothing is learned about the future and a random split has to do; recency is
-not known, so only the logistic baseline stands beside the model. Fitting, calibration and certification are those of
+not known, so the model is compared with the logistic baseline only. Fitting, calibration and certification are those of
 the churn model, on accounts kept apart in the same way.
 """
 
@@ -80,7 +80,7 @@ def read_table(path: str | os.PathLike[str], label: str) -> tuple[pd.DataFrame, 
     """The descriptive columns of a CSV or Parquet file, its label as 0 and 1, and the columns left out.
 
     Raises:
-        UnreadableFileError: no such file or column, a label that is neither yes nor no, or nothing beside it.
+        UnreadableFileError: no such file or column, a label that is neither yes nor no, or no other column.
     """
     try:
         frame = _read(path)
@@ -109,7 +109,7 @@ def read_table(path: str | os.PathLike[str], label: str) -> tuple[pd.DataFrame, 
             columns[name] = column.astype(str)
     if not columns:
         raise UnreadableFileError(
-            f"{path} has no column beside {label} that describes its {len(frame)} rows"
+            f"{path} has no column besides {label} that describes its {len(frame)} rows"
             + (f"; {', '.join(dropped)} only names them" if dropped else ""),
             hint="add columns with what is known of each account",
         )
@@ -268,7 +268,7 @@ def _score(estimator: Any, frame: pd.DataFrame) -> Floats:
 
 
 def _segments(frame: pd.DataFrame) -> dict[str, Segmentation]:
-    """Thirds of what tells of tenure and spend, by the column's name."""
+    """Thirds of the columns that show tenure and spend, by the column's name."""
     found = {}
     for name in frame.select_dtypes("number").columns:
         if name.lower() not in {"tenure", "monthlycharges", "spend", "amount"}:

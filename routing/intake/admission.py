@@ -70,7 +70,7 @@ class LaneFacts(msgspec.Struct, frozen=True, kw_only=True):
     blocks: int = 0
     oldest_age_s: float = 0.0
     memory_ratio: float = 0.0  # 0: the server has no limit
-    drained_per_s: float = 0.0  # lately
+    drained_per_s: float = 0.0  # recently
     capacity_per_s: float = 0.0  # how fast it drains when there is enough to do; 0: never seen
 
 

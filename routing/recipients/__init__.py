@@ -1,1 +1,1 @@
-"""Recipients: their preferences, the rules about them, and how many notifications each had lately."""
+"""Recipients: their preferences, the rules about them, and how many notifications each had recently."""

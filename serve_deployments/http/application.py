@@ -118,7 +118,7 @@ class Application:
                 await background
 
     async def warm(self) -> None:
-        """Runs beside the requests from the replica's start to its end: load what the first one would wait for."""
+        """Load what the first request would wait for; runs in parallel with the requests until the replica ends."""
 
 
 class BarePrefix:

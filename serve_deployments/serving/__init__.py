@@ -1,1 +1,1 @@
-"""What the endpoints share beside HTTP."""
+"""What the endpoints share besides HTTP."""

@@ -1,6 +1,6 @@
 """Reading features for a question: a short deadline, a breaker, and what is left while storage is down.
 
-    vectors in Redis ──down──► what this replica served lately ──► what the shards remember ──► nothing: an error
+    vectors in Redis ──down──► what this replica served recently ──► what the shards remember ──► nothing: an error
 
 Whatever comes from memory is marked stale, with its age.
 """
@@ -111,12 +111,12 @@ class FeatureReader:
         if not found:
             raise StorageUnavailableError("storage does not answer, and nothing is remembered of these")
         for place, name in enumerate(advertiser_ids):
-            if name not in found:  # whether it is known cannot be told now
+            if name not in found:  # whether it is known cannot be determined now
                 answer.override(place, MISSING)
         return answer
 
     async def flush(self) -> None:
-        """Write what was noted, over and over; until cancelled."""
+        """Write the recorded usage repeatedly, until cancelled."""
         await repeat(
             "recording usage",
             lambda: self._usage.flush(self.client),

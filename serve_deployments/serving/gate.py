@@ -1,4 +1,4 @@
-"""The gate of one replica: facts about the lanes, sampled beside the requests, and the policy applied to them.
+"""The gate of one replica: facts about the lanes, sampled alongside the requests, and the policy applied to them.
 
     unknown ──await──► fresh ──250 ms──► ageing (answers, one sample under way) ──500 ms──► stale ──await──► fresh
 

@@ -109,7 +109,7 @@ async def share_holdings(
         let_in: Records let in since the last call, by source.
         waiting: Records that wait in the lane.
         remembered_s: How long a source is remembered.
-        max_sources: How many are told apart; the rest share the empty name.
+        max_sources: How many are counted separately; the rest share the empty name.
 
     Returns:
         What each source holds.

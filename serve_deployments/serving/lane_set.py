@@ -60,7 +60,7 @@ class LaneSet:
         """Store records in a lane, and say how durable that is.
 
         A p0 waits for the disk, up to 1.2 s, where the server syncs once a second and can be asked; its delivery does
-        not. It is stored also where the server tells nothing of itself.
+        not. It is stored also where the server reports nothing about itself.
 
         Raises:
             ConfigurationError: as `durability`; never for p0.

@@ -75,7 +75,7 @@ class LoadedModels:
         self._loading = asyncio.Lock()
 
     async def current(self) -> LoadedModel:
-        """What serves; looks at the registry first if nothing serves and nobody looked lately."""
+        """What serves; looks at the registry first if nothing serves and nobody looked recently."""
         if self.now.champion is None and self._clock.monotonic() - self._looked_at >= LOOK_EVERY_S:
             await self.follow()
         return self.now

@@ -60,12 +60,12 @@ class MicroBatcher(Generic[Q, A]):
             self._running.discard(cast("asyncio.Task[None]", asyncio.current_task()))
 
     async def _batches(self) -> None:
-        await asyncio.sleep(0)  # whoever is ready to ask in this turn of the loop comes along
+        await asyncio.sleep(0)  # callers ready in this turn of the loop join the batch
         while self._waiting:
             batch = [self._waiting.popleft() for _ in range(min(self._most, len(self._waiting)))]
             try:
                 answers = await self._work([question for question, _ in batch])
-            except Exception as error:  # noqa: BLE001 (handed to whoever asked)
+            except Exception as error:  # noqa: BLE001 (raised to each caller)
                 answers = [error] * len(batch)
             for (_, future), answer in zip(batch, answers, strict=True):
                 if future.done():  # gave up meanwhile

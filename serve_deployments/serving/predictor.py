@@ -1,4 +1,4 @@
-"""Predictions, step by step down a ladder, with a model on trial beside the champion.
+"""Predictions, step by step down a ladder, with a model on trial alongside the champion.
 
     rows ──► canary's share ──► model on trial ──fails, or too slow──┐
         └──► the others ──────► champion ◄───────────────────────────┘
@@ -60,7 +60,7 @@ class Predictor:
         observed = ObservationStore(self.reader.client, namespace=settings.namespace)
         self.shadow = Shadow(observed, self._threads, sample=settings.shadow_sample, clock=clock)
         self._followed = LoadedModel()
-        self._slots = asyncio.Semaphore(THREADS - 1)  # one is left for what is scored beside
+        self._slots = asyncio.Semaphore(THREADS - 1)  # one is left for shadow scoring
 
     async def follow(self) -> None:
         """Look what the registry says, and put on trial what it names."""
@@ -91,7 +91,7 @@ class Predictor:
             return self._base_rates(serving.champion, advertiser_ids, error.message), []
         answers = await self._answer(serving, rows, explain=explain)
         unknown = rows.unknown
-        if rows.reason:  # whether the rest is known cannot be told now
+        if rows.reason:  # whether the rest is known cannot be determined now
             if serving.champion is not None:
                 answers += self._base_rates(serving.champion, rows.unknown, rows.reason)
                 unknown = []
@@ -187,7 +187,7 @@ class Predictor:
         as_of: datetime = to_datetime(rows.as_of)
         try:
             return model.answer_rows(rows.advertiser_ids, rows.raw, as_of, explain=explain, ages_s=rows.age_s)
-        except Exception as error:  # noqa: BLE001 (told below; whatever a model raises)
+        except Exception as error:  # noqa: BLE001 (logged below; a model may raise anything)
             self._complaints.failed(model.version, error)
             return None
 

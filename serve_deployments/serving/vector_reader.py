@@ -1,7 +1,7 @@
 """Feature vectors as a model takes them: many advertisers in one read, and from memory while storage is down.
 
 storage ──one read──► rows
-└──down──► what was read lately, or what the shards remember: the same rows, stale
+└──down──► what was read recently, or what the shards remember: the same rows, stale
 """
 
 from __future__ import annotations

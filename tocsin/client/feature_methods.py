@@ -45,8 +45,8 @@ class FeatureMethods(ABC):
     ) -> list[FeatureRow]:
         """As `features` for many advertisers, 1,000 a request: a row each, in their order, repeats once a request.
 
-        An advertiser nobody told of has a row as well, with the status `never`. `features` names those wanted; all
-        without it.
+        An advertiser without any activity has a row as well, with the status `never`. `features` names those wanted;
+        all without it.
         """
         return self._run(self._flows.features_many(advertiser_ids, features, values, as_of))
 

@@ -20,7 +20,7 @@ KEY_VARIABLE = "TOCSIN_API_KEY"
 
 
 class RequestParts(TypedDict):
-    """What httpx2 needs beside the method and the path."""
+    """What httpx2 needs besides the method and the path."""
 
     params: dict[str, str] | None
     content: bytes | None

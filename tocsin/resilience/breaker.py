@@ -6,7 +6,7 @@
                                             ▲                                           │ failure
                                             └───────────────────────────────────────────┘
 
-A call slower than `slow_call_s` is a failure, though its answer is handed on: whoever waits is no better off with an
+A call slower than `slow_call_s` is a failure, though its answer is returned: a caller is no better off with an
 answer that comes too late. An answer that says "your request is wrong" is no failure of the dependency and never
 counts; nor does a caller that went away.
 
@@ -262,7 +262,7 @@ class Breaker:
                 self._failing = True
                 self._unsent = self._unsent.after(sent)
                 return
-            except BaseException:  # cancelled: told again next time
+            except BaseException:  # cancelled: reported again next time
                 self._unsent = self._unsent.after(sent)
                 raise
             self._failing, self._synced_at = False, self._clock.monotonic()

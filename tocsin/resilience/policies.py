@@ -15,7 +15,7 @@ import pybreaker
 
 from tocsin.errors import InvalidRecordError, NotFoundError
 
-# The dependency answered, and the answer was no; or whoever asked went away.
+# The dependency answered, and the answer was no; or the caller went away.
 EXCLUDED: tuple[type[BaseException], ...] = (InvalidRecordError, NotFoundError, asyncio.CancelledError)
 
 
@@ -26,7 +26,7 @@ class Criticality(StrEnum):
     P0 = "p0"
     P1 = "p1"
     P2 = "p2"
-    QUESTION = "question"  # somebody waits for an answer, and gets a degraded one
+    QUESTION = "question"  # a person waits for an answer, and gets a degraded one
     ANALYTICS = "analytics"
 
 

@@ -1,7 +1,7 @@
 """Connections to Redis or Valkey, each with the deadline its use needs.
 
-A command is never resent by the driver: a resent `append` could store a record twice. Whoever may safely try
-again does so itself.
+A command is never resent by the driver: a resent `append` could store a record twice. A caller that may safely
+try again does so itself.
 """
 
 from __future__ import annotations
@@ -66,7 +66,10 @@ def connect(url: str, *, timeout_s: float, max_connections: int = 64) -> aioredi
 
 
 class _QuickPacking:
-    """Packs commands in C. The driver does so for its blocking connections only, though both send the same bytes."""
+    """Packs commands in C. The driver does so for its blocking connections only, though both send the same bytes.
+
+    A patch of parts that redis-py does not document: `tests/unit/tocsin/storage/test_quick_packing.py` pins them.
+    """
 
     def pack_command(self, *args: Any) -> list[bytes]:
         """One command as bytes to send."""
@@ -102,7 +105,7 @@ def redact(url: str) -> str:
 
 
 class ServerFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What the server said of itself."""
+    """The version and durability of a server."""
 
     flavour: str
     version: str

@@ -242,7 +242,7 @@ def _configuration(folder: Path, port: int, password: str, maxmemory_mib: int) -
 
 
 def _write_private(path: Path, content: bytes) -> None:
-    """Write a file only the owner can read, in one step for whoever reads it."""
+    """Write a file only the owner can read, in one step, so that no reader sees half of it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "wb") as file:

@@ -1,4 +1,4 @@
-"""Writes that hold only while nobody else changed what they were worked out from."""
+"""Writes that hold only while the state they were worked out from has not changed."""
 
 from __future__ import annotations
 

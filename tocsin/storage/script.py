@@ -1,4 +1,4 @@
-"""Lua scripts as typed functions: what runs one. Each script stands beside its owner, in a function that calls it.
+"""Lua scripts as typed functions: what runs one. Each script stands next to its owner, in a function that calls it.
 
     _ACQUIRE = Script("... redis.call('SET', lease, owner) ...", keys="lease", args="owner ttl_ms")
 

@@ -6,7 +6,7 @@
                         draining ──in flight done──► stopped
 
 Work is acknowledged after it is done, in the same transaction as its results, so a consumer that dies leaves
-its blocks pending; whoever gets its partitions claims them first. The process outlives every storage failure.
+its blocks pending; the next owner of its partitions claims them first. The process outlives every storage failure.
 """
 
 from __future__ import annotations
@@ -101,8 +101,8 @@ class Consumer:
             except TocsinError as error:
                 self.state = ConsumerState.HEALING
                 self.failures += 1
-                # The server may have carried out a read whose answer was lost: what it handed us is pending, so claim
-                # afresh. Otherwise it would wait for the partition's next owner.
+                # The server may have carried out a read whose answer was lost: what it returned is pending, so claim
+                # again. Otherwise it would wait for the partition's next owner.
                 self._claimed.clear()
                 log.warning("%s: %s; trying again", self._ownership.name, error)
                 await self._pause(
@@ -180,7 +180,7 @@ class Consumer:
             await self._slots.acquire()
             self._note_lost()
             ours = tuple(entry for entry in part if entry.partition in self._claimed)
-            if not ours:  # lost while this waited for a slot: claimed afresh should the partition come back
+            if not ours:  # lost while this waited for a slot: claimed again should the partition come back
                 self._slots.release()
                 continue
             unit = WorkUnit(ours, self._note_lost, self._wait_with)
@@ -220,12 +220,12 @@ class Consumer:
                 if self._stopping.is_set():
                     return  # still pending: the next owner claims them
 
-    async def _settled(self, unit: Sequence[Entry], stage: Writes) -> bool:
-        """Settle until it is confirmed, or we stop. False: the state moved, so the work has to be done anew."""
+    async def _settled(self, unit: Sequence[Entry], writes: Writes) -> bool:
+        """Settle until it is confirmed, or we stop. False: the state moved, so the work has to be done again."""
         attempt = 0
         while True:
             try:
-                await self._queue.settle(unit, stage, again=attempt > 0)
+                await self._queue.settle(unit, writes, again=attempt > 0)
             except StateMovedError as error:
                 log.warning("%s: %s; working it out again", self._ownership.name, error)
                 return False
@@ -262,9 +262,9 @@ class Consumer:
         self._leave((known | self._claimed) - held)
 
     def _leave(self, partitions: set[int]) -> None:
-        """Leave blocks of these partitions to whoever owns them next: of each all that wait, or their order is lost.
+        """Leave blocks of these partitions to their next owner: of each all that wait, or their order is lost.
 
-        Should a partition come back at once, it is claimed afresh.
+        Should a partition come back at once, it is claimed again.
         """
         self._claimed -= partitions
         for unit in self._in_flight.values():

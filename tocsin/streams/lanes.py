@@ -81,7 +81,7 @@ class Lane:
         )
 
     def faults(self) -> dict[Fault, int]:
-        """What was survived since this object was made."""
+        """The faults survived since this object was made."""
         return {Fault.SETTLED_AT_LIMIT: self.settled_at_limit}
 
     async def append(
@@ -204,7 +204,7 @@ class Lane:
                     block=block_ms,
                 )
             except redis_errors.ResponseError as error:
-                if "NOGROUP" in str(error):  # the server lost its data: begin anew
+                if "NOGROUP" in str(error):  # the server lost its data: begin again
                     await self.ensure_groups()
                     return []
                 raise
@@ -248,17 +248,17 @@ class Lane:
         known = int(version) if version.isdigit() else 0  # 0: not written by us, for the quarantine
         return Entry(self.name, partition, entry.decode(), known, values.get(FIELD_BLOCK, b""))
 
-    async def settle(self, entries: Sequence[Entry], stage: Writes, *, again: bool = False) -> None:
-        """Acknowledge and trim blocks together with what `stage` adds, in one transaction.
+    async def settle(self, entries: Sequence[Entry], writes: Writes, *, again: bool = False) -> None:
+        """Acknowledge and trim blocks together with what `writes` adds, in one transaction.
 
         Args:
             entries: Blocks read together.
-            stage: Adds the results to the transaction.
+            writes: Adds the results to the transaction.
             again: The last try was not confirmed: it may have been carried out, so look first.
 
         Raises:
             StorageUnavailableError: the server did not confirm; try with `again`.
-            StateMovedError: the stage is `Guarded` and what it stands on has changed; nothing was written.
+            StateMovedError: the writes are `Guarded` and the state they depend on has changed; nothing was written.
 
         At the server's memory limit it refuses the transaction untouched; then the same is done as a script that is
         exempt, so that a full server drains.
@@ -268,19 +268,19 @@ class Lane:
         by_partition: dict[int, list[str]] = defaultdict(list)
         for entry in entries:
             by_partition[entry.partition].append(entry.entry)
-        expected = stage.expected if isinstance(stage, Guarded) else {}
+        expected = writes.expected if isinstance(writes, Guarded) else {}
         with translated():
             try:
                 async with self.client.pipeline(transaction=True) as pipe:
                     if expected:
                         await watch(pipe, expected)
-                    stage(pipe)
+                    writes(pipe)
                     self._stage_settled(pipe, by_partition)
                     await pipe.execute()
             except redis_errors.WatchError:
                 raise StateMovedError(MOVED) from None
             except redis_errors.OutOfMemoryError:
-                await self._settle_at_limit(by_partition, stage, expected)
+                await self._settle_at_limit(by_partition, writes, expected)
 
     def _stage_settled(self, pipe: Pipeline, by_partition: Mapping[int, Sequence[str]]) -> None:
         for partition, ids in by_partition.items():
@@ -288,25 +288,25 @@ class Lane:
             pipe.xdel(self.keys.stream(partition), *ids)
 
     async def _settle_at_limit(
-        self, by_partition: Mapping[int, Sequence[str]], stage: Writes, expected: Mapping[str, bytes]
+        self, by_partition: Mapping[int, Sequence[str]], writes: Writes, expected: Mapping[str, bytes]
     ) -> None:
         self.settled_at_limit += 1
         pipe = self.client.pipeline(transaction=True)
         self._stage_settled(pipe, by_partition)
-        stage(pipe)
+        writes(pipe)
         with translated():
             done = await execute_at_limit(self.client, pipe, expected)
         if not done:
             raise StateMovedError(MOVED)
 
     async def _waits(self, entry: Entry) -> bool:
-        """Whether a block is unsettled. A transaction is whole, so one block speaks for those settled with it."""
+        """Whether a block is unsettled. A transaction is whole, so one block stands for those settled with it."""
         with translated():
             key = self.keys.stream(entry.partition)
             return bool(await self.client.xrange(key, min=entry.entry, max=entry.entry, count=1))
 
     async def unsettled(self, entries: Sequence[Entry]) -> list[Entry]:
-        """Those of some blocks that nobody settled yet.
+        """Those of some blocks that are not settled yet.
 
         Raises:
             StorageUnavailableError: the server does not answer.
@@ -351,5 +351,5 @@ class Lane:
         pipe.xrange(self.keys.stream(position.partition), min=position.entry, max=position.entry, count=1)
 
     def peeked(self, answer: Any, position: Position) -> Entry | None:
-        """What `stage_peek` was answered; None when the block is settled."""
+        """The block in the answer to `stage_peek`; None when it is settled."""
         return self._entry(position.partition, *answer[0]) if answer else None

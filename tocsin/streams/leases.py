@@ -6,7 +6,7 @@
 
 Every member reports itself with a heartbeat and learns who else is alive; the sorted list of members fixes who
 should own what, so nobody needs to be asked. A partition changes hands only when its lease was given up or has
-lapsed: a slow but living owner keeps it, because heartbeats run beside the work.
+lapsed: a slow but living owner keeps it, because heartbeats run alongside the work.
 """
 
 from __future__ import annotations

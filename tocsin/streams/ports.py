@@ -1,4 +1,4 @@
-"""What a consumer needs of a lane, of leases and of whoever does the work."""
+"""What a consumer needs of a lane, of leases and of the handler that does the work."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ class Queue(Protocol):
         """Take over blocks another consumer left."""
         ...
 
-    async def settle(self, entries: Sequence[Entry], stage: Writes, *, again: bool = False) -> None:
-        """Acknowledge and trim, with what `stage` writes; with `again`, unless that was done already."""
+    async def settle(self, entries: Sequence[Entry], writes: Writes, *, again: bool = False) -> None:
+        """Acknowledge and trim, with what `writes` writes; with `again`, unless that was done already."""
         ...
 
     async def unsettled(self, entries: Sequence[Entry]) -> list[Entry]:
-        """Those that nobody settled yet."""
+        """Those that are not settled yet."""
         ...
 
     async def promote(self, partition: int, now: float, *, limit: int) -> int:
@@ -65,7 +65,7 @@ class Hold(Protocol):
     """What a handler may ask about its blocks while it works on them."""
 
     def begin(self) -> Sequence[Entry]:
-        """The blocks that are still ours; from here on they are brought to an end, whoever owns their partitions."""
+        """The blocks still ours; from here on they are brought to an end, even if their partitions are lost."""
         ...
 
     async def wait_to_retry(self) -> Sequence[Entry]:

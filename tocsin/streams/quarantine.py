@@ -1,4 +1,4 @@
-"""Blocks that nobody can read are set aside, so that they hold up no lane and can be looked at."""
+"""Blocks that cannot be read are set aside, so that they block no lane and can be examined."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from redis.asyncio.client import Pipeline
 from tocsin.keys import LaneKeys
 from tocsin.streams.records import Entry
 
-ENTRIES = 1000  # kept; the oldest go first
+ENTRIES = 1000  # kept; the oldest are dropped first
 
 
 def stage_quarantine(pipe: Pipeline, keys: LaneKeys, entries: Sequence[Entry]) -> None:

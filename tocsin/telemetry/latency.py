@@ -53,7 +53,7 @@ def quantile_ms(counts: Mapping[int, int], q: float) -> float | None:
     return None
 
 
-# Four buckets make one step of what is told to others: 43 steps, each bound within 0.05% of the true one.
+# Four buckets make one step of the exported histogram: 43 steps, each bound within 0.05% of the true one.
 STEP = 4
 STEPS = tuple(range(0, MAX_BUCKET, STEP))
 BOUNDS = tuple(f"{FLOOR_MS * GROWTH**bucket / 1000:.4g}" for bucket in STEPS)  # upper bounds, in seconds

@@ -1,7 +1,7 @@
 """Every metric of the platform: its name, type, labels, unit and meaning, in one place.
 
-`GET /metrics` tells them and `docs/metrics.md` lists them, both from the table below. Values come from Redis, so that
-any replica tells the same; counters grow since the beginning of the data, not of a process. Every label has a short,
+`GET /metrics` exports them and `docs/metrics.md` lists them, both from the table below. Values come from Redis, so that
+any replica exports the same; counters grow since the beginning of the data, not of a process. Every label has a short,
 closed set of values, or names a lane, a breaker or a version.
 """
 
@@ -34,7 +34,7 @@ class Kind(StrEnum):
 
 
 class MetricSpec(msgspec.Struct, frozen=True):
-    """One metric as it is told and documented."""
+    """One metric as it is exported and documented."""
 
     name: str
     kind: Kind
@@ -45,7 +45,7 @@ class MetricSpec(msgspec.Struct, frozen=True):
 
 _C, _G, _H, _I = Kind.COUNTER, Kind.GAUGE, Kind.HISTOGRAM, Kind.INFO
 _TABLE: tuple[tuple[str, Kind, str, str, str], ...] = (
-    ("tocsin_up", _G, "", "", "1 when storage answered; when it is 0, nothing below is told"),
+    ("tocsin_up", _G, "", "", "1 when storage answered; when it is 0, nothing below is exported"),
     ("tocsin_build_info", _I, "version", "", "The version that runs"),
     # What came in and what became of it.
     ("tocsin_accepted_total", _C, "lane", "records", "Records accepted"),
@@ -125,7 +125,7 @@ _TABLE: tuple[tuple[str, Kind, str, str, str], ...] = (
         _C,
         "breaker state",
         "transitions",
-        "Times it became open, half_open (a probe started) or closed; begins anew after a day unused",
+        "Times it became open, half_open (a probe started) or closed; begins again from 0 after a day unused",
     ),
     ("tocsin_breaker_last_opening_info", _I, "breaker reason", "", "Why it opened last"),
     # Features.
@@ -163,7 +163,7 @@ _TABLE: tuple[tuple[str, Kind, str, str, str], ...] = (
         _C,
         "view",
         "vectors",
-        "Vectors of other definitions that readers passed over and computed anew",
+        "Vectors of other definitions that readers passed over and computed again",
     ),
     ("tocsin_feature_samples", _G, "", "vectors", "Served vectors kept for `tocsin features verify`"),
     (

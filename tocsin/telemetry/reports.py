@@ -1,7 +1,7 @@
-"""What processes count for themselves, told to Redis, so that one question to any replica finds all of it.
+"""What processes count for themselves, reported to Redis, so that one question to any replica finds all of it.
 
-A process tells what its counters grew by, every few seconds and when it ends. One that is killed takes its last
-seconds along; after an answer that was lost, a number may be told twice. That is good enough for what these are:
+A process reports what its counters grew by, every few seconds and when it ends. One that is killed takes its last
+seconds along; after an answer that was lost, a number may be reported twice. That is good enough for what these are:
 faults that were survived, and refusals.
 """
 
@@ -36,7 +36,7 @@ class Fault(StrEnum):
     LOOKUP_FAILED = "lookup_failed"  # p0 batches that went out without their recipients' preferences
     UNREADABLE_RECIPIENT = "unreadable_recipient"  # stored, but not to be read: taken as not there
     KNOWN_CONTACTS = "known_contacts"  # last known contacts were not read or kept in time
-    ADMISSION_BLIND = "admission_blind"  # storage told admission nothing: everything was let in
+    ADMISSION_BLIND = "admission_blind"  # admission could not read storage: everything was let in
     FRESHENING = "freshening"  # a shard could not write watermarks or renew vectors, and tried again
     LANDING = "landing"  # the event log could not be landed in the archive, and was tried again
     COMPACTION = "compaction"  # the archive could not be compacted, and was tried again

@@ -13,7 +13,7 @@ from tocsin.wire.limits import MAX_CHURN_IDS, AwareDatetime, Identifier
 class Driver(Struct, frozen=True, kw_only=True):
     """How much one feature moves the prediction, against what is typical.
 
-    Effects add up: `base_probability`, those of the drivers told and `other_effect` make `probability`.
+    Effects add up: `base_probability`, those of the drivers listed and `other_effect` make `probability`.
     """
 
     feature: str

@@ -146,7 +146,7 @@ def choices_of(kind: type[msgspec.Struct]) -> dict[str, str]:
 
 
 def explain(error: Exception, index: int, choices: Mapping[str, str] = MappingProxyType({})) -> RecordError:
-    """A decoder's complaint as field, limit and sentence; `choices` as `choices_of` tells them."""
+    """A decoder's message as field, limit and sentence; `choices` as `choices_of` returns them."""
     match = _PATH.match(str(error))
     detail, field = (match["detail"], match["field"] or "") if match else (str(error), "")
     inner = ""

@@ -139,7 +139,7 @@ class Envelope(Struct, frozen=True, array_like=True, gc=False):
     id: str = ""
     attempts: tuple[Attempt, ...] = ()
     replays: int = 0  # how often it was put back from the dead letters
-    earlier_attempts: int = 0  # made before the last replay; `attempts` began anew with it
+    earlier_attempts: int = 0  # made before the last replay; `attempts` began again with it
     deferred_s: float = 0.0  # how long it was put off on purpose: no latency of ours
     parked_at: float = 0.0  # since when no provider could be asked; 0: one was
 

@@ -121,7 +121,7 @@ class RecipientPage(Struct, frozen=True, kw_only=True):
 
 
 class RecipientRemoved(Struct, frozen=True, kw_only=True):
-    """The answer to a removal, the same whoever asks twice but for `removed`."""
+    """The answer to a removal, the same for a repeated call, except for `removed`."""
 
     id: str
     removed: bool  # false: there was none

@@ -6,7 +6,7 @@
 
 Six faults, each in a rollout of its own over HTTP: registry, guard, server class and alert are the product's; only the
 faults are planted (`verification.rollouts.planted`). Then twenty rollouts of a good model against a good champion
-(A/A): of five models, each trained on accounts drawn anew, every one against every other. Those go without HTTP,
+(A/A): of five models, each trained on accounts drawn again, every one against every other. Those go without HTTP,
 through the shadow, Redis and the guard, which checks after every few rows.
 """
 
@@ -165,7 +165,7 @@ async def _import(settings: Settings, activities: Sequence[Activity]) -> None:
 
 
 def _trained(activities: Sequence[Activity], seed: int) -> TrainedModel:
-    """A model of accounts drawn anew, with replacement: each draw of one account is an account of its own."""
+    """A model of accounts drawn again, with replacement: each draw of one account is an account of its own."""
     chance = random.Random(seed)  # noqa: S311 (seeded on purpose)
     by_name: dict[str, list[Activity]] = {}
     for one in activities:
