@@ -22,8 +22,11 @@ from launch.edge.configuration import amended
 
 BOUNDS_FILE = "bounds.json"
 STAND_IN_CONFIG = "stand-in.cfg"
-STAND_IN_SOCKET = "stand-in.sock"
+STAND_IN_SOCKET = (
+    "spare.sock"  # beside Ray's `admin.sock`, and no longer: paths of sockets end at 97 characters
+)
 STAND_IN_PID = "stand-in.pid"
+STAND_IN_LOG = "stand-in.log"
 ADMIN_SOCKET = re.compile(r"^(\s*stats socket )(\S+)", re.MULTILINE)
 APPLICATION = re.compile(r"^\s*use_backend ", re.MULTILINE)
 ANSWER_S = 1.0
@@ -60,12 +63,13 @@ def prepare(config: Path, folder: Path, *, carry_on: bool) -> None:
     if carry_on and not APPLICATION.search(text) and ours.exists():
         text = with_socket(ours.read_text(encoding="utf-8"), admin_socket(text))
     replace_file(config, text)
-    replace_file(ours, with_socket(text, str(config.with_name(STAND_IN_SOCKET))))
+    replace_file(ours, with_socket(text, stand_in_socket(text)))
 
 
 def take_over(config: Path) -> list[str]:
     """Arguments that take the listening socket from whoever serves with this configuration; none, if nobody does."""
-    for name in (str(config.with_name(STAND_IN_SOCKET)), admin_socket(config.read_text(encoding="utf-8"))):
+    text = config.read_text(encoding="utf-8")
+    for name in (stand_in_socket(text), admin_socket(text)):
         pid = process_behind(name)
         if pid is not None:
             return ["-x", name, "-sf", str(pid)]
@@ -99,6 +103,11 @@ def admin_socket(text: str) -> str:
     return found[2] if found else ""
 
 
+def stand_in_socket(text: str) -> str:
+    """The admin socket of a stand-in, beside the one that a configuration names."""
+    return str(Path(admin_socket(text)).with_name(STAND_IN_SOCKET))
+
+
 def with_socket(text: str, name: str) -> str:
     """The same configuration with another admin socket."""
     return ADMIN_SOCKET.sub(lambda found: found[1] + name, text, count=1)
@@ -121,9 +130,10 @@ def leave_watcher(binary: str, config: Path) -> None:
     os.setsid()
     if os.fork():
         os._exit(0)
-    null = os.open(os.devnull, os.O_RDWR)
-    for descriptor in (0, 1, 2):
-        os.dup2(null, descriptor)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    log = os.open(config.with_name(STAND_IN_LOG), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
     module = "launch.edge.stand_in"
     os.execv(  # noqa: S606 (ourselves)
         sys.executable, [sys.executable, "-S", "-m", module, binary, str(config), str(watched), str(manager)]

@@ -36,8 +36,8 @@ def edges(settings: Settings) -> list[psutil.Process]:
     """Whoever listens on the platform's port."""
     found = []
     for connection in psutil.net_connections("tcp"):
-        if connection.status == psutil.CONN_LISTEN and connection.laddr[1] == settings.port:
-            assert connection.pid
+        listens = connection.status == psutil.CONN_LISTEN and connection.pid
+        if listens and tuple(connection.laddr)[1:] == (settings.port,):
             found.append(psutil.Process(connection.pid))
     return found
 

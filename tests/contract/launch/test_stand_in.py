@@ -13,6 +13,7 @@ import httpx2
 import psutil
 import pytest
 
+from launch.edge.wrapper import stand_in_socket
 from tests.contract.launch.conftest import Edge
 from tests.support import eventually
 
@@ -105,6 +106,14 @@ def test_an_haproxy_whose_manager_was_killed_is_taken_over(edge: Edge) -> None:
     edge.as_ray_does()  # nobody told it of the first
     first.wait(timeout=20)
     assert edge.post("/v1/notifications", json={}).status_code == 200
+
+
+def test_the_stand_ins_socket_fits_where_rays_does(edge: Edge) -> None:
+    """Ray puts a node's id of 56 characters into the path; a longer name would be refused when it is needed."""
+    edge.write()
+    ours = stand_in_socket(edge.config.read_text())
+    assert len(ours) <= len(edge.cfg.socket_path)
+    assert ours != edge.cfg.socket_path
 
 
 @pytest.mark.parametrize("stopped", ["before", "after"])
