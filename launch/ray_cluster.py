@@ -28,6 +28,7 @@ EDGE_HEALTH = {
     "RAY_SERVE_HAPROXY_HEALTH_CHECK_FASTINTER": "250ms",
     "RAY_SERVE_HAPROXY_HEALTH_CHECK_FALL": "3",
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "3",  # whether HAProxy runs; a stand-in serves meanwhile
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "20",  # else a busy machine kills what is still starting
 }
 ROOT = Path(__file__).resolve().parents[1]
 CODE = {"working_dir": str(ROOT), "excludes": [".venv", ".git", ".uv", ".peers", ".*_cache"]}

@@ -7,12 +7,14 @@ import threading
 from collections.abc import Callable
 
 import httpx2
+import msgspec
 import pytest
 
 from launch.edge.configuration import UnknownConfigurationError, amended, max_connections
 from launch.edge.install import bundled_haproxy
 from tests.contract.launch.conftest import Edge
 from tests.support import eventually
+from tocsin.wire.problems import Problem
 
 Held = Callable[[Callable[[], httpx2.Response]], tuple[httpx2.Response, float]]
 LONGEST_S = 3.0  # nobody is held beyond it
@@ -21,7 +23,7 @@ LONGEST_S = 3.0  # nobody is held beyond it
 def assert_problem(answer: httpx2.Response, status: int, *, repeat: bool = True) -> None:
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
-    assert answer.json()["status"] == status
+    assert msgspec.json.decode(answer.content, type=Problem).status == status
     assert ("retry-after" in answer.headers) is repeat
 
 
