@@ -97,7 +97,7 @@ class ApplicationSpec(msgspec.Struct, frozen=True, kw_only=True):
             "ray_actor_options": {"num_cpus": REPLICA_CPUS},
             # A replica that hangs is left out by the edge within 5 s (`launch.ray_cluster`), and replaced after three.
             "health_check_period_s": 2,
-            "health_check_timeout_s": 5,
+            "health_check_timeout_s": 10,  # less would end replicas that only wait for a busy machine
             "graceful_shutdown_timeout_s": 10,
         }
 
