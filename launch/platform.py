@@ -152,6 +152,7 @@ class Platform:
                 hint="set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH before anything imports ray",
             )
         os.environ.update(ray_environment(self.settings, scratch))
+        self._install_edge(scratch)
         if not self._address:  # a cluster that runs already has its token
             ensure_token(self.token_path)
             os.environ["RAY_AUTH_TOKEN_PATH"] = str(self.token_path)
@@ -164,6 +165,13 @@ class Platform:
             else:
                 start(scratch, self.settings.dashboard_port)
                 self._report("ray", f"dashboard at {self.dashboard_url}, token in {self.token_path}")
+
+    def _install_edge(self, scratch: Path) -> None:
+        """Nodes of a cluster install their own, see cluster.yaml."""
+        if not self._address:
+            from launch.edge.install import install
+
+            os.environ["RAY_SERVE_HAPROXY_BINARY_PATH"] = str(install(scratch / "haproxy"))
 
     def _start_pools(self) -> dict[str, Any]:
         from actors.pools import ensure_pools

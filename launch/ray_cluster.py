@@ -22,6 +22,14 @@ from tocsin.settings import Settings
 LOGICAL_CPUS = 8  # declared to Ray: what runs here waits more than it computes
 REPLICA_PORTS = 128
 REPLICA_PORT_SPACE = (20_000, 32_768)  # above Ray's worker ports, below those the system hands out
+# A replica that hangs: asked after a second at the most, three tries of a second each; below 5 s in all.
+EDGE_HEALTH = {
+    "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "1s",
+    "RAY_SERVE_HAPROXY_HEALTH_CHECK_FASTINTER": "250ms",
+    "RAY_SERVE_HAPROXY_HEALTH_CHECK_FALL": "3",
+    "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "3",  # whether HAProxy runs; a stand-in serves meanwhile
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "20",  # else a busy machine kills what is still starting
+}
 ROOT = Path(__file__).resolve().parents[1]
 CODE = {"working_dir": str(ROOT), "excludes": [".venv", ".git", ".uv", ".peers", ".*_cache"]}
 """What a worker of another node runs: this checkout."""
@@ -81,6 +89,7 @@ def ray_environment(settings: Settings, scratch: Path) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(scratch / "haproxy" / "admin.sock"),
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(scratch / "haproxy"),
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(scratch / "haproxy" / "server-state"),
+        **EDGE_HEALTH,
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",

@@ -8,6 +8,7 @@ from the table; `ops/serve.yaml`, which names the builders, is checked against i
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
@@ -22,6 +23,7 @@ from serve_deployments.dead_letters import DeadLetterApplication
 from serve_deployments.emergency_calls import EmergencyCallIntake
 from serve_deployments.features import Features
 from serve_deployments.http.application import Application
+from serve_deployments.http.deadlines import Deadlines
 from serve_deployments.http.openapi import document
 from serve_deployments.insights import Insights
 from serve_deployments.notifications import Notifications
@@ -30,13 +32,17 @@ from serve_deployments.recipients import Recipients
 from serve_deployments.serving.handles import ChurnHandle, ShardHandles
 
 REPLICA_CPUS = 0.1  # logical: replicas mostly wait; autoscaling watches requests, not cores
+CPUS_FOR_TWO = 4  # from here on the machine carries a second replica (250 MiB each) of what people wait for
+ASKED_TWICE = Deadlines(read_s=1.3)
+"""Of questions that the edge may put to a second replica, should the first not answer: both tries within 3 s."""
 
 
 class ApplicationSpec(msgspec.Struct, frozen=True, kw_only=True):
     """One application, and how it is run.
 
     A replica works on `max_ongoing` requests at once; `max_queued` more wait; past that it answers
-    `shed_status` with `Retry-After`. 429 says "you send too fast", 503 "this part is busy".
+    `shed_status` with `Retry-After`. 429 says "you send too fast", 503 "this part is busy". Nobody is held beyond its
+    `deadlines`: the replica keeps them, and the edge a little later.
     """
 
     name: str
@@ -47,9 +53,11 @@ class ApplicationSpec(msgspec.Struct, frozen=True, kw_only=True):
     max_queued: int
     shed_status: int
     retry_after_s: float
-    min_replicas: int = 1
     max_replicas: int
     target_ongoing: float
+    deadlines: Deadlines = Deadlines()
+    awaited: bool = False  # people wait for it: a second replica, where the machine carries one
+    urgent: bool = False  # let in while connections are short
 
     @property
     def builder(self) -> str:
@@ -58,9 +66,17 @@ class ApplicationSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     def build(self) -> serve.Application:
         """The application, bound to what its class is made with."""
-        deployment = serve.deployment(**self.options())(serve.ingress()(self.ingress))
+        deployment = serve.deployment(**self.options())(serve.ingress()(self.bounded()))
         application: serve.Application = deployment.bind(*self.arguments())
         return application
+
+    def bounded(self) -> type[Application]:
+        """The ingress with this row's deadlines: replicas get the class, and not the table."""
+        return type(self.ingress.__name__, (self.ingress,), {"deadlines": self.deadlines})
+
+    def min_replicas(self, cpus: int) -> int:
+        """How many run at least, on a machine with so many logical CPUs."""
+        return 2 if self.awaited and cpus >= CPUS_FOR_TWO else 1
 
     def options(self) -> dict[str, Any]:
         """Keyword arguments of `serve.deployment`."""
@@ -72,15 +88,16 @@ class ApplicationSpec(msgspec.Struct, frozen=True, kw_only=True):
                 status_code=429 if self.shed_status == 429 else 503, retry_after_s=self.retry_after_s
             ),
             "autoscaling_config": AutoscalingConfig(
-                min_replicas=self.min_replicas,
+                min_replicas=self.min_replicas(os.cpu_count() or 1),
                 max_replicas=self.max_replicas,
                 target_ongoing_requests=self.target_ongoing,
                 upscale_delay_s=5,
                 downscale_delay_s=120,
             ),
             "ray_actor_options": {"num_cpus": REPLICA_CPUS},
-            "health_check_period_s": 5,
-            "health_check_timeout_s": 10,
+            # A replica that hangs is left out by the edge within 5 s (`launch.ray_cluster`), and replaced after three.
+            "health_check_period_s": 2,
+            "health_check_timeout_s": 10,  # less would end replicas that only wait for a busy machine
             "graceful_shutdown_timeout_s": 10,
         }
 
@@ -100,6 +117,9 @@ APPLICATIONS: dict[str, ApplicationSpec] = {
             retry_after_s=1,
             max_replicas=8,
             target_ongoing=24,
+            deadlines=ASKED_TWICE,
+            awaited=True,
+            urgent=True,
         ),
         # Rare, and the last to be turned away: a call waits in a long queue rather than be shed.
         ApplicationSpec(
@@ -112,6 +132,9 @@ APPLICATIONS: dict[str, ApplicationSpec] = {
             retry_after_s=1,
             max_replicas=4,
             target_ongoing=16,
+            deadlines=ASKED_TWICE,
+            awaited=True,
+            urgent=True,
         ),
         ApplicationSpec(
             name="dead-letters",
@@ -168,6 +191,8 @@ APPLICATIONS: dict[str, ApplicationSpec] = {
             retry_after_s=1,
             max_replicas=4,
             target_ongoing=8,
+            deadlines=ASKED_TWICE,
+            awaited=True,
         ),
         ApplicationSpec(
             name="insights",
@@ -180,6 +205,8 @@ APPLICATIONS: dict[str, ApplicationSpec] = {
             retry_after_s=1,
             max_replicas=4,
             target_ongoing=8,
+            deadlines=ASKED_TWICE,
+            awaited=True,
         ),
         ApplicationSpec(
             name="operations",

@@ -81,6 +81,7 @@ class Churn(Application):
             method="GET",
             path="/at-risk",
             handler="at_risk",
+            bulk=True,
             summary="The active advertisers most likely to leave",
             description="Ranked over everybody active in the last 28 days, up to 10,000; up to a minute old.",
             answer=AtRiskAnswer,

@@ -93,6 +93,7 @@ class DeadLetterApplication(Application):
             method="POST",
             path="/replay",
             handler="replay_many",
+            bulk=True,
             summary="Put the dead letters that match back into their lanes",
             description=(
                 "At `rate` letters a second, for five seconds a request at the most; send it again with the "
@@ -107,6 +108,7 @@ class DeadLetterApplication(Application):
             method="POST",
             path="/purge",
             handler="purge_many",
+            bulk=True,
             summary="Delete the dead letters that match, for good",
             description="Deleted letters are counted as `purged`. `dry_run` names what would be deleted.",
             request=PurgeRequest,

@@ -131,6 +131,7 @@ class Operations(Application):
             method="GET",
             path="/v1/status",
             handler="status",
+            bulk=True,
             summary="Lanes, consumers, features and model at a glance",
             answer=PlatformStatus,
             problems=(401, 503),

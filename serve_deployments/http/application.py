@@ -25,6 +25,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from serve_deployments.http.deadlines import DeadlineExceededError, Deadlines
 from tocsin.errors import (
     ConflictError,
     InvalidRecordError,
@@ -71,6 +72,7 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     parameters: tuple[Parameter, ...] = ()
     problems: tuple[int, ...] = ()
     public: bool = False  # needs no API key
+    bulk: bool = False  # works on much at once, and may take as long as a large body
     media_type: str = "application/json"  # of the answer
 
 
@@ -90,6 +92,7 @@ class Application:
     """
 
     endpoints: ClassVar[tuple[Endpoint, ...]] = ()
+    deadlines: ClassVar[Deadlines] = Deadlines()  # replaced by those of its row of the table
 
     def __init__(self, settings: Settings | None = None) -> None:
         self.settings = settings or Settings.from_env()
@@ -138,12 +141,19 @@ def _run(app: Application, endpoint: Endpoint) -> Callable[[Request], Awaitable[
     handler: Callable[[Request], Awaitable[Any]] = getattr(app, endpoint.handler)
 
     async def run(request: Request) -> Response:
+        deadline_s = app.deadlines.of(request.method, request.headers, bulk=endpoint.bulk)
         try:
             if not endpoint.public:
                 authorise(request.headers, app.settings.api_key)
-            answer = await handler(request)
+            async with asyncio.timeout(deadline_s) as deadline:
+                answer = await handler(request)
         except TocsinError as error:
             return problem_response(error, request)
+        except TimeoutError:
+            if not deadline.expired():  # one of the handler's own that it did not expect
+                log.exception("%s %s failed", request.method, request.url.path)
+                return _unexpected(request, None)
+            return problem_response(DeadlineExceededError(deadline_s), request)
         except ClientDisconnect:
             return Response(status_code=499)
         except Exception:
@@ -326,7 +336,7 @@ def problem_response(error: TocsinError, request: Request) -> Response:
         **extra,
     )
     headers = {"content-type": "application/problem+json"}
-    if isinstance(error, StorageUnavailableError | OverloadedError):
+    if isinstance(error, StorageUnavailableError | OverloadedError | DeadlineExceededError):
         headers["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
     elif isinstance(error, ModelUnavailableError):
         headers["retry-after"] = str(RETRY_AFTER_MODEL_S)
@@ -350,6 +360,7 @@ STATUSES: tuple[tuple[type[TocsinError], int], ...] = (
     (OverloadedError, 429),
     (StorageUnavailableError, 503),
     (ModelUnavailableError, 503),
+    (DeadlineExceededError, 504),
 )
 
 

@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 REMEMBERED = 20_000
 FLUSH_EVERY_S = 1.0
-SHARD_DEADLINE_S = 2.0
+SHARD_DEADLINE_S = 1.2  # after a second of waiting for storage: together below a question's deadline
 T = TypeVar("T")
 
 Remembered = tuple[bytes | None, float | None]

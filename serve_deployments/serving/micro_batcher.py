@@ -59,10 +59,21 @@ class MicroBatcher(Generic[Q, A]):
         finally:
             self._running.discard(cast("asyncio.Task[None]", asyncio.current_task()))
 
+    def _next_batch(self) -> list[tuple[Q, asyncio.Future[A]]]:
+        """The next questions, without those whose askers have gone: nobody works for them."""
+        batch: list[tuple[Q, asyncio.Future[A]]] = []
+        while self._waiting and len(batch) < self._most:
+            question, future = self._waiting.popleft()
+            if not future.done():
+                batch.append((question, future))
+        return batch
+
     async def _batches(self) -> None:
         await asyncio.sleep(0)  # callers ready in this turn of the loop join the batch
         while self._waiting:
-            batch = [self._waiting.popleft() for _ in range(min(self._most, len(self._waiting)))]
+            batch = self._next_batch()
+            if not batch:
+                return
             try:
                 answers = await self._work([question for question, _ in batch])
             except Exception as error:  # noqa: BLE001 (raised to each caller)

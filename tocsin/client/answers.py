@@ -199,6 +199,7 @@ def _status_error(status: int, message: str, hint: str, wait_s: float | None) ->
         404: NotFoundError,
         408: TimedOutError,
         409: ConflictError,
+        502: UnreachableError,
         504: TimedOutError,
     }
     if status in simple:

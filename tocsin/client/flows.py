@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
+from http import HTTPStatus
 from typing import TypeVar
 
 from msgspec import structs
@@ -104,8 +105,8 @@ def worth_retrying(call: Call, outcome: Outcome) -> bool:
     """
     if isinstance(outcome, CallFailure):
         return outcome.kind is FailureKind.CONNECT or call.repeatable
-    if outcome.status in SHED_STATUSES:
-        return True
+    if outcome.status in SHED_STATUSES or outcome.status == HTTPStatus.REQUEST_TIMEOUT:
+        return True  # the edge lets go of a request that did not arrive in full
     if outcome.status in {502, 504}:
         return call.repeatable
     return outcome.status == 500 and (call.method == "GET" or bool(call.key))

@@ -13,6 +13,7 @@ import yaml  # type: ignore[import-untyped]
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.serve._private import constants as serve_constants
 
+from launch.ray_cluster import EDGE_HEALTH
 from tests.paths import ROOT
 from tocsin.errors import ConfigurationError
 from tocsin.settings import SECRETS, Settings, describe
@@ -152,6 +153,14 @@ class TestEnvironment:
         names = {name for name in exported(config) if name.startswith("RAY_SERVE_")}
         assert "RAY_SERVE_ENABLE_HA_PROXY" in names
         assert {name for name in names if f'"{name}"' not in source} == set()
+
+    def test_the_edge_is_watched_as_on_one_machine_and_installed_where_ray_looks(
+        self, config: dict[str, Any]
+    ) -> None:
+        given = exported(config)
+        assert {name: given[name] for name in EDGE_HEALTH} == EDGE_HEALTH
+        assert given["RAY_SERVE_HAPROXY_BINARY_PATH"] == '"$HOME/.tocsin/edge/haproxy"'
+        assert any("launch.edge.install ~/.tocsin/edge" in one for one in commands(config, "setup_commands"))
 
     def test_what_the_operator_exports_reaches_the_platform(self, node: Path) -> None:
         url = "rediss://user:p$a`s's@redis.internal:6380/0?a=1&b=2"

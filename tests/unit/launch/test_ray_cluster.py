@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from launch.ray_cluster import ROOT, quieten
+from launch.ray_cluster import EDGE_HEALTH, ROOT, quieten
 
 
 def test_the_checkout_is_found_from_here() -> None:
@@ -27,3 +27,12 @@ def test_ray_still_prints_through_the_hook_that_is_replaced(
     quieten(tmp_path)
     worker.print_to_stdstream({"lines": ["a raylet said so"]}, ignore_prefix=False)
     assert (tmp_path / "ray.log").read_text() == "a raylet said so\n"
+
+
+def test_what_we_say_of_the_edge_is_what_ray_reads() -> None:
+    """An upgrade that fails here renamed a variable: the edge would wait longer for replicas that hang."""
+    from ray.serve._private import constants, haproxy
+
+    source = Path(constants.__file__).read_text(encoding="utf-8")
+    assert {name for name in EDGE_HEALTH if f'"{name}"' not in source} == set()
+    assert "RAY_SERVE_HAPROXY_BINARY_PATH" in inspect.getsource(haproxy._resolve_haproxy_binary)

@@ -1,0 +1,1 @@
+"""The edge: HAProxy as Ray Serve starts it, with our bounds. Nothing here imports Ray, except what installs it."""
