@@ -17,7 +17,7 @@ from starlette.staticfiles import StaticFiles
 from features.online.store import FeatureStore
 from features.shard.event_log import Backlog, read_backlog
 from models.registry.registry import Registry
-from serve_deployments.http.application import Application, Endpoint, json_response
+from serve_deployments.http.application import Application, Endpoint, json_response, route_of
 from serve_deployments.metrics import scrape
 from serve_deployments.serving.lane_set import LaneSet
 from tocsin.clock import SystemClock
@@ -162,8 +162,10 @@ class Operations(Application):
         """The endpoints, and the documentation for browsers."""
         app = super().__serve_build_asgi_app__()
         assets = str(resources.files("fastapi_swagger") / "resources")
-        app.add_route("/docs", self._docs)
-        app.add_route("/openapi.json", self._openapi)
+        app.router.routes += [
+            route_of("/docs", {"GET": self._docs}),
+            route_of("/openapi.json", {"GET": self._openapi}),
+        ]
         app.router.routes.append(Mount("/docs/assets", StaticFiles(directory=assets)))
         return app
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import msgspec
@@ -11,18 +12,30 @@ from tocsin.clock import to_datetime, to_epoch
 from tocsin.errors import InvalidRecordError
 from tocsin.streams.records import Placement, Record, partition_of
 from tocsin.wire.lanes import Durability, LaneName
-from tocsin.wire.limits import MAX_EXPIRY_S
-from tocsin.wire.notifications import Envelope, Notification, NotificationRequest, Receipt
+from tocsin.wire.limits import MAX_EXPIRY_S, URL_PATTERN
+from tocsin.wire.masking import masked_url
+from tocsin.wire.notifications import (
+    PLATFORM_SOURCE,
+    Envelope,
+    Notification,
+    NotificationRequest,
+    Receipt,
+)
 
 _encode = msgspec.msgpack.Encoder().encode
+_URL = re.compile(URL_PATTERN.removesuffix("$") + r"\Z")
 
 
 def check_notification(request: NotificationRequest, now: float) -> None:
-    """The rules about time and addresses.
+    """The rules about time, addresses and the platform's own name.
 
     Raises:
         InvalidRecordError: names the field and the limit.
     """
+    if request.source.strip().casefold() == PLATFORM_SOURCE:
+        raise InvalidRecordError(
+            f"`source` {PLATFORM_SOURCE!r} is the platform's own", field="source", limit="a name of yours"
+        )
     if request.expires_at is not None and to_epoch(request.expires_at) <= 0:  # 0 travels as "never"
         raise InvalidRecordError(
             "`expires_at` is too long ago", field="expires_at", limit="> 1970-01-01T00:00:00Z"
@@ -42,7 +55,7 @@ def check_webhook_url(url: str | None) -> None:
     Raises:
         InvalidRecordError: it is not.
     """
-    if url is not None and not (url.startswith(("http://", "https://")) and url.isascii() and " " not in url):
+    if url is not None and not _URL.match(url):
         raise InvalidRecordError(
             "`webhook_url` is not an http:// or https:// URL",
             field="webhook_url",
@@ -116,7 +129,7 @@ def to_notification(request: NotificationRequest, *, now: float, traceparent: st
 
 
 def to_request(notification: Notification) -> NotificationRequest:
-    """The original, as it was sent."""
+    """The original as it was sent, for people: of its webhook's URL they see the host alone."""
     return NotificationRequest(
         type=notification.type,
         title=notification.title,
@@ -126,7 +139,7 @@ def to_request(notification: Notification) -> NotificationRequest:
         body=notification.body,
         source=notification.source,
         channels=notification.channels,  # type: ignore[arg-type]  # as above
-        webhook_url=notification.webhook_url or None,
+        webhook_url=masked_url(notification.webhook_url) if notification.webhook_url else None,
         expires_at=to_datetime(notification.expires_at) if notification.expires_at else None,
         dedup_key=notification.dedup_key or None,
         data=notification.data,

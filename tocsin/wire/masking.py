@@ -1,0 +1,20 @@
+"""What is secret in an answer, masked so that one still sees that there is something, and where it points."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+MASK = "***"  # stands for a secret in answers; sent back, it means: as it was
+
+
+def masked_url(url: str) -> str:
+    """A URL with its scheme and host alone: user, path, query and fragment may each hold a token."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:  # a port or an IPv6 address that is none
+        return MASK
+    if not parts.scheme or not host:
+        return MASK
+    shown = f"[{host}]" if ":" in host else host
+    return f"{parts.scheme}://{shown}{f':{port}' if port else ''}/{MASK}"
