@@ -22,7 +22,7 @@ from serve_deployments.dead_letters import DeadLetterApplication
 from serve_deployments.emergency_calls import EmergencyCallIntake
 from serve_deployments.features import Features
 from serve_deployments.http.application import Application
-from serve_deployments.http.openapi import Table, document
+from serve_deployments.http.openapi import ApplicationTable, document
 from serve_deployments.http.schema_facts import schema_facts
 from serve_deployments.insights import Insights
 from serve_deployments.notifications import Notifications
@@ -202,7 +202,7 @@ APPLICATIONS: dict[str, ApplicationSpec] = {
 def documentation() -> dict[str, Any]:
     """The OpenAPI document of all applications."""
     tables = (
-        Table(spec.name, spec.prefix, spec.ingress.endpoints, spec.shed_status)
+        ApplicationTable(spec.name, spec.prefix, spec.ingress.endpoints, spec.shed_status)
         for spec in APPLICATIONS.values()
     )
     return document(tables, version=version("tocsin"), facts=schema_facts(Settings.from_env()))

@@ -35,6 +35,7 @@ from tocsin.wire.dead_letters import (
 )
 from tocsin.wire.decoding import RecordDecoder, explain, refuse_control_characters
 from tocsin.wire.lanes import NOTIFICATION_LANES, LaneName
+from tocsin.wire.limits import TEXT_PATTERN
 from tocsin.wire.problems import RecordError
 
 MAX_PAGE = 500
@@ -44,14 +45,18 @@ def _filter_parameters() -> tuple[Parameter, ...]:
     """The fields of the filter as query parameters, with the descriptions and bounds they have there."""
     _, components = msgspec.json.schema_components([DeadLetterFilter])
     properties: dict[str, dict[str, Any]] = components["DeadLetterFilter"]["properties"]
+    kinds = {
+        name: next(kind for kind in schema["anyOf"] if kind.get("type") != "null")
+        for name, schema in properties.items()
+    }
     return tuple(
         Parameter(
             name=name,
             where="query",
-            description=schema.get("description", ""),
-            schema=next(kind for kind in schema["anyOf"] if kind.get("type") != "null"),
+            description=properties[name].get("description", ""),
+            schema=kind if kind.keys() & {"enum", "format"} else kind | {"pattern": TEXT_PATTERN},
         )
-        for name, schema in properties.items()
+        for name, kind in kinds.items()
     )
 
 

@@ -124,7 +124,7 @@ class Operations(Application):
             summary="Can it do its job?",
             description="200 when storage answers and every lane has a consumer, else 503 with the checks.",
             answer=Readiness,
-            problems=(503,),
+            also=(503,),
             public=True,
         ),
         Endpoint(

@@ -14,9 +14,9 @@ from serve_deployments.http.application import (
     Parameter,
 )
 from serve_deployments.http.bodies import read_object
-from serve_deployments.http.queries import id_parameter, path_id, query_int
+from serve_deployments.http.queries import id_parameter, path_id, query_int, query_text
 from tocsin.clock import Clock, SystemClock
-from tocsin.errors import InvalidRecordError, NotFoundError
+from tocsin.errors import NotFoundError
 from tocsin.settings import Settings
 from tocsin.storage.connect import WRITE_TIMEOUT_S, connect, resolve_url
 from tocsin.wire.decoding import RecordDecoder
@@ -99,9 +99,7 @@ class Recipients(Application):
     async def page(self, request: Request) -> RecipientPage:
         """In the order of ids, with the id to go on after."""
         limit = query_int(request, "limit", 50, least=1, most=MAX_PAGE)
-        after = request.query_params.get("after", "")
-        if len(after) > MAX_ID:
-            raise InvalidRecordError("`after` is no id", field="after", limit=f"length <= {MAX_ID}")
+        after = query_text(request, "after", MAX_ID)
         total, found, following = await self._store.page(after=after, limit=limit)
         return RecipientPage(total=total, items=[masked(one) for one in found], next=following)
 

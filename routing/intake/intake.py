@@ -129,7 +129,7 @@ def to_notification(request: NotificationRequest, *, now: float, traceparent: st
 
 
 def to_request(notification: Notification) -> NotificationRequest:
-    """The original as it was sent, for people: of its webhook's URL they see the host alone."""
+    """The original, as it was sent."""
     return NotificationRequest(
         type=notification.type,
         title=notification.title,
@@ -139,8 +139,15 @@ def to_request(notification: Notification) -> NotificationRequest:
         body=notification.body,
         source=notification.source,
         channels=notification.channels,  # type: ignore[arg-type]  # as above
-        webhook_url=masked_url(notification.webhook_url) if notification.webhook_url else None,
+        webhook_url=notification.webhook_url or None,
         expires_at=to_datetime(notification.expires_at) if notification.expires_at else None,
         dedup_key=notification.dedup_key or None,
         data=notification.data,
     )
+
+
+def shown_request(notification: Notification) -> NotificationRequest:
+    """The original for people: its webhook's URL may hold a token, so they see the host alone."""
+    request = to_request(notification)
+    url = request.webhook_url
+    return request if url is None else msgspec.structs.replace(request, webhook_url=masked_url(url))

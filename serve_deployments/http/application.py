@@ -79,6 +79,7 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     many: bool = False  # the body may also be an array or NDJSON of `request`
     parameters: tuple[Parameter, ...] = ()
     problems: tuple[int, ...] = ()
+    also: tuple[int, ...] = ()  # other statuses with the same answer
     public: bool = False  # needs no API key
     media_type: str = "application/json"  # of the answer
 

@@ -157,9 +157,9 @@ async def _inflated(body: bytes, encoding: str) -> AsyncIterator[bytes]:
         rest = inflater.unused_data
 
 
-def _damaged(encoding: str, why: str) -> InvalidRecordError:
+def _damaged(encoding: str, fault: str) -> InvalidRecordError:
     return InvalidRecordError(
-        f"the body is not {encoding}: {why}",
+        f"the body is not {encoding}: {fault}",
         field="body",
         limit=f"what `Content-Encoding: {encoding}` says",
         hint="leave the header out where the body is not compressed",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -36,7 +37,7 @@ CLEAN = (
 _REF = "#/components/schemas/{name}"
 
 
-class Table(msgspec.Struct, frozen=True):
+class ApplicationTable(msgspec.Struct, frozen=True):
     """One application as it is documented."""
 
     name: str
@@ -49,7 +50,7 @@ Facts = Mapping[str, Mapping[str, Mapping[str, Any]]]
 """By struct and field: what a JSON schema can say of it, and its type does not: the names there are, patterns."""
 
 
-def document(applications: Iterable[Table], *, version: str, facts: Facts) -> dict[str, Any]:
+def document(applications: Iterable[ApplicationTable], *, version: str, facts: Facts) -> dict[str, Any]:
     """The OpenAPI 3.1 document of all applications.
 
     Args:
@@ -67,6 +68,7 @@ def document(applications: Iterable[Table], *, version: str, facts: Facts) -> di
     ]
     schemas, components = msgspec.json.schema_components([*kinds, Problem], ref_template=_REF)
     refs = dict(zip(map(repr, [*kinds, Problem]), schemas, strict=True))
+    _tell_sent_from_shown(components)
     _state_texts(components)
     _state_facts(components, facts)
     paths: dict[str, dict[str, Any]] = {}
@@ -93,6 +95,16 @@ def document(applications: Iterable[Table], *, version: str, facts: Facts) -> di
     }
 
 
+def _tell_sent_from_shown(components: dict[str, Any]) -> None:
+    """Give what answers show of a notification a schema of its own: an emergency call's may hold any text."""
+    sent, shown = (_REF.format(name=name) for name in ("NotificationRequest", "NotificationShown"))
+    components["NotificationShown"] = copy.deepcopy(components["NotificationRequest"])
+    for name in ("NotificationStatus", "DeadLetterView"):
+        text = msgspec.json.encode(components[name]).decode().replace(f'"{sent}"', f'"{shown}"')
+        components[name] = msgspec.json.decode(text)
+    del components["NotificationShown"]["properties"]["source"]["not"]
+
+
 def _state_texts(components: dict[str, Any]) -> None:
     """Every text of a request but those with a pattern of their own: no control characters."""
     for kind in CLEAN:
@@ -105,7 +117,9 @@ def _strings(schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """The texts in a field, in its items, names and values."""
     if schema.get("type") == "string" and not schema.keys() & {"enum", "format"}:
         yield schema
-    inner = [schema.get(name) for name in ("items", "propertyNames", "additionalProperties")]
+    if "propertyNames" in schema:
+        yield schema["propertyNames"]
+    inner = [schema.get(name) for name in ("items", "additionalProperties")]
     for one in (*inner, *schema.get("anyOf", ())):
         if isinstance(one, dict):
             yield from _strings(one)
@@ -117,7 +131,7 @@ def _state_facts(components: dict[str, Any], facts: Facts) -> None:
             components[kind]["properties"][name] |= schema
 
 
-def _operation(table: Table, endpoint: Endpoint, refs: dict[str, Any]) -> dict[str, Any]:
+def _operation(table: ApplicationTable, endpoint: Endpoint, refs: dict[str, Any]) -> dict[str, Any]:
     name = table.name
     parameters = [
         {
@@ -130,16 +144,15 @@ def _operation(table: Table, endpoint: Endpoint, refs: dict[str, Any]) -> dict[s
         for p in endpoint.parameters
     ]
     answers: dict[str, Any] = {
-        str(endpoint.status): {
-            "description": STATUS_TEXT[endpoint.status],
+        str(status): {
+            "description": STATUS_TEXT[status],
             "content": {endpoint.media_type: {"schema": refs[repr(endpoint.answer)]}},
         }
+        for status in (endpoint.status, *endpoint.also)
     }
     for status in sorted({*endpoint.problems, table.shed_status}):
-        answers[str(status)] = {
-            "description": STATUS_TEXT[status],
-            "content": {"application/problem+json": {"schema": refs[repr(Problem)]}},
-        }
+        answer = answers.setdefault(str(status), {"description": STATUS_TEXT[status], "content": {}})
+        answer["content"]["application/problem+json"] = {"schema": refs[repr(Problem)]}
     operation: dict[str, Any] = {
         "tags": [name],
         "operationId": f"{name}_{endpoint.handler}".replace("-", "_"),
@@ -163,5 +176,5 @@ def _bodies(endpoint: Endpoint, refs: dict[str, Any]) -> dict[str, Any]:
     many = {"type": "array", "items": one, "minItems": 1, "maxItems": 10_000}
     return {
         "application/json": {"schema": {"oneOf": [one, many]}},
-        "application/x-ndjson": {"schema": {"type": "string", "description": "One JSON object a line"}},
+        "application/x-ndjson": {"schema": many | {"description": "One JSON object a line"}},
     }

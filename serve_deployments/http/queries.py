@@ -55,12 +55,24 @@ def path_id(request: Request, name: str, most: int = MAX_ID) -> str:
     Raises:
         InvalidRecordError: longer than `most` characters, or with a control character.
     """
-    text: str = request.path_params[name]
-    if not 1 <= len(text) <= most or not _TEXT.match(text):
+    return _text(request.path_params[name], name, most)
+
+
+def query_text(request: Request, name: str, most: int) -> str:
+    """A text of the query; empty when absent.
+
+    Raises:
+        InvalidRecordError: longer than `most` characters, or with a control character.
+    """
+    return _text(request.query_params.get(name, ""), name, most)
+
+
+def _text(text: str, name: str, most: int) -> str:
+    if len(text) > most or not _TEXT.match(text):
         raise InvalidRecordError(
-            f"`{name}` is no id",
+            f"`{name}` cannot be used",
             field=name,
-            limit=f"1 to {most} characters, no control characters but tab and newline",
+            limit=f"at most {most} characters, no control characters but tab and newline",
         )
     return text
 

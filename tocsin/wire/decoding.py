@@ -146,12 +146,24 @@ class RecordDecoder(Generic[T]):
         return found
 
     def _strictly(self, part: bytes, now: float) -> T:
-        record = self._one.decode(part)
+        record = self._decoded(part)
         refuse_repeated_names(part)
         if _SUSPECT.search(part):
             refuse_control_characters(record)
         self._check(record, now)
         return record
+
+    def _decoded(self, part: bytes) -> T:
+        """One record; a whole number may be written with a point, as JSON and its schemas have it."""
+        try:
+            return self._one.decode(part)
+        except msgspec.ValidationError as error:
+            if "got `float`" not in str(error):
+                raise
+            try:
+                return msgspec.convert(json.loads(part, parse_float=_number), self._kind)
+            except (*_UNDECODABLE, ValueError):
+                raise error from None
 
     def _mended(self, found: Decoded[T], index: int, given: object, now: float) -> bool:
         """Put a record among those found, mended; false where it cannot be or should not."""
@@ -259,6 +271,11 @@ def refuse_repeated_names(body: bytes) -> None:
         _read_names(body.decode())
     except (ValueError, RecursionError) as error:
         raise InvalidRecordError(f"not valid JSON: {error}", field="body") from None
+
+
+def _number(text: str) -> float:
+    found = float(text)
+    return int(found) if found.is_integer() else found
 
 
 def _names_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

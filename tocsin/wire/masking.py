@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
+MAX_HOST = 253  # characters, of a name
 MASK = "***"  # stands for a secret in answers; sent back, it means: as it was
 
 
 def masked_url(url: str) -> str:
     """A URL with its scheme and host alone: user, path, query and fragment may each hold a token."""
+    scheme = url.partition("://")[0]
     try:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port
     except ValueError:  # a port or an IPv6 address that is none
-        return MASK
-    if not parts.scheme or not host:
-        return MASK
+        return f"{scheme}://{MASK}"
+    if not host or len(host) > MAX_HOST:
+        return f"{scheme}://{MASK}"
     shown = f"[{host}]" if ":" in host else host
-    return f"{parts.scheme}://{shown}{f':{port}' if port else ''}/{MASK}"
+    return f"{scheme}://{shown}{f':{port}' if port else ''}/{MASK}"
