@@ -15,8 +15,8 @@ def masked_url(url: str) -> str:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port
     except ValueError:  # a port or an IPv6 address that is none
-        return f"{scheme}://{MASK}"
+        return f"{scheme}://{MASK}/{MASK}"
     if not host or len(host) > MAX_HOST:
-        return f"{scheme}://{MASK}"
+        return f"{scheme}://{MASK}/{MASK}"
     shown = f"[{host}]" if ":" in host else host
     return f"{scheme}://{shown}{f':{port}' if port else ''}/{MASK}"
