@@ -6,6 +6,7 @@ import socket
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import uvicorn
@@ -19,6 +20,9 @@ from serve_deployments.insights import Insights
 from serve_deployments.operations import Operations
 from tests.support import eventually
 from tocsin.settings import Settings
+
+
+described = cache(documentation)  # the same for every test
 
 
 class WholeApi:
@@ -46,7 +50,7 @@ def whole_api(settings: Settings) -> WholeApi:
         "churn": churn,
         "features": Features(None, settings),
         "insights": Insights(churn.predict_one, settings),
-        "operations": Operations(documentation(), settings),
+        "operations": Operations(described(), settings),
     }
     found = {spec.prefix: made.get(name) or spec.ingress(settings) for name, spec in APPLICATIONS.items()}
     return WholeApi({prefix: app.__serve_build_asgi_app__() for prefix, app in found.items()})
