@@ -37,7 +37,9 @@ AFTER = Parameter(
     description="Only ids after this one: `next` of the page before",
     schema={"type": "string", "maxLength": MAX_ID, "pattern": TEXT_PATTERN},
 )
-RECIPIENT_ID = id_parameter("recipient_id", "A recipient, as notifications name it", MAX_ID)
+RECIPIENT_ID = id_parameter(
+    "recipient_id", "A recipient, as notifications name it", MAX_ID, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$"
+)
 
 
 class Recipients(Application):

@@ -21,7 +21,6 @@ from serve_deployments.operations import Operations
 from tests.support import eventually
 from tocsin.settings import Settings
 
-
 described = cache(documentation)  # the same for every test
 
 

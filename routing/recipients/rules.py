@@ -12,11 +12,11 @@ from routing.channels import ACCOUNTS
 from routing.channels.addresses import is_one_address
 from routing.intake.intake import check_webhook_url
 from tocsin.clock import to_datetime
-from tocsin.errors import ConflictError, InvalidRecordError
+from tocsin.errors import ContradictionError, InvalidRecordError
 from tocsin.wire.masking import MASK, masked_url
 from tocsin.wire.recipients import MAX_ID, Recipient, RecipientRequest
 
-_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 
 
 def check_recipient(recipient_id: str, request: RecipientRequest) -> None:
@@ -24,13 +24,13 @@ def check_recipient(recipient_id: str, request: RecipientRequest) -> None:
 
     Raises:
         InvalidRecordError: names the field and the limit.
-        ConflictError: it names itself.
+        ContradictionError: it names itself.
     """
     if not 1 <= len(recipient_id) <= MAX_ID or _CONTROL.search(recipient_id):
         raise InvalidRecordError(
             "the recipient's id cannot be used",
             field="id",
-            limit=f"1 to {MAX_ID} characters, no control characters but tab and newline",
+            limit=f"1 to {MAX_ID} characters, no control characters",
         )
     quiet = request.quiet_hours
     if quiet is not None and zone_of(quiet.timezone) is None:
@@ -45,8 +45,8 @@ def check_recipient(recipient_id: str, request: RecipientRequest) -> None:
             "a recipient cannot fall back twice on another", field="fallback_contacts", limit="distinct ids"
         )
     if recipient_id in contacts:
-        raise ConflictError(
-            "a recipient cannot fall back on itself", hint="leave its own id out of `fallback_contacts`"
+        raise ContradictionError(
+            "a recipient cannot fall back on itself", field="fallback_contacts", limit="ids of others"
         )
     for name, target in request.targets.items():
         if name in ACCOUNTS and target != MASK and not is_one_address(target):
@@ -71,15 +71,16 @@ def kept(recipient_id: str, request: RecipientRequest, before: Recipient | None,
     """The recipient to store for a request: a masked target stands for the one stored before.
 
     Raises:
-        ConflictError: a target or the webhook's URL is masked, and none was stored before that it could stand for.
+        ContradictionError: a target or the webhook's URL is masked, and none was stored before that it could stand for.
     """
     known = before.targets if before else {}
     targets = {}
     for channel, target in request.targets.items():
         if target == MASK and channel not in known:
-            raise ConflictError(
+            raise ContradictionError(
                 f"there is no target for {channel!r} to keep",
-                hint=f"send the address in `targets.{channel}`, not {MASK}",
+                field=f"targets.{channel}",
+                limit="an address",
             )
         targets[channel] = known[channel] if target == MASK else target
     given = {name: getattr(request, name) for name in RecipientRequest.__struct_fields__}
@@ -92,7 +93,7 @@ def _kept_url(request: RecipientRequest, before: Recipient | None) -> str | None
         return request.webhook_url
     stored = before.webhook_url if before else None
     if stored is None or masked_url(stored) != request.webhook_url:
-        raise ConflictError(
+        raise ContradictionError(
             "there is no webhook URL of that host to keep",
             hint=f"send the whole `webhook_url`, without {MASK}",
         )

@@ -34,6 +34,7 @@ from serve_deployments.http.bodies import (
 )
 from tocsin.errors import (
     ConflictError,
+    ContradictionError,
     InvalidRecordError,
     ModelUnavailableError,
     NotFoundError,
@@ -285,6 +286,7 @@ def status_of(error: TocsinError) -> int:
 STATUSES: tuple[tuple[type[TocsinError], int], ...] = (
     (BodyTooLargeError, 413),
     (UnsupportedMediaError, 415),
+    (ContradictionError, 409),
     (InvalidRecordError, 422),
     (UnauthorizedError, 401),
     (NotFoundError, 404),

@@ -176,5 +176,5 @@ def _bodies(endpoint: Endpoint, refs: dict[str, Any]) -> dict[str, Any]:
     many = {"type": "array", "items": one, "minItems": 1, "maxItems": 10_000}
     return {
         "application/json": {"schema": {"oneOf": [one, many]}},
-        "application/x-ndjson": {"schema": many | {"description": "One JSON object a line"}},
+        "application/x-ndjson": {"schema": {"type": "string", "description": "One JSON object a line"}},
     }

@@ -43,9 +43,11 @@ NOTIFICATION_ID = Parameter(
 _TEXT = re.compile(TEXT_PATTERN.removesuffix("$") + r"\Z")
 
 
-def id_parameter(name: str, description: str, most: int = MAX_ID) -> Parameter:
+def id_parameter(
+    name: str, description: str, most: int = MAX_ID, *, pattern: str = TEXT_PATTERN
+) -> Parameter:
     """A path's part that is an id of the caller's: any text but control characters. `path_id` reads it."""
-    schema: dict[str, Any] = {"type": "string", "minLength": 1, "maxLength": most, "pattern": TEXT_PATTERN}
+    schema: dict[str, Any] = {"type": "string", "minLength": 1, "maxLength": most, "pattern": pattern}
     return Parameter(name=name, where="path", description=description, schema=schema)
 
 

@@ -9,7 +9,7 @@ MASK = "***"  # stands for a secret in answers; sent back, it means: as it was
 
 
 def masked_url(url: str) -> str:
-    """A URL with its scheme and host alone: user, path, query and fragment may each hold a token."""
+    """A URL with its scheme, host and port alone: user, path, query and fragment may each hold a token."""
     scheme = url.partition("://")[0]
     try:
         parts = urlsplit(url)
@@ -18,5 +18,7 @@ def masked_url(url: str) -> str:
         return f"{scheme}://{MASK}/{MASK}"
     if not host or len(host) > MAX_HOST:
         return f"{scheme}://{MASK}/{MASK}"
+    if parts.path in {"", "/"} and not (parts.query or parts.fragment or parts.username or parts.password):
+        return url  # there is nothing to hide
     shown = f"[{host}]" if ":" in host else host
     return f"{scheme}://{shown}{f':{port}' if port else ''}/{MASK}"

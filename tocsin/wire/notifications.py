@@ -83,7 +83,8 @@ class NotificationRequest(Struct, frozen=True, forbid_unknown_fields=True, kw_on
         ),
     ] = None
     expires_at: Annotated[
-        AwareDatetime | None, Meta(description="A P2 not delivered by then is dropped, and says so")
+        AwareDatetime | None,
+        Meta(description="A P2 not delivered by then is dropped; at most 366 days from now"),
     ] = None
     dedup_key: Annotated[
         Annotated[str, Meta(min_length=1, max_length=256)] | None,

@@ -33,7 +33,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     examples: int = 100  # made up for each operation, on top of those its description implies
 
 
-QUICK = Options(examples=10)
+QUICK = Options(examples=3)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -12,6 +12,8 @@ from tocsin.wire.masking import masked_url
         ("http://example.org:8080/hook?token=secret#secret", "http://example.org:8080/***"),
         ("https://user:secret@example.org", "https://example.org/***"),
         ("https://[2001:db8::1]:9/secret", "https://[2001:db8::1]:9/***"),
+        ("https://example.org/", "https://example.org/"),
+        ("http://example.org:8080", "http://example.org:8080"),
         ("https://example.org:port/secret", "https://***/***"),
         ("https://[secret", "https://***/***"),
         (f"https://{'secret' * 60}", "https://***/***"),
