@@ -15,7 +15,8 @@ from rich.table import Table
 from cli.output import JsonFlag, console, emit
 from tocsin.errors import InvalidRecordError, NotFoundError, UnreadableFileError
 from tocsin.settings import Settings
-from tocsin.wire.recipients import MASK, Recipient, RecipientPage, RecipientRequest
+from tocsin.wire.masking import MASK
+from tocsin.wire.recipients import Recipient, RecipientPage, RecipientRequest
 
 if TYPE_CHECKING:  # loaded when a command runs: --help stays quick
     from tocsin.client import Client

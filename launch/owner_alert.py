@@ -10,9 +10,7 @@ from tocsin.settings import Settings
 from tocsin.storage.servers import Servers
 from tocsin.streams.lanes import Lane
 from tocsin.wire.lanes import NOTIFICATION_LANES
-from tocsin.wire.notifications import NotificationRequest
-
-SOURCE = "tocsin"
+from tocsin.wire.notifications import PLATFORM_SOURCE, NotificationRequest
 
 
 class OwnerAlert:
@@ -43,7 +41,7 @@ class OwnerAlert:
             recipient=self._owner,
             title=alarm.title,
             body=alarm.body[:4000],
-            source=SOURCE,
+            source=PLATFORM_SOURCE,
             dedup_key=alarm.key,
         )
         (accepted,) = self._intake.admit([(0, request)], now=self._clock.now())

@@ -19,10 +19,9 @@ from serve_deployments.http.application import (
     Application,
     Endpoint,
     RejectedBatchError,
-    is_ndjson,
-    query_flag,
-    read_body,
 )
+from serve_deployments.http.bodies import is_ndjson, read_body
+from serve_deployments.http.queries import query_flag
 from serve_deployments.notifications import ATOMIC
 from serve_deployments.serving.gate import Gate, refusal
 from serve_deployments.serving.lane_set import LaneSet

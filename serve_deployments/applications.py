@@ -24,12 +24,14 @@ from serve_deployments.emergency_calls import EmergencyCallIntake
 from serve_deployments.features import Features
 from serve_deployments.http.application import Application
 from serve_deployments.http.deadlines import Deadlines
-from serve_deployments.http.openapi import document
+from serve_deployments.http.openapi import ApplicationTable, document
+from serve_deployments.http.schema_facts import schema_facts
 from serve_deployments.insights import Insights
 from serve_deployments.notifications import Notifications
 from serve_deployments.operations import Operations
 from serve_deployments.recipients import Recipients
 from serve_deployments.serving.handles import ChurnHandle, ShardHandles
+from tocsin.settings import Settings
 
 REPLICA_CPUS = 0.1  # logical: replicas mostly wait; autoscaling watches requests, not cores
 CPUS_FOR_TWO = 4  # from here on the machine carries a second replica (250 MiB each) of what people wait for
@@ -226,8 +228,11 @@ APPLICATIONS: dict[str, ApplicationSpec] = {
 
 def documentation() -> dict[str, Any]:
     """The OpenAPI document of all applications."""
-    tables = ((spec.name, spec.prefix, spec.ingress.endpoints) for spec in APPLICATIONS.values())
-    return document(tables, version=version("tocsin"))
+    tables = (
+        ApplicationTable(spec.name, spec.prefix, spec.ingress.endpoints, spec.shed_status)
+        for spec in APPLICATIONS.values()
+    )
+    return document(tables, version=version("tocsin"), facts=schema_facts(Settings.from_env()))
 
 
 def _builder(spec: ApplicationSpec) -> Callable[[dict[str, str]], serve.Application]:

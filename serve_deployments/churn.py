@@ -19,18 +19,14 @@ from starlette.requests import Request
 
 from models.registry.registry import Registry
 from serve_deployments.at_risk import AtRisk
-from serve_deployments.features import unknown_advertiser
+from serve_deployments.features import ADVERTISER_ID, unknown_advertiser
 from serve_deployments.http.application import (
-    AS_OF,
     Application,
     Endpoint,
     Parameter,
-    RejectedBatchError,
-    query_flag,
-    query_int,
-    query_time,
-    read_body,
 )
+from serve_deployments.http.bodies import read_object
+from serve_deployments.http.queries import AS_OF, path_id, query_flag, query_int, query_time
 from serve_deployments.serving.loaded_models import LOOK_EVERY_S
 from serve_deployments.serving.micro_batcher import MicroBatcher
 from serve_deployments.serving.predictor import Predictor
@@ -90,7 +86,7 @@ class Churn(Application):
         ),
         Endpoint(
             method="GET",
-            path="/{advertiser_id:path}",
+            path="/{advertiser_id:text}",
             handler="one",
             summary="Churn risk of one advertiser, with its drivers",
             description=(
@@ -98,7 +94,7 @@ class Churn(Application):
                 "days since the last campaign alone. `degraded` and `degraded_reason` say so."
             ),
             answer=ChurnAnswer,
-            parameters=(AS_OF, DRIVERS),
+            parameters=(ADVERTISER_ID, AS_OF, DRIVERS),
             problems=(401, 404, 422, 503),
         ),
         Endpoint(
@@ -108,7 +104,7 @@ class Churn(Application):
             summary="Churn risk of up to 1,000 advertisers",
             request=ChurnBatchRequest,
             answer=ChurnBatchAnswer,
-            problems=(401, 413, 422, 503),
+            problems=(401, 413, 415, 422, 503),
         ),
     )
 
@@ -176,15 +172,12 @@ class Churn(Application):
         """One advertiser."""
         drivers = "drivers" not in request.query_params or query_flag(request, "drivers")
         return await self.predict_one(
-            request.path_params["advertiser_id"], query_time(request, "as_of"), drivers=drivers
+            path_id(request, "advertiser_id"), query_time(request, "as_of"), drivers=drivers
         )
 
     async def batch(self, request: Request) -> ChurnBatchAnswer:
         """Many advertisers in one call of the model."""
-        decoded = self._decoder.decode(await read_body(request), ndjson=False, now=0.0)
-        if decoded.errors:
-            raise RejectedBatchError(decoded.errors, 1, atomic=False)
-        asked = decoded.records[0][1]
+        asked = await read_object(request, self._decoder)
         ids = list(dict.fromkeys(asked.advertiser_ids))
         moment = to_epoch(asked.as_of) if asked.as_of else None
         known, unknown = await self.predictor.predict(ids, moment, explain=asked.drivers)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import msgspec
 from starlette.requests import Request
@@ -14,16 +14,16 @@ from serve_deployments.http.application import (
     Application,
     Endpoint,
     Parameter,
-    is_ndjson,
-    query_int,
-    read_body,
 )
+from serve_deployments.http.bodies import read_object
+from serve_deployments.http.queries import NOTIFICATION_ID, query_int
 from serve_deployments.serving.lane_set import LaneSet
 from tocsin.clock import SystemClock
 from tocsin.errors import InvalidRecordError, NotFoundError
 from tocsin.settings import Settings
 from tocsin.streams.records import Position
 from tocsin.wire.dead_letters import (
+    CURSOR_PATTERN,
     DeadLetterFilter,
     DeadLetterPage,
     DeadLetterView,
@@ -33,27 +33,30 @@ from tocsin.wire.dead_letters import (
     Replayed,
     ReplayRequest,
 )
-from tocsin.wire.decoding import explain, refuse_control_characters
+from tocsin.wire.decoding import RecordDecoder, explain, refuse_control_characters
 from tocsin.wire.lanes import NOTIFICATION_LANES, LaneName
+from tocsin.wire.limits import TEXT_PATTERN
 from tocsin.wire.problems import RecordError
 
 MAX_PAGE = 500
-
-T = TypeVar("T", ReplayRequest, PurgeRequest)
 
 
 def _filter_parameters() -> tuple[Parameter, ...]:
     """The fields of the filter as query parameters, with the descriptions and bounds they have there."""
     _, components = msgspec.json.schema_components([DeadLetterFilter])
     properties: dict[str, dict[str, Any]] = components["DeadLetterFilter"]["properties"]
+    kinds = {
+        name: next(kind for kind in schema["anyOf"] if kind.get("type") != "null")
+        for name, schema in properties.items()
+    }
     return tuple(
         Parameter(
             name=name,
             where="query",
-            description=schema.get("description", ""),
-            schema=next(kind for kind in schema["anyOf"] if kind.get("type") != "null"),
+            description=properties[name].get("description", ""),
+            schema=kind if kind.keys() & {"enum", "format"} else kind | {"pattern": TEXT_PATTERN},
         )
-        for name, schema in properties.items()
+        for name, kind in kinds.items()
     )
 
 
@@ -68,7 +71,7 @@ CURSOR = Parameter(
     name="cursor",
     where="query",
     description="Go on from where an earlier answer ended",
-    schema={"type": "string", "maxLength": 160},
+    schema={"type": "string", "maxLength": 160, "pattern": CURSOR_PATTERN},
 )
 
 
@@ -120,7 +123,9 @@ class DeadLetterApplication(Application):
             path="/{notification_id}",
             handler="show",
             summary="One dead letter: the original, the error, every attempt",
+            description="Of its `webhook_url` the host alone is shown.",
             answer=DeadLetterView,
+            parameters=(NOTIFICATION_ID,),
             problems=(401, 404, 422, 503),
         ),
         Endpoint(
@@ -129,6 +134,7 @@ class DeadLetterApplication(Application):
             handler="purge",
             summary="Delete a dead letter for good",
             answer=Purged,
+            parameters=(NOTIFICATION_ID,),
             problems=(401, 404, 422, 503),
         ),
         Endpoint(
@@ -138,6 +144,7 @@ class DeadLetterApplication(Application):
             summary="Put a dead letter back into its lane",
             description="Atomic: the notification is never in two places, and a second replay answers 404.",
             answer=Replayed,
+            parameters=(NOTIFICATION_ID,),
             status=202,
             problems=(401, 404, 422, 429, 503),
         ),
@@ -148,6 +155,8 @@ class DeadLetterApplication(Application):
         self._lanes = LaneSet(self.settings, NOTIFICATION_LANES)
         letters = {name: LaneLetters(lane, lane.client) for name, lane in self._lanes.lanes.items()}
         self._search = DeadLetterSearch(letters, SystemClock())
+        self._replays = RecordDecoder(ReplayRequest, _check_filter)
+        self._purges = RecordDecoder(PurgeRequest, _check_filter)
 
     async def page(self, request: Request) -> DeadLetterPage:
         """Newest first, over one lane or all, with the filter of the query."""
@@ -181,11 +190,13 @@ class DeadLetterApplication(Application):
 
     async def replay_many(self, request: Request) -> HandledLetters:
         """A bounded part of what matches, at the rate asked for."""
-        return await self._search.replay(await read_struct(request, ReplayRequest))
+        asked = await read_object(request, self._replays)
+        return await self._search.replay(asked)
 
     async def purge_many(self, request: Request) -> HandledLetters:
         """A bounded part of what matches."""
-        return await self._search.purge(await read_struct(request, PurgeRequest))
+        asked = await read_object(request, self._purges)
+        return await self._search.purge(asked)
 
 
 def lane_name(notification_id: str) -> LaneName:
@@ -209,20 +220,8 @@ def query_filter(request: Request) -> DeadLetterFilter:
     return wanted
 
 
-async def read_struct(request: Request, kind: type[T]) -> T:
-    """The one JSON object of a body.
-
-    Raises:
-        InvalidRecordError: it is not JSON, or breaks the schema; names the field and the limit.
-    """
-    if is_ndjson(request):
-        raise InvalidRecordError("the body is one JSON object", field="body", limit="application/json")
-    try:
-        decoded = msgspec.json.decode(await read_body(request), type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise _refusal(explain(error, 0)) from None
-    refuse_control_characters(decoded.filter)
-    return decoded
+def _check_filter(request: ReplayRequest | PurgeRequest, _now: float) -> None:
+    refuse_control_characters(request.filter)
 
 
 def _refusal(complaint: RecordError) -> InvalidRecordError:

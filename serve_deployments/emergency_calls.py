@@ -18,6 +18,7 @@ from routing.emergency.calls import (
     EmergencyPlan,
     accepted,
     compose,
+    mend_call,
 )
 from routing.emergency.device_status import DEVICE_DEADLINE_S, DeviceStatusClient
 from routing.emergency.known_contacts import KnownContactsStore, settle_plan
@@ -27,11 +28,9 @@ from routing.intake.priority import Classifier
 from serve_deployments.http.application import (
     Application,
     Endpoint,
-    UnsupportedMediaError,
-    is_ndjson,
-    read_body,
     traceparent_of,
 )
+from serve_deployments.http.bodies import read_json
 from serve_deployments.notifications import IDEMPOTENCY_KEY, fingerprint_of, idempotency_key
 from serve_deployments.serving.lane_set import LaneSet
 from tocsin.clock import Clock, SystemClock
@@ -40,10 +39,18 @@ from tocsin.keys import EmergencyKeys
 from tocsin.resilience.breakers import Breakers
 from tocsin.settings import Settings
 from tocsin.telemetry.reports import Reports, faults_of
+from tocsin.wire.decoding import (
+    choices_of,
+    explain,
+    loosely_decoded,
+    refuse_control_characters,
+    refuse_repeated_names,
+)
 from tocsin.wire.lanes import NOTIFICATION_LANES, LaneName
-from tocsin.wire.notifications import Receipt
+from tocsin.wire.notifications import FieldChange, Receipt
 
 MAX_CONNECTIONS = 32
+_CHOICES = choices_of(EmergencyCallRequest)
 
 
 class EmergencyCallIntake(Application):
@@ -65,7 +72,8 @@ class EmergencyCallIntake(Application):
                 "Tells each contact with a P0 notification. The contacts are validated when the service that does "
                 "so answers within 300 ms; else the call goes out all the same, to the last known contacts, those "
                 "given and the local emergency number, and `degraded_reasons` says why. Only storage that refuses "
-                "the call is an error."
+                "the call is an error. `location` and `message` are cleaned of control characters and cut rather "
+                "than refused; `changed` says so."
             ),
             request=EmergencyCallRequest,
             answer=EmergencyCallAccepted,
@@ -127,8 +135,8 @@ class EmergencyCallIntake(Application):
     async def call(self, request: Request) -> EmergencyCallAccepted:
         """Decide whom to reach, store it, and only then answer 202."""
         now, key = self._clock.now(), idempotency_key(request)
-        body = await _json_body(request)
-        call = decode_call(body)
+        body = await read_json(request)
+        call, changed = decode_call(body)
         plan = await self._calls.plan(call)
         try:
             if key:
@@ -143,7 +151,7 @@ class EmergencyCallIntake(Application):
         except OverloadedError as error:  # storage out of memory: nobody sent too fast
             raise StorageUnavailableError(error.message, retry_after_s=error.retry_after_s) from error
         await self._calls.store_contacts(call, plan, now)
-        return accepted(plan, receipts)
+        return accepted(plan, receipts, changed)
 
     async def _store(
         self,
@@ -170,24 +178,35 @@ class EmergencyCallIntake(Application):
         ]
 
 
-def decode_call(body: bytes) -> EmergencyCallRequest:
-    """One call, checked.
+def decode_call(body: bytes) -> tuple[EmergencyCallRequest, tuple[FieldChange, ...]]:
+    """One call with its texts mended, and what was changed; raw control characters and broken text do not stop it.
 
     Raises:
         InvalidRecordError: names the field.
     """
     try:
-        return msgspec.json.decode(body, type=EmergencyCallRequest)
+        call = msgspec.json.decode(body, type=EmergencyCallRequest)
+        refuse_repeated_names(body)
     except msgspec.ValidationError as error:
-        detail, _, path = str(error).partition(" - at `$")
-        raise InvalidRecordError(detail, field=path.strip("`.")) from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidRecordError(f"the body is not JSON: {error}", field="body") from None
+        raise _refusal(error) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        call, changes = mend_call(_loosely(body, error))
+        refuse_control_characters(call)  # what is left of them stands in who is meant
+        return call, changes
+    return mend_call(call)
 
 
-async def _json_body(request: Request) -> bytes:
-    if is_ndjson(request):
-        raise UnsupportedMediaError(
-            "an emergency call is one JSON object", field="content-type", limit="application/json"
-        )
-    return await read_body(request)
+def _loosely(body: bytes, fault: Exception) -> EmergencyCallRequest:
+    found = loosely_decoded(body)
+    if not isinstance(found, dict):
+        raise _refusal(fault)
+    try:
+        return msgspec.convert(found, EmergencyCallRequest)
+    except msgspec.ValidationError as error:
+        raise _refusal(error) from None
+
+
+def _refusal(error: Exception) -> InvalidRecordError:
+    complaint = explain(error, 0, _CHOICES)
+    field = complaint.field or ("" if isinstance(error, msgspec.ValidationError) else "body")
+    return InvalidRecordError(complaint.detail, field=field, limit=complaint.limit)

@@ -11,14 +11,12 @@ from features.definitions import REQUESTED
 from features.online.answers import check_names, features_answer, features_batch_answer, is_known
 from features.online.result import Answer
 from serve_deployments.http.application import (
-    AS_OF,
     Application,
     Endpoint,
     Parameter,
-    RejectedBatchError,
-    query_time,
-    read_body,
 )
+from serve_deployments.http.bodies import read_object
+from serve_deployments.http.queries import AS_OF, id_parameter, path_id, query_time
 from serve_deployments.serving.feature_reader import AskShards, FeatureReader
 from tocsin.clock import Clock, SystemClock, to_epoch
 from tocsin.errors import InvalidRecordError, NotFoundError, StorageUnavailableError
@@ -27,6 +25,7 @@ from tocsin.wire.decoding import RecordDecoder
 from tocsin.wire.features import FeaturesAnswer, FeaturesBatchAnswer, FeaturesRequest
 from tocsin.wire.limits import MAX_AMOUNT
 
+ADVERTISER_ID = id_parameter("advertiser_id", "An advertiser, as its activity names it")
 UNKNOWN_HINT = "import its activity with `tocsin import activity FILE` or POST /v1/activity"
 
 VALUES = tuple(
@@ -57,7 +56,7 @@ class Features(Application):
     endpoints: ClassVar[tuple[Endpoint, ...]] = (
         Endpoint(
             method="GET",
-            path="/{advertiser_id:path}",
+            path="/{advertiser_id:text}",
             handler="vector",
             summary="The features of one advertiser",
             description=(
@@ -66,7 +65,7 @@ class Features(Application):
                 "or missing (not defined)."
             ),
             answer=FeaturesAnswer,
-            parameters=(AS_OF, *VALUES),
+            parameters=(ADVERTISER_ID, AS_OF, *VALUES),
             problems=(401, 404, 422, 503),
         ),
         Endpoint(
@@ -80,7 +79,7 @@ class Features(Application):
             ),
             request=FeaturesRequest,
             answer=FeaturesBatchAnswer,
-            problems=(401, 413, 422, 503),
+            problems=(401, 413, 415, 422, 503),
         ),
     )
 
@@ -100,7 +99,7 @@ class Features(Application):
 
     async def vector(self, request: Request) -> FeaturesAnswer:
         """One advertiser, as of a moment."""
-        advertiser_id = request.path_params["advertiser_id"]
+        advertiser_id = path_id(request, "advertiser_id")
         requested = _query_values(request)
         answer, reason = await self._read([advertiser_id], query_time(request, "as_of"))
         if not is_known(answer, 0):
@@ -109,14 +108,7 @@ class Features(Application):
 
     async def batch(self, request: Request) -> FeaturesBatchAnswer:
         """Many advertisers in one read."""
-        decoded = self._decoder.decode(await read_body(request), ndjson=False, now=0.0)
-        if decoded.errors:
-            raise RejectedBatchError(decoded.errors, 1, atomic=False)
-        if decoded.total > 1:
-            raise InvalidRecordError(
-                f"the body holds {decoded.total:,} objects", field="body", limit="one JSON object"
-            )
-        asked = decoded.records[0][1]
+        asked = await read_object(request, self._decoder)
         check_names(asked.features, asked.values)
         ids = list(dict.fromkeys(asked.advertiser_ids))
         answer, reason = await self._read(ids, to_epoch(asked.as_of) if asked.as_of else None)

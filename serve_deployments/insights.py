@@ -24,8 +24,9 @@ from features.online.result import Answer
 from models.dataset.matrix import Vector
 from models.recommendations.insights import build_insight
 from models.recommendations.peers import PeerTable
-from serve_deployments.features import unknown_advertiser
-from serve_deployments.http.application import AS_OF, Application, Endpoint, query_time
+from serve_deployments.features import ADVERTISER_ID, unknown_advertiser
+from serve_deployments.http.application import Application, Endpoint
+from serve_deployments.http.queries import AS_OF, path_id, query_time
 from serve_deployments.serving.feature_reader import FeatureReader
 from tocsin.caching import Cache, Cacheable
 from tocsin.clock import Clock, SystemClock, to_datetime
@@ -70,12 +71,12 @@ class Insights(Application):
     endpoints: ClassVar[tuple[Endpoint, ...]] = (
         Endpoint(
             method="GET",
-            path="/{advertiser_id:path}",
+            path="/{advertiser_id:text}",
             handler="insight",
             summary="Churn risk, spend trend and a recommendation for one advertiser",
             description="Answers even while storage or the model is down: degraded, and it says what is missing.",
             answer=InsightAnswer,
-            parameters=(AS_OF,),
+            parameters=(ADVERTISER_ID, AS_OF),
             problems=(401, 404, 422),
         ),
     )
@@ -103,7 +104,7 @@ class Insights(Application):
 
     async def insight(self, request: Request) -> InsightAnswer:
         """One advertiser; a question about another moment is never answered from a cache."""
-        advertiser_id = request.path_params["advertiser_id"]
+        advertiser_id = path_id(request, "advertiser_id")
         asked = query_time(request, "as_of")
         if asked is not None:
             return await self._make(advertiser_id, asked)

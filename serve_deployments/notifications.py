@@ -7,10 +7,12 @@ from collections import Counter, defaultdict
 from typing import ClassVar
 from uuid import uuid4
 
+from msgspec.structs import replace
 from starlette.requests import Request
 
 from routing.intake.admission import AdmissionPolicy
 from routing.intake.intake import Accepted, Intake, check_notification, receipt_of
+from routing.intake.mending import NotificationMender
 from routing.intake.priority import Classifier
 from routing.ledger.ledger import Ledger
 from serve_deployments.http.application import (
@@ -18,11 +20,10 @@ from serve_deployments.http.application import (
     Endpoint,
     Parameter,
     RejectedBatchError,
-    is_ndjson,
-    query_flag,
-    read_body,
     traceparent_of,
 )
+from serve_deployments.http.bodies import is_ndjson, read_body
+from serve_deployments.http.queries import NOTIFICATION_ID, query_flag
 from serve_deployments.serving.gate import Gate, refusal
 from serve_deployments.serving.lane_set import LaneSet
 from tocsin.clock import Clock, SystemClock
@@ -50,7 +51,7 @@ IDEMPOTENCY_KEY = Parameter(
     name="Idempotency-Key",
     where="header",
     description="A repeat with the same key within 24 h returns the first receipts and stores nothing",
-    schema={"type": "string", "maxLength": MAX_IDEMPOTENCY_KEY},
+    schema={"type": "string", "maxLength": MAX_IDEMPOTENCY_KEY, "pattern": "^[ -~]*$"},
 )
 ATOMIC = Parameter(
     name="atomic",
@@ -79,7 +80,11 @@ class Notifications(Application):
                 "are refused: with 429 when none or not all of an atomic request can be accepted, else by index with "
                 "the code `overloaded` and a `retry_after_s`; with `storage-unavailable` when only the storage of "
                 "their lane is away. `durability` says what storage had done with a record when it answered; a P0 "
-                "waits up to 1.2 s for the disk where storage syncs once a second."
+                "waits up to 1.2 s for the disk where storage syncs once a second. A P0 is not refused for its texts: "
+                "`title`, `body`, `alert_type` and the values of `data` are cleaned of control characters and cut to "
+                "their limits, and an unknown `severity` is read as Unknown; `changed` in its receipt says so. Its "
+                "priority is judged after that. P1 and P2 are refused for the same. A name given twice in a record is "
+                "refused in records sent one by one and in arrays up to 16 KiB."
             ),
             request=NotificationRequest,
             many=True,
@@ -94,6 +99,7 @@ class Notifications(Application):
             handler="status",
             summary="State and timeline of one notification",
             answer=NotificationStatus,
+            parameters=(NOTIFICATION_ID,),
             problems=(401, 404, 422, 503),
         ),
     )
@@ -107,9 +113,11 @@ class Notifications(Application):
             name: Ledger(lane, lane.client, retention_s=settings.outcome_retention_s)
             for name, lane in self._lanes.lanes.items()
         }
-        self._intake = Intake(Classifier(), {name: settings.partitions(name) for name in NOTIFICATION_LANES})
+        classifier = Classifier()
+        self._intake = Intake(classifier, {name: settings.partitions(name) for name in NOTIFICATION_LANES})
         self._bulky = asyncio.Semaphore(MAX_BULKY)
-        self._decoder = RecordDecoder(NotificationRequest, check_notification)
+        mender = NotificationMender(classifier)
+        self._decoder = RecordDecoder(NotificationRequest, check_notification, mender)
         policy = AdmissionPolicy.of(settings)
         self._gate = Gate(self._lanes.lanes, policy, self._clock)
 
@@ -149,6 +157,8 @@ class Notifications(Application):
         admitted, refused = await self._sift(wanted, sources, keyed=bool(key), atomic=atomic)
         fingerprint = fingerprint_of(body) if key else ""
         receipts, failed = await self._store(admitted, key, fingerprint, now=now, atomic=atomic)
+        if decoded.changes:
+            receipts = [replace(one, changed=decoded.changes.get(one.index, ())) for one in receipts]
         await asyncio.sleep(0)
         return _answer(receipts, sorted(decoded.errors + refused + failed, key=lambda error: error.index))
 

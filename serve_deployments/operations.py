@@ -17,7 +17,7 @@ from starlette.staticfiles import StaticFiles
 from features.online.store import FeatureStore
 from features.shard.event_log import Backlog, read_backlog
 from models.registry.registry import Registry
-from serve_deployments.http.application import Application, Endpoint, json_response
+from serve_deployments.http.application import Application, Endpoint, json_response, route_of
 from serve_deployments.metrics import scrape
 from serve_deployments.serving.lane_set import LaneSet
 from tocsin.clock import SystemClock
@@ -124,7 +124,7 @@ class Operations(Application):
             summary="Can it do its job?",
             description="200 when storage answers and every lane has a consumer, else 503 with the checks.",
             answer=Readiness,
-            problems=(503,),
+            also=(503,),
             public=True,
         ),
         Endpoint(
@@ -163,8 +163,10 @@ class Operations(Application):
         """The endpoints, and the documentation for browsers."""
         app = super().__serve_build_asgi_app__()
         assets = str(resources.files("fastapi_swagger") / "resources")
-        app.add_route("/docs", self._docs)
-        app.add_route("/openapi.json", self._openapi)
+        app.router.routes += [
+            route_of("/docs", {"GET": self._docs}),
+            route_of("/openapi.json", {"GET": self._openapi}),
+        ]
         app.router.routes.append(Mount("/docs/assets", StaticFiles(directory=assets)))
         return app
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import ClassVar
 
 from starlette.requests import Request
@@ -13,17 +12,15 @@ from serve_deployments.http.application import (
     Application,
     Endpoint,
     Parameter,
-    RejectedBatchError,
-    UnsupportedMediaError,
-    is_ndjson,
-    query_int,
-    read_body,
 )
+from serve_deployments.http.bodies import read_object
+from serve_deployments.http.queries import id_parameter, path_id, query_int, query_text
 from tocsin.clock import Clock, SystemClock
-from tocsin.errors import InvalidRecordError, NotFoundError
+from tocsin.errors import NotFoundError
 from tocsin.settings import Settings
 from tocsin.storage.connect import WRITE_TIMEOUT_S, connect, resolve_url
 from tocsin.wire.decoding import RecordDecoder
+from tocsin.wire.limits import TEXT_PATTERN
 from tocsin.wire.recipients import MAX_ID, Recipient, RecipientPage, RecipientRemoved, RecipientRequest
 
 MAX_PAGE = 500
@@ -38,7 +35,10 @@ AFTER = Parameter(
     name="after",
     where="query",
     description="Only ids after this one: `next` of the page before",
-    schema={"type": "string", "maxLength": MAX_ID},
+    schema={"type": "string", "maxLength": MAX_ID, "pattern": TEXT_PATTERN},
+)
+RECIPIENT_ID = id_parameter(
+    "recipient_id", "A recipient, as notifications name it", MAX_ID, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$"
 )
 
 
@@ -57,16 +57,17 @@ class Recipients(Application):
         ),
         Endpoint(
             method="GET",
-            path="/{recipient_id:path}",
+            path="/{recipient_id:text}",
             handler="show",
             summary="How one recipient wants to be told",
-            description="Its targets are masked.",
+            description="Its targets, and the path of its webhook, are masked.",
             answer=Recipient,
+            parameters=(RECIPIENT_ID,),
             problems=(401, 404, 422, 503),
         ),
         Endpoint(
             method="PUT",
-            path="/{recipient_id:path}",
+            path="/{recipient_id:text}",
             handler="put",
             summary="Say how a recipient wants to be told",
             description=(
@@ -75,15 +76,17 @@ class Recipients(Application):
             ),
             request=RecipientRequest,
             answer=Recipient,
-            problems=(401, 413, 415, 422, 503),
+            parameters=(RECIPIENT_ID,),
+            problems=(401, 409, 413, 415, 422, 503),
         ),
         Endpoint(
             method="DELETE",
-            path="/{recipient_id:path}",
+            path="/{recipient_id:text}",
             handler="remove",
             summary="Forget how a recipient wants to be told",
             description="From then on it is told as each notification says. Harmless when there is none.",
             answer=RecipientRemoved,
+            parameters=(RECIPIENT_ID,),
             problems=(401, 422, 503),
         ),
     )
@@ -98,15 +101,13 @@ class Recipients(Application):
     async def page(self, request: Request) -> RecipientPage:
         """In the order of ids, with the id to go on after."""
         limit = query_int(request, "limit", 50, least=1, most=MAX_PAGE)
-        after = request.query_params.get("after", "")
-        if len(after) > MAX_ID:
-            raise InvalidRecordError("`after` is no id", field="after", limit=f"length <= {MAX_ID}")
+        after = query_text(request, "after", MAX_ID)
         total, found, following = await self._store.page(after=after, limit=limit)
         return RecipientPage(total=total, items=[masked(one) for one in found], next=following)
 
     async def show(self, request: Request) -> Recipient:
         """One recipient."""
-        recipient_id = request.path_params["recipient_id"]
+        recipient_id = path_id(request, "recipient_id", MAX_ID)
         (found,) = await self._store.get_many([recipient_id])
         if found is None:
             raise NotFoundError(
@@ -117,18 +118,9 @@ class Recipients(Application):
 
     async def put(self, request: Request) -> Recipient:
         """Check, keep, and show what is kept."""
-        recipient_id = request.path_params["recipient_id"]
-        if is_ndjson(request):
-            raise UnsupportedMediaError(
-                "a recipient is one JSON object", field="content-type", limit="application/json"
-            )
-        body, now = await read_body(request), self._clock.now()
-        if _ARRAY.match(body):
-            raise InvalidRecordError("a recipient is one JSON object", field="body", limit="one object")
-        decoded = self._decoder.decode(body, ndjson=False, now=now)
-        if decoded.errors:
-            raise RejectedBatchError(decoded.errors, 1, atomic=False)
-        asked = decoded.records[0][1]
+        recipient_id = path_id(request, "recipient_id", MAX_ID)
+        now = self._clock.now()
+        asked = await read_object(request, self._decoder, now=now)
         check_recipient(recipient_id, asked)
         (before,) = await self._store.get_many([recipient_id])
         recipient = kept(recipient_id, asked, before, now=now)
@@ -137,9 +129,6 @@ class Recipients(Application):
 
     async def remove(self, request: Request) -> RecipientRemoved:
         """Forget one."""
-        recipient_id = request.path_params["recipient_id"]
+        recipient_id = path_id(request, "recipient_id", MAX_ID)
         check_recipient(recipient_id, RecipientRequest())
         return RecipientRemoved(id=recipient_id, removed=await self._store.delete(recipient_id))
-
-
-_ARRAY = re.compile(rb"\s*\[")

@@ -39,6 +39,12 @@ class InvalidRecordError(TocsinError):
         self.limit = limit
 
 
+class ContradictionError(InvalidRecordError):
+    """A record is well formed, and contradicts what it is about or what is kept of it."""
+
+    code = "conflict"
+
+
 class UnreadableFileError(TocsinError):
     """A file is missing, empty, malformed, or lacks a column."""
 

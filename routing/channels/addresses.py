@@ -14,6 +14,8 @@ from urllib.parse import urlsplit
 
 from routing.channels import Failure, FailureReason
 
+# One number, mail address or id: nothing that separates a list, or the parts of a URL.
+ADDRESS_PATTERN = r"^[^\s,;/?#%&\\\x00-\x1f\x7f-\x9f]+$"
 _ONE_ADDRESS = re.compile(r"[^\s,;/?#%&\\\x00-\x1f\x7f]{1,256}")
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
 

@@ -23,11 +23,15 @@ from msgspec import Meta
 
 from routing.emergency.device_status import DeviceStatus
 from routing.emergency.lookups import Lookup, LookupFailedError, LookupReason
+from routing.intake.mending import fit
+from routing.intake.text import clean
 from tocsin.caching import Cacheable
-from tocsin.wire.notifications import NotificationRequest, Receipt
+from tocsin.wire.notifications import FieldChange, NotificationRequest, Receipt
 
 CONTACTS_DEADLINE_S = 0.3
 MAX_CONTACTS = 10
+MAX_LOCATION = 256
+MAX_MESSAGE = 2048
 
 Contact = Annotated[str, Meta(min_length=1, max_length=256)]
 
@@ -48,9 +52,11 @@ class EmergencyCallRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=Tr
     contacts: Annotated[
         tuple[Contact, ...], Meta(min_length=1, max_length=MAX_CONTACTS, description="Who is to be told")
     ]
-    location: Annotated[str, Meta(max_length=256, examples=["Flat 4, kitchen"])] = ""
+    location: Annotated[
+        str, Meta(description=f"Cut at {MAX_LOCATION} characters", examples=["Flat 4, kitchen"])
+    ] = ""
     device_id: Annotated[str, Meta(max_length=128, description="The device that raised the alarm")] = ""
-    message: Annotated[str, Meta(max_length=2048)] = ""
+    message: Annotated[str, Meta(description=f"Cut at {MAX_MESSAGE} characters")] = ""
 
 
 class EmergencyCallAccepted(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,6 +68,7 @@ class EmergencyCallAccepted(msgspec.Struct, frozen=True, kw_only=True):
     degraded: bool
     degraded_reasons: list[str]
     receipts: list[Receipt]  # in the order of `contacts`
+    changed: tuple[FieldChange, ...] = ()  # texts of the call that were cleaned or cut
 
 
 class KnownContacts(msgspec.Struct, Cacheable, frozen=True, array_like=True):
@@ -126,6 +133,14 @@ class ContactsClient:
         question = {"caller": call.caller, "kind": call.kind, "contacts": call.contacts}
         answer = await self._lookup.ask("POST", ContactsAnswer, body=question)
         return tuple(contact for contact in dict.fromkeys(call.contacts) if contact in answer.valid)
+
+
+def mend_call(call: EmergencyCallRequest) -> tuple[EmergencyCallRequest, tuple[FieldChange, ...]]:
+    """A call with its location and message cleaned and cut, and what was changed; who is meant is never touched."""
+    location, of_location = fit("location", call.location, MAX_LOCATION)
+    message, of_message = fit("message", call.message, MAX_MESSAGE)
+    mended = msgspec.structs.replace(call, location=location, message=message)
+    return mended, (*of_location, *of_message)
 
 
 class EmergencyCalls:
@@ -193,7 +208,7 @@ UNKNOWN = "unknown"
 def compose(call: EmergencyCallRequest, plan: EmergencyPlan) -> list[NotificationRequest]:
     """The notifications of a call, one for each contact of the plan, in its order; all are P0."""
     lines = [call.message, f"Location: {call.location}" if call.location else "", _device_line(call, plan)]
-    body = "\n".join(line for line in lines if line)
+    body = clean("\n".join(line for line in lines if line))
     data = {
         "caller": call.caller,
         "kind": call.kind,
@@ -207,11 +222,11 @@ def compose(call: EmergencyCallRequest, plan: EmergencyPlan) -> list[Notificatio
             type="emergency",
             alert_type=call.kind,
             severity="Extreme",
-            title=f"{TITLES[call.kind]}: {call.caller} calls for help",
+            title=clean(f"{TITLES[call.kind]}: {call.caller} calls for help"),
             recipient=contact,
             body=body,
             source="emergency-calls",
-            data={name: str(value) for name, value in data.items() if value},
+            data={name: clean(str(value)) for name, value in data.items() if value},
         )
         for contact in plan.contacts
     ]
@@ -220,7 +235,9 @@ def compose(call: EmergencyCallRequest, plan: EmergencyPlan) -> list[Notificatio
 TITLES = {"fire": "Fire", "medical": "Medical emergency", "security": "Security alarm", "other": "Emergency"}
 
 
-def accepted(plan: EmergencyPlan, receipts: Sequence[Receipt]) -> EmergencyCallAccepted:
+def accepted(
+    plan: EmergencyPlan, receipts: Sequence[Receipt], changed: tuple[FieldChange, ...] = ()
+) -> EmergencyCallAccepted:
     """The answer to the caller."""
     return EmergencyCallAccepted(
         contacts=list(plan.contacts),
@@ -229,6 +246,7 @@ def accepted(plan: EmergencyPlan, receipts: Sequence[Receipt]) -> EmergencyCallA
         degraded=bool(plan.reasons),
         degraded_reasons=list(plan.reasons),
         receipts=list(receipts),
+        changed=changed,
     )
 
 

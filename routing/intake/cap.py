@@ -24,6 +24,7 @@ import msgspec
 from defusedxml.common import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
+from routing.intake.text import clip
 from tocsin.errors import UnreadableFileError
 from tocsin.wire.notifications import NotificationRequest
 
@@ -116,15 +117,6 @@ def parse_alerts(content: bytes, *, name: str = "the document") -> AlertFeed:
         except _RejectedError as error:
             rejects.append(AlertReject(position, alert.id, clip(str(error), REASON_CHARS)))
     return AlertFeed(alerts, rejects)
-
-
-def clip(text: str, limit: int) -> str:
-    """Text of at most `limit` characters, cut after a word, with an ellipsis where something is missing."""
-    if len(text) <= limit:
-        return text
-    cut = text[: limit - 1]
-    word = cut.rpartition(" ")[0].rstrip(" ,;:.")
-    return (word if len(word) > limit // 2 else cut) + "…"
 
 
 # --------------------------------------------------------------------------- the document

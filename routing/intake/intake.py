@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import msgspec
@@ -11,18 +12,30 @@ from tocsin.clock import to_datetime, to_epoch
 from tocsin.errors import InvalidRecordError
 from tocsin.streams.records import Placement, Record, partition_of
 from tocsin.wire.lanes import Durability, LaneName
-from tocsin.wire.limits import MAX_EXPIRY_S
-from tocsin.wire.notifications import Envelope, Notification, NotificationRequest, Receipt
+from tocsin.wire.limits import MAX_EXPIRY_S, URL_PATTERN
+from tocsin.wire.masking import masked_url
+from tocsin.wire.notifications import (
+    PLATFORM_SOURCE,
+    Envelope,
+    Notification,
+    NotificationRequest,
+    Receipt,
+)
 
 _encode = msgspec.msgpack.Encoder().encode
+_URL = re.compile(URL_PATTERN.removesuffix("$") + r"\Z")
 
 
 def check_notification(request: NotificationRequest, now: float) -> None:
-    """The rules about time and addresses.
+    """The rules about time, addresses and the platform's own name.
 
     Raises:
         InvalidRecordError: names the field and the limit.
     """
+    if request.source.strip().casefold() == PLATFORM_SOURCE:
+        raise InvalidRecordError(
+            f"`source` {PLATFORM_SOURCE!r} is the platform's own", field="source", limit="a name of yours"
+        )
     if request.expires_at is not None and to_epoch(request.expires_at) <= 0:  # 0 travels as "never"
         raise InvalidRecordError(
             "`expires_at` is too long ago", field="expires_at", limit="> 1970-01-01T00:00:00Z"
@@ -42,7 +55,7 @@ def check_webhook_url(url: str | None) -> None:
     Raises:
         InvalidRecordError: it is not.
     """
-    if url is not None and not (url.startswith(("http://", "https://")) and url.isascii() and " " not in url):
+    if url is not None and not _URL.match(url):
         raise InvalidRecordError(
             "`webhook_url` is not an http:// or https:// URL",
             field="webhook_url",
@@ -131,3 +144,10 @@ def to_request(notification: Notification) -> NotificationRequest:
         dedup_key=notification.dedup_key or None,
         data=notification.data,
     )
+
+
+def shown_request(notification: Notification) -> NotificationRequest:
+    """The original for people: its webhook's URL may hold a token, so they see the host alone."""
+    request = to_request(notification)
+    url = request.webhook_url
+    return request if url is None else msgspec.structs.replace(request, webhook_url=masked_url(url))

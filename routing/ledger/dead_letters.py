@@ -19,7 +19,7 @@ from redis import asyncio as aioredis
 from redis.asyncio.client import Pipeline
 
 from routing.deliveries import Delivery
-from routing.intake.intake import to_request
+from routing.intake.intake import shown_request
 from routing.ledger.dead_letter_scripts import purge_letter, replay_letter
 from tocsin.clock import to_datetime, to_epoch
 from tocsin.errors import InvalidRecordError, NotFoundError
@@ -260,7 +260,7 @@ def view_dead_letter(letter: DeadLetter) -> DeadLetterView:
         failed_at=to_datetime(letter.failed_at),
         attempt_count=letter.earlier_attempts + len(letter.attempts),
         attempts=view_attempts(letter.attempts),
-        notification=to_request(letter.notification),
+        notification=shown_request(letter.notification),
         traceparent=letter.notification.traceparent,
         replays=letter.replays,
     )

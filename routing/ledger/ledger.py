@@ -18,7 +18,7 @@ from redis import asyncio as aioredis
 from redis.asyncio.client import Pipeline
 
 from routing.deliveries import Delivery, OutcomeReason
-from routing.intake.intake import to_request
+from routing.intake.intake import shown_request
 from routing.ledger.dead_letters import stage_letters, view_attempts
 from routing.ledger.outcomes import Outcome, by_origin, field, fields, unpack
 from tocsin.clock import to_datetime
@@ -232,5 +232,5 @@ def _status(
         reason=outcome.reason if outcome else "",
         attempts=view_attempts(attempts),
         timeline=timeline,
-        notification=to_request(envelope.notification) if envelope else None,
+        notification=shown_request(envelope.notification) if envelope else None,
     )

@@ -1,4 +1,4 @@
-"""HTTP, once for all applications: endpoints as a table, problem details, the API key, bounded bodies.
+"""HTTP, once for all applications: endpoints as a table, problem details, the API key.
 
 An application is a plain class with a tuple of `Endpoint`s, each naming a method of the class. The same table
 makes the routes and the OpenAPI document, so they cannot disagree.
@@ -13,21 +13,29 @@ import math
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
-from datetime import UTC, datetime
 from typing import Any, ClassVar
 
 import msgspec
 from starlette.applications import Starlette
+from starlette.convertors import Convertor, register_url_convertor
+from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve_deployments.http.deadlines import DeadlineExceededError, Deadlines
+from serve_deployments.http.bodies import (
+    ACCEPT_ENCODING,
+    BodyTooLargeError,
+    UnsupportedEncodingError,
+    UnsupportedMediaError,
+)
 from tocsin.errors import (
     ConflictError,
+    ContradictionError,
     InvalidRecordError,
     ModelUnavailableError,
     NotFoundError,
@@ -37,11 +45,13 @@ from tocsin.errors import (
     UnauthorizedError,
 )
 from tocsin.settings import Settings
-from tocsin.wire.limits import MAX_BODY_BYTES
 from tocsin.wire.problems import Problem, RecordError
 
 log = logging.getLogger(__name__)
 
+Handler = Callable[[Request], Awaitable[Response]]
+
+SAFE = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
 PROBLEM_TYPE = "urn:tocsin:problem:"
 RETRY_AFTER_MODEL_S = 30
 _TRACEPARENT = re.compile(r"^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$")
@@ -61,7 +71,7 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     """One operation: what it is called, takes and answers."""
 
     method: str
-    path: str  # below the application's prefix; `{name:path}` takes slashes
+    path: str  # below the application's prefix; `{name:text}` takes any character
     handler: str  # the method of the application's class
     summary: str
     answer: Any
@@ -71,17 +81,10 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     many: bool = False  # the body may also be an array or NDJSON of `request`
     parameters: tuple[Parameter, ...] = ()
     problems: tuple[int, ...] = ()
+    also: tuple[int, ...] = ()  # other statuses with the same answer
     public: bool = False  # needs no API key
     bulk: bool = False  # works on much at once, and may take as long as a large body
     media_type: str = "application/json"  # of the answer
-
-
-AS_OF = Parameter(
-    name="as_of",
-    where="query",
-    description="Answer as of this moment (RFC 3339) instead of now",
-    schema={"type": "string", "format": "date-time"},
-)
 
 
 class Application:
@@ -99,13 +102,12 @@ class Application:
 
     def __serve_build_asgi_app__(self) -> Starlette:
         """The ASGI application, built in the replica."""
-        routes = [
-            Route(endpoint.path, _run(self, endpoint), methods=[endpoint.method])
-            for endpoint in self.endpoints
-        ]
+        paths: dict[str, dict[str, Handler]] = {}
+        for endpoint in self.endpoints:
+            paths.setdefault(endpoint.path, {})[endpoint.method] = _run(self, endpoint)
         return Starlette(
-            routes=routes,
-            middleware=[Middleware(BarePrefix)],
+            routes=[route_of(path, handlers) for path, handlers in paths.items()],
+            middleware=[Middleware(SafeAnswers), Middleware(BarePrefix)],
             lifespan=self._lifespan,
             exception_handlers={HTTPException: _http_error, Exception: _unexpected},
         )
@@ -124,6 +126,55 @@ class Application:
         """Load what the first request would wait for; runs in parallel with the requests until the replica ends."""
 
 
+class Text(Convertor[str]):
+    """A part of a path that takes every character, slashes and newlines too, but is not empty."""
+
+    regex = "(?s:.+)"
+
+    def convert(self, value: str) -> str:
+        """As it is."""
+        return value
+
+    def to_string(self, value: str) -> str:
+        """As it is."""
+        return value
+
+
+register_url_convertor("text", Text())
+
+
+def route_of(path: str, handlers: Mapping[str, Handler]) -> Route:
+    """All methods of one path. The first path that fits decides: a method it does not have is 405, not another's."""
+    allowed = sorted({*handlers, *(["HEAD"] if "GET" in handlers else [])})
+
+    async def run(request: Request) -> Response:
+        handler = handlers.get("GET" if request.method == "HEAD" else request.method)
+        if handler is None:
+            raise HTTPException(405, headers={"allow": ", ".join(allowed)})
+        return await handler(request)
+
+    route = Route(path, run)
+    route.methods = None  # or it would pass on what it does not have to the next path that fits
+    return route
+
+
+class SafeAnswers:
+    """Keeps every answer out of caches, and browsers from guessing what it is."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Add the headers as the answer starts."""
+
+        async def sent(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(SAFE)
+            await send(message)
+
+        await self._app(scope, receive, sent)
+
+
 class BarePrefix:
     """Lets `/v1/activity` mean `/v1/activity/`: a redirect would lose the body of a POST."""
 
@@ -137,7 +188,7 @@ class BarePrefix:
         await self._app(scope, receive, send)
 
 
-def _run(app: Application, endpoint: Endpoint) -> Callable[[Request], Awaitable[Response]]:
+def _run(app: Application, endpoint: Endpoint) -> Handler:
     handler: Callable[[Request], Awaitable[Any]] = getattr(app, endpoint.handler)
 
     async def run(request: Request) -> Response:
@@ -181,62 +232,6 @@ def authorise(headers: Mapping[str, str], api_key: str) -> None:
         )
 
 
-async def read_body(request: Request) -> bytes:
-    """The body, read no further than the limit.
-
-    Raises:
-        InvalidRecordError: it is larger than 8 MiB (413).
-    """
-    declared = request.headers.get("content-length", "0")
-    chunks: list[bytes] = []
-    size = int(declared) if declared.isdigit() and int(declared) > MAX_BODY_BYTES else 0
-    if size == 0:
-        async for chunk in request.stream():
-            size += len(chunk)
-            if size > MAX_BODY_BYTES:
-                break
-            chunks.append(chunk)
-    if size > MAX_BODY_BYTES:
-        raise BodyTooLargeError(
-            "the body is too large",
-            field="body",
-            limit=f"<= {MAX_BODY_BYTES} bytes",
-            hint="send smaller batches",
-        )
-    return b"".join(chunks)
-
-
-def is_ndjson(request: Request) -> bool:
-    """Whether the body is one JSON object a line.
-
-    Raises:
-        UnsupportedMediaError: the content type is neither JSON nor NDJSON (415).
-    """
-    kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
-    if kind in {"application/x-ndjson", "application/ndjson", "application/jsonl"}:
-        return True
-    if kind in {"application/json", "text/json", ""} or kind.endswith("+json"):
-        return False
-    raise UnsupportedMediaError(
-        f"content type {kind[:64]!r} is not supported",
-        field="content-type",
-        limit="application/json or application/x-ndjson",
-        hint="with curl: -H 'content-type: application/json'",
-    )
-
-
-class BodyTooLargeError(InvalidRecordError):
-    """More bytes than a request may have."""
-
-    code = "body-too-large"
-
-
-class UnsupportedMediaError(InvalidRecordError):
-    """Not JSON and not NDJSON."""
-
-    code = "unsupported-media-type"
-
-
 class RejectedBatchError(InvalidRecordError):
     """No record of the request was accepted."""
 
@@ -252,60 +247,6 @@ class RejectedBatchError(InvalidRecordError):
             hint="nothing was accepted because the request is atomic" if atomic and total > 1 else "",
         )
         self.errors = errors
-
-
-def query_flag(request: Request, name: str) -> bool:
-    """A boolean query parameter; absent is false.
-
-    Raises:
-        InvalidRecordError: it is neither true nor false.
-    """
-    text = request.query_params.get(name, "false").lower()
-    if text not in {"true", "false", "1", "0"}:
-        raise InvalidRecordError(f"`{name}` is not a boolean", field=name, limit="true or false")
-    return text in {"true", "1"}
-
-
-def query_int(request: Request, name: str, default: int, *, least: int, most: int) -> int:
-    """A whole-number query parameter within bounds.
-
-    Raises:
-        InvalidRecordError: it is not a whole number, or out of bounds.
-    """
-    text = request.query_params.get(name)
-    if text is None:
-        return default
-    if not re.fullmatch(r"-?\d{1,12}", text) or not least <= int(text) <= most:
-        raise InvalidRecordError(
-            f"`{name}` is out of range", field=name, limit=f"a whole number, {least} to {most}"
-        )
-    return int(text)
-
-
-def query_time(request: Request, name: str) -> float | None:
-    """A time as a query parameter, in seconds since the epoch; None when absent.
-
-    Raises:
-        InvalidRecordError: it is not RFC 3339 with an offset, or lies outside 2000 to 2100.
-    """
-    text = request.query_params.get(name)
-    if text is None:
-        return None
-    try:
-        moment = msgspec.convert(text, datetime)
-    except msgspec.ValidationError:
-        moment = None
-    if moment is None or moment.tzinfo is None or not EARLIEST <= moment <= LATEST:
-        raise InvalidRecordError(
-            f"`{name}` is not a usable time",
-            field=name,
-            limit="RFC 3339 with an offset, e.g. 2026-01-31T00:00:00Z",
-        )
-    return moment.timestamp()
-
-
-EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
-LATEST = datetime(2100, 1, 1, tzinfo=UTC)
 
 
 def traceparent_of(request: Request) -> str:
@@ -340,6 +281,8 @@ def problem_response(error: TocsinError, request: Request) -> Response:
         headers["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
     elif isinstance(error, ModelUnavailableError):
         headers["retry-after"] = str(RETRY_AFTER_MODEL_S)
+    elif isinstance(error, UnsupportedEncodingError):
+        headers["accept-encoding"] = ACCEPT_ENCODING
     elif isinstance(error, UnauthorizedError):
         headers["www-authenticate"] = "Bearer"
     return Response(_encode(problem), status_code=status, headers=headers)
@@ -353,6 +296,7 @@ def status_of(error: TocsinError) -> int:
 STATUSES: tuple[tuple[type[TocsinError], int], ...] = (
     (BodyTooLargeError, 413),
     (UnsupportedMediaError, 415),
+    (ContradictionError, 409),
     (InvalidRecordError, 422),
     (UnauthorizedError, 401),
     (NotFoundError, 404),
@@ -389,4 +333,6 @@ def _unexpected(request: Request, _error: Exception | None) -> Response:
         detail="the platform failed on this request; its log says why",
         instance=request.url.path,
     )
-    return Response(_encode(problem), status_code=500, headers={"content-type": "application/problem+json"})
+    # The outermost layer may send it, past `SafeAnswers`.
+    headers = {"content-type": "application/problem+json", **SAFE}
+    return Response(_encode(problem), status_code=500, headers=headers)

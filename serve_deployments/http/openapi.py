@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
+import copy
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import msgspec
 
 from serve_deployments.http.application import Endpoint
+from tocsin.wire.limits import TEXT_PATTERN
 from tocsin.wire.problems import Problem
 
 STATUS_TEXT = {
@@ -16,35 +17,66 @@ STATUS_TEXT = {
     202: "Accepted",
     401: "The API key is missing or wrong",
     404: "Not known",
-    409: "The idempotency key was used for another request",
-    413: "The body is larger than 8 MiB",
-    415: "Neither JSON nor NDJSON",
+    405: "Not a method of this path: `Allow` lists them",
+    409: "The request contradicts what is stored: an idempotency key used for another request, a mask without a value",
+    413: "The body is larger than 8 MiB, as sent or inflated",
+    415: "Neither JSON nor NDJSON, or a `Content-Encoding` other than gzip and deflate",
     422: "A record or parameter is invalid: names the field and the limit",
     429: "Shed: try again after `Retry-After`",
     503: "Storage or the model is unavailable: try again after `Retry-After`",
 }
+# Requests whose texts `refuse_control_characters` looks at.
+CLEAN = (
+    "NotificationRequest",
+    "ActivityRequest",
+    "ChurnBatchRequest",
+    "FeaturesRequest",
+    "RecipientRequest",
+    "DeadLetterFilter",
+)
 _REF = "#/components/schemas/{name}"
 
 
-def document(applications: Iterable[tuple[str, str, Iterable[Endpoint]]], *, version: str) -> dict[str, Any]:
+class ApplicationTable(msgspec.Struct, frozen=True):
+    """One application as it is documented."""
+
+    name: str
+    prefix: str
+    endpoints: tuple[Endpoint, ...]
+    shed_status: int  # what an operation answers that is turned away, before its application sees it
+
+
+Facts = Mapping[str, Mapping[str, Mapping[str, Any]]]
+"""By struct and field: what a JSON schema can say of it, and its type does not: the names there are, patterns."""
+
+
+def document(applications: Iterable[ApplicationTable], *, version: str, facts: Facts) -> dict[str, Any]:
     """The OpenAPI 3.1 document of all applications.
 
     Args:
-        applications: Name, path prefix and endpoints of each.
+        applications: Each with its endpoints.
         version: The product's version.
+        facts: Added to the schemas of requests.
     """
-    tables = [(name, prefix, tuple(endpoints)) for name, prefix, endpoints in applications]
+    tables = list(applications)
     kinds = [
-        kind for _, _, table in tables for e in table for kind in (e.answer, e.request) if kind is not None
+        kind
+        for table in tables
+        for e in table.endpoints
+        for kind in (e.answer, e.request)
+        if kind is not None
     ]
     schemas, components = msgspec.json.schema_components([*kinds, Problem], ref_template=_REF)
     refs = dict(zip(map(repr, [*kinds, Problem]), schemas, strict=True))
+    _tell_sent_from_shown(components)
+    _state_texts(components)
+    _state_facts(components, facts)
     paths: dict[str, dict[str, Any]] = {}
-    for name, prefix, table in tables:
-        for endpoint in table:
-            path = (prefix.rstrip("/") + endpoint.path).rstrip("/") or "/"
-            shown = path.replace(":path}", "}")
-            paths.setdefault(shown, {})[endpoint.method.lower()] = _operation(name, endpoint, refs)
+    for table in tables:
+        for endpoint in table.endpoints:
+            path = (table.prefix.rstrip("/") + endpoint.path).rstrip("/") or "/"
+            shown = path.replace(":text}", "}")
+            paths.setdefault(shown, {})[endpoint.method.lower()] = _operation(table, endpoint, refs)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -59,30 +91,68 @@ def document(applications: Iterable[tuple[str, str, Iterable[Endpoint]]], *, ver
             "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},
         },
         "security": [{}, {"bearer": []}],
-        "tags": [{"name": name} for name, _, _ in tables],
+        "tags": [{"name": table.name} for table in tables],
     }
 
 
-def _operation(name: str, endpoint: Endpoint, refs: dict[str, Any]) -> dict[str, Any]:
+def _tell_sent_from_shown(components: dict[str, Any]) -> None:
+    """Give what answers show of a notification a schema of its own: an emergency call's may hold any text."""
+    sent, shown = (_REF.format(name=name) for name in ("NotificationRequest", "NotificationShown"))
+    components["NotificationShown"] = copy.deepcopy(components["NotificationRequest"])
+    for name in ("NotificationStatus", "DeadLetterView"):
+        text = msgspec.json.encode(components[name]).decode().replace(f'"{sent}"', f'"{shown}"')
+        components[name] = msgspec.json.decode(text)
+    del components["NotificationShown"]["properties"]["source"]["not"]
+
+
+def _state_texts(components: dict[str, Any]) -> None:
+    """Every text of a request but those with a pattern of their own: no control characters."""
+    for kind in CLEAN:
+        for schema in components.get(kind, {}).get("properties", {}).values():
+            for one in _strings(schema):
+                one.setdefault("pattern", TEXT_PATTERN)
+
+
+def _strings(schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The texts in a field, in its items, names and values."""
+    if schema.get("type") == "string" and not schema.keys() & {"enum", "format"}:
+        yield schema
+    if "propertyNames" in schema:
+        yield schema["propertyNames"]
+    inner = [schema.get(name) for name in ("items", "additionalProperties")]
+    for one in (*inner, *schema.get("anyOf", ())):
+        if isinstance(one, dict):
+            yield from _strings(one)
+
+
+def _state_facts(components: dict[str, Any], facts: Facts) -> None:
+    for kind, fields in facts.items():
+        for name, schema in fields.items():
+            components[kind]["properties"][name] |= schema
+
+
+def _operation(table: ApplicationTable, endpoint: Endpoint, refs: dict[str, Any]) -> dict[str, Any]:
+    name = table.name
     parameters = [
-        {"name": part, "in": "path", "required": True, "schema": {"type": "string"}}
-        for part in re.findall(r"\{(\w+)(?::path)?\}", endpoint.path)
-    ]
-    parameters += [
-        {"name": p.name, "in": p.where, "required": False, "description": p.description, "schema": p.schema}
+        {
+            "name": p.name,
+            "in": p.where,
+            "required": p.where == "path",
+            "description": p.description,
+            "schema": p.schema,
+        }
         for p in endpoint.parameters
     ]
     answers: dict[str, Any] = {
-        str(endpoint.status): {
-            "description": STATUS_TEXT[endpoint.status],
+        str(status): {
+            "description": STATUS_TEXT[status],
             "content": {endpoint.media_type: {"schema": refs[repr(endpoint.answer)]}},
         }
+        for status in (endpoint.status, *endpoint.also)
     }
-    for status in endpoint.problems:
-        answers[str(status)] = {
-            "description": STATUS_TEXT[status],
-            "content": {"application/problem+json": {"schema": refs[repr(Problem)]}},
-        }
+    for status in sorted({*endpoint.problems, table.shed_status}):
+        answer = answers.setdefault(str(status), {"description": STATUS_TEXT[status], "content": {}})
+        answer["content"]["application/problem+json"] = {"schema": refs[repr(Problem)]}
     operation: dict[str, Any] = {
         "tags": [name],
         "operationId": f"{name}_{endpoint.handler}".replace("-", "_"),

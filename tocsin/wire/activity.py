@@ -18,7 +18,8 @@ class ActivityRequest(Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
     advertiser_id: Identifier
     event_time: Annotated[
-        AwareDatetime, Meta(description="When it happened, or the end of the period it sums up")
+        AwareDatetime,
+        Meta(description="When it happened, or the end of the period it sums up: 2000 to one day from now"),
     ]
     amount: Annotated[float, Meta(ge=0, le=MAX_AMOUNT, description="Spend, in the account's currency")] = 0.0
     kind: Literal["spend", "campaign"] = "spend"

@@ -20,7 +20,17 @@ MAX_RATE = 1000.0  # letters a second
 DEFAULT_RATE = 100.0
 
 NotificationLane = Literal["p0", "p1", "p2"]
-Cursor = Annotated[str, Meta(max_length=160, description="Go on from where an earlier answer ended")]
+CURSOR_PATTERN = (
+    r"^([0-9]{1,12}(\.[0-9]{1,9})?_[a-z0-9]{1,16}-[0-9]{1,6}-[0-9]{1,19}-[0-9]{1,19}-[0-9]{1,6})?$"
+)
+Cursor = Annotated[
+    str,
+    Meta(
+        max_length=160,
+        description="Go on from where an earlier answer ended",
+        extra_json_schema={"pattern": CURSOR_PATTERN},
+    ),
+]
 Limit = Annotated[int, Meta(ge=1, le=MAX_HANDLED, description="How many letters to handle at the most")]
 DryRun = Annotated[bool, Meta(description="Only say what would be done")]
 

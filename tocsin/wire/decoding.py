@@ -2,19 +2,26 @@
 
 A body is one JSON object, a JSON array of them, or NDJSON (one object a line). A good batch is decoded in one
 pass; only a batch with a fault in it is taken apart record by record to say which one and why.
+
+A name given twice in one object is refused, for a reader cannot know which was meant. The decoder does not notice,
+so the JSON is read a second time: 2 to 3 us for a record that is decoded on its own, and an array up to
+`MAX_CHECKED_BYTES`; a larger array that is good otherwise is not looked at, it would take a third longer
+(`benchmarks/routing/decoding.py`).
 """
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
 from tocsin.errors import InvalidRecordError
-from tocsin.wire.limits import MAX_BATCH_RECORDS, MAX_BODY_BYTES
+from tocsin.wire.limits import MAX_BATCH_RECORDS, MAX_BODY_BYTES, MAX_ID
+from tocsin.wire.notifications import FieldChange
 from tocsin.wire.problems import RecordError
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -22,9 +29,14 @@ T = TypeVar("T", bound=msgspec.Struct)
 # What the decoder raises for bytes that are no record; the last one for JSON nested a thousand deep.
 _UNDECODABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
+MAX_CHECKED_BYTES = 16_384
+
+Mended = tuple[dict[str, Any], tuple[FieldChange, ...]]
+"""The fields of a record as they can be accepted, and what was changed."""
+
 # Escapes of, or raw, control characters: the cheap sign that a closer look is needed.
 _SUSPECT = re.compile(rb"\\u00[01789]|\\[bf]|\x7f|\xc2[\x80-\x9f]")
-_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")  # the last: half a surrogate pair
 _PATH = re.compile(r"^(?P<detail>.*?)(?: - at (?:`key` in )?`\$(?:\[\d+\])?\.?(?P<field>.*)`)?$", re.DOTALL)
 _PLACE = re.compile(r"\[\d+\]")
 _LIMIT = re.compile(r"(?:of length )?(?P<limit>(?:>=|<=|>|<) [-+.\de]+)")
@@ -36,6 +48,7 @@ class Decoded(msgspec.Struct, Generic[T]):
     records: list[tuple[int, T]]
     errors: list[RecordError]
     total: int
+    changes: dict[int, tuple[FieldChange, ...]] = {}  # by index, of records that were mended
 
 
 class RecordDecoder(Generic[T]):
@@ -44,10 +57,18 @@ class RecordDecoder(Generic[T]):
     Args:
         kind: The struct.
         check: Rules a schema cannot state (times, addresses); raises `InvalidRecordError`.
+        mend: Makes a refused object acceptable, where it is better changed than refused; None: it stays refused.
     """
 
-    def __init__(self, kind: type[T], check: Callable[[T, float], None]) -> None:
+    def __init__(
+        self,
+        kind: type[T],
+        check: Callable[[T, float], None],
+        mend: Callable[[dict[str, Any]], Mended | None] | None = None,
+    ) -> None:
+        self._kind = kind
         self._check = check
+        self._mend = mend
         self._choices = choices_of(kind)
         self._one = msgspec.json.Decoder(kind)
         self._many = msgspec.json.Decoder(list[kind])  # type: ignore[valid-type]
@@ -73,11 +94,32 @@ class RecordDecoder(Generic[T]):
             raise InvalidRecordError(
                 "the body is empty", field="body", hint="send a JSON object, array or NDJSON"
             )
-        if not ndjson and stripped.startswith(b"[") and not _SUSPECT.search(body):
-            fast = self._fast(stripped, now)
+        if not ndjson and stripped.startswith(b"["):
+            fast = None if _SUSPECT.search(body) else self._fast(stripped, now)
             if fast is not None:
                 return fast
-        return self._slow(self._split(stripped, ndjson=ndjson), now)
+            try:
+                parts = [bytes(raw) for raw in self._raw.decode(stripped)]
+            except _UNDECODABLE as error:
+                return self._salvage(stripped, now, str(error))
+        else:
+            parts = [line for line in stripped.splitlines() if line.strip()] if ndjson else [stripped]
+        _check_number(len(parts))
+        return self._slow(parts, now)
+
+    def decode_one(self, body: bytes, *, now: float) -> tuple[T, tuple[FieldChange, ...]]:
+        """Decode a body of one object, and say what was changed in it.
+
+        Raises:
+            InvalidRecordError: it is something else, or breaks the schema; names the field and the limit.
+        """
+        if body.lstrip()[:1] == b"[":
+            raise InvalidRecordError("the body is an array", field="body", limit="one JSON object")
+        found = self.decode(body, ndjson=False, now=now)
+        if found.errors:
+            first = found.errors[0]
+            raise InvalidRecordError(first.detail, field=first.field, limit=first.limit)
+        return found.records[0][1], found.changes.get(0, ())
 
     def _fast(self, body: bytes, now: float) -> Decoded[T] | None:
         """The whole array at once; None when something is wrong with it."""
@@ -85,49 +127,94 @@ class RecordDecoder(Generic[T]):
             records = self._many.decode(body)
             if not 0 < len(records) <= MAX_BATCH_RECORDS:
                 return None
+            if len(body) <= MAX_CHECKED_BYTES:
+                refuse_repeated_names(body)
             for record in records:
                 self._check(record, now)
         except (*_UNDECODABLE, InvalidRecordError):
             return None
         return Decoded(list(enumerate(records)), [], len(records))
 
-    def _split(self, body: bytes, *, ndjson: bool) -> list[bytes]:
-        if ndjson:
-            parts = [line for line in body.splitlines() if line.strip()]
-        elif body.startswith(b"["):
-            try:
-                parts = [bytes(raw) for raw in self._raw.decode(body)]
-            except _UNDECODABLE as error:
-                raise InvalidRecordError(f"the body is not valid JSON: {error}", field="body") from None
-        else:
-            parts = [body]
-        if not parts:
-            raise InvalidRecordError("the body holds no record", field="body", limit=">= 1 record")
-        if len(parts) > MAX_BATCH_RECORDS:
-            raise InvalidRecordError(
-                f"the body holds {len(parts):,} records",
-                field="body",
-                limit=f"<= {MAX_BATCH_RECORDS} records",
-            )
-        return parts
-
-    def _slow(self, parts: list[bytes], now: float) -> Decoded[T]:
-        records: list[tuple[int, T]] = []
-        errors: list[RecordError] = []
+    def _slow(self, parts: Sequence[bytes], now: float) -> Decoded[T]:
+        found: Decoded[T] = Decoded([], [], len(parts))
         for index, part in enumerate(parts):
             try:
-                record = self._one.decode(part)
-                refuse_control_characters(record)
-                self._check(record, now)
-            except _UNDECODABLE as error:
-                errors.append(explain(error, index, self._choices))
-            except InvalidRecordError as error:
-                errors.append(
-                    RecordError(index=index, detail=error.message, field=error.field, limit=error.limit)
-                )
-            else:
-                records.append((index, record))
-        return Decoded(records, errors, len(parts))
+                found.records.append((index, self._strictly(part, now)))
+            except (*_UNDECODABLE, InvalidRecordError) as error:
+                if self._mend is None or not self._mended(found, index, loosely_decoded(part), now):
+                    found.errors.append(_complaint(error, index, self._choices))
+        return found
+
+    def _strictly(self, part: bytes, now: float) -> T:
+        record = self._decoded(part)
+        refuse_repeated_names(part)
+        if _SUSPECT.search(part):
+            refuse_control_characters(record)
+        self._check(record, now)
+        return record
+
+    def _decoded(self, part: bytes) -> T:
+        """One record; a whole number may be written with a point, as JSON and its schemas have it."""
+        try:
+            return self._one.decode(part)
+        except msgspec.ValidationError as error:
+            if "got `float`" not in str(error):
+                raise
+            try:
+                return msgspec.convert(json.loads(part, parse_float=_number), self._kind)
+            except (*_UNDECODABLE, ValueError):
+                raise error from None
+
+    def _mended(self, found: Decoded[T], index: int, given: object, now: float) -> bool:
+        """Put a record among those found, mended; false where it cannot be or should not."""
+        mended = self._mend(given) if self._mend is not None and isinstance(given, dict) else None
+        if mended is None:
+            return False
+        fields, changes = mended
+        try:
+            record = msgspec.convert(fields, self._kind)
+            refuse_control_characters(record)
+            self._check(record, now)
+        except (*_UNDECODABLE, InvalidRecordError):
+            return False
+        found.records.append((index, record))
+        if changes:
+            found.changes[index] = changes
+        return True
+
+    def _salvage(self, body: bytes, now: float, fault: str) -> Decoded[T]:
+        """Of an array that is no JSON, for it holds raw control characters, what is worth mending.
+
+        Raises:
+            InvalidRecordError: nothing is.
+        """
+        refusal = InvalidRecordError(f"the body is not valid JSON: {fault}", field="body")
+        items = loosely_decoded(body) if self._mend is not None else None
+        if not isinstance(items, list):
+            raise refusal
+        _check_number(len(items))
+        found: Decoded[T] = Decoded([], [], len(items))
+        for index, item in enumerate(items):
+            if not self._mended(found, index, item, now):
+                found.errors.append(RecordError(index=index, detail=refusal.message, field="body"))
+        if not found.records:
+            raise refusal
+        return found
+
+
+def _check_number(records: int) -> None:
+    if not records:
+        raise InvalidRecordError("the body holds no record", field="body", limit=">= 1 record")
+    if records > MAX_BATCH_RECORDS:
+        raise InvalidRecordError(
+            f"the body holds {records:,} records", field="body", limit=f"<= {MAX_BATCH_RECORDS} records"
+        )
+
+
+def _complaint(error: Exception, index: int, choices: Mapping[str, str]) -> RecordError:
+    if isinstance(error, InvalidRecordError):
+        return RecordError(index=index, detail=error.message, field=error.field, limit=error.limit)
+    return explain(error, index, choices)
 
 
 def choices_of(kind: type[msgspec.Struct]) -> dict[str, str]:
@@ -169,6 +256,54 @@ def explain(error: Exception, index: int, choices: Mapping[str, str] = MappingPr
     if not isinstance(error, msgspec.ValidationError):
         detail = f"not valid JSON: {detail}"
     return RecordError(index=index, detail=detail, field=field, limit=limit)
+
+
+def refuse_repeated_names(body: bytes) -> None:
+    """Refuse JSON in which an object has a name twice.
+
+    Args:
+        body: JSON that was decoded before.
+
+    Raises:
+        InvalidRecordError: names the name.
+    """
+    try:
+        _read_names(body.decode())
+    except (ValueError, RecursionError) as error:
+        raise InvalidRecordError(f"not valid JSON: {error}", field="body") from None
+
+
+def _number(text: str) -> float:
+    found = float(text)
+    return int(found) if found.is_integer() else found
+
+
+def _names_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        name = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        raise InvalidRecordError(
+            f"`{name[:MAX_ID]}` is given more than once",
+            field=name[:MAX_ID],
+            limit="each name once in an object",
+        )
+    return found
+
+
+_read_names = json.JSONDecoder(object_pairs_hook=_names_once).decode
+_read_loosely = json.JSONDecoder(object_pairs_hook=_names_once, strict=False).decode
+
+
+def loosely_decoded(body: bytes) -> object:
+    """What a body means though it holds raw control characters, broken UTF-8 or half a surrogate pair; else None.
+
+    These stay in its texts, the broken bytes as halves of surrogate pairs: to be cleaned, or refused.
+    """
+    try:
+        return _read_loosely(body.decode("utf-8", "surrogateescape").strip())
+    except (ValueError, RecursionError, InvalidRecordError):
+        return None
 
 
 def refuse_control_characters(record: msgspec.Struct) -> None:

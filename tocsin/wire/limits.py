@@ -28,7 +28,18 @@ MAX_CLOCK_SKEW_S = 86_400.0  # an event may be dated this far ahead of our clock
 MAX_EXPIRY_S = 366 * 86_400.0
 
 
-Identifier = Annotated[str, Meta(min_length=1, max_length=128)]
+MAX_ID = 128  # characters of an identifier
+
+
+# A text as `refuse_control_characters` takes it: no control characters but tab and newline.
+TEXT_PATTERN = r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]*$"
+
+
+# As `check_webhook_url` takes it.
+URL_PATTERN = r"^https?://[!-~]+$"
+
+
+Identifier = Annotated[str, Meta(min_length=1, max_length=MAX_ID)]
 
 
 AwareDatetime = Annotated[datetime, Meta(tz=True)]

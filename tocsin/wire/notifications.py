@@ -15,11 +15,14 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 from tocsin.wire.lanes import Durability, LaneName
-from tocsin.wire.limits import AwareDatetime, Identifier
+from tocsin.wire.limits import URL_PATTERN, AwareDatetime, Identifier
 from tocsin.wire.problems import RecordError
 
 # The last six reach a recipient's address (`targets`) through the operator's accounts.
 ChannelName = Literal["log", "webhook", "sink", "email", "sms", "voice", "push", "chat", "apprise"]
+
+
+Severity = Literal["", "Extreme", "Severe", "Moderate", "Minor", "Unknown"]
 
 
 class NotificationState(StrEnum):
@@ -37,6 +40,9 @@ class NotificationState(StrEnum):
     DEAD = "dead"
 
 
+PLATFORM_SOURCE = "tocsin"  # of the platform's own notifications; nobody else's
+
+
 class NotificationRequest(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One notification as a caller sends it.
 
@@ -52,29 +58,47 @@ class NotificationRequest(Struct, frozen=True, forbid_unknown_fields=True, kw_on
     ]
     alert_type: Annotated[str, Meta(max_length=128, examples=["smoke", "low_battery", "weather"])] = ""
     severity: Annotated[
-        Literal["", "Extreme", "Severe", "Moderate", "Minor", "Unknown"],
+        Severity,
         Meta(description="Common Alerting Protocol severity"),
     ] = ""
     body: Annotated[str, Meta(max_length=4096)] = ""
-    source: Annotated[str, Meta(min_length=1, max_length=64, description="The sending system or tenant")] = (
-        "default"
-    )
+    source: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            max_length=64,
+            description=f"The sending system or tenant; `{PLATFORM_SOURCE}` is the platform's own",
+            extra_json_schema={"not": {"enum": [PLATFORM_SOURCE]}},
+        ),
+    ] = "default"
     channels: Annotated[
         tuple[ChannelName, ...],
         Meta(min_length=1, max_length=8, description="Where it goes; for a P0, all at once"),
     ] = ("log",)
     webhook_url: Annotated[
-        Annotated[str, Meta(min_length=8, max_length=2048)] | None,
-        Meta(description="Target of the `webhook` channel; else the platform's own"),
+        Annotated[str, Meta(min_length=8, max_length=2048, extra_json_schema={"pattern": URL_PATTERN})]
+        | None,
+        Meta(
+            description="Target of the `webhook` channel; else the platform's own. Answers show its host alone"
+        ),
     ] = None
     expires_at: Annotated[
-        AwareDatetime | None, Meta(description="A P2 not delivered by then is dropped, and says so")
+        AwareDatetime | None,
+        Meta(description="A P2 not delivered by then is dropped; at most 366 days from now"),
     ] = None
     dedup_key: Annotated[
         Annotated[str, Meta(min_length=1, max_length=256)] | None,
         Meta(description="A repeat within 24 h returns the first receipt"),
     ] = None
     data: Annotated[dict[Identifier, Annotated[str, Meta(max_length=1024)]], Meta(max_length=32)] = {}
+
+
+class FieldChange(Struct, frozen=True, kw_only=True):
+    """What was changed in a P0, so that it need not be refused."""
+
+    field: str
+    change: Literal["cleaned", "cut", "replaced"]
+    detail: str
 
 
 class Receipt(Struct, frozen=True, kw_only=True):
@@ -86,6 +110,7 @@ class Receipt(Struct, frozen=True, kw_only=True):
     accepted_at: datetime
     durability: Durability
     duplicate: bool = False  # true: seen before, this is the first receipt's id
+    changed: tuple[FieldChange, ...] = ()  # of a P0: texts that were cleaned or cut rather than refused
 
 
 class NotificationsAccepted(Struct, frozen=True, kw_only=True):

@@ -14,9 +14,10 @@ from msgspec import Meta, Struct
 from msgspec.structs import fields
 
 from tocsin.wire.lanes import LaneName
+from tocsin.wire.limits import URL_PATTERN
+from tocsin.wire.masking import MASK
 from tocsin.wire.notifications import ChannelName
 
-MASK = "***"  # stands for an address in answers; sent back, it means: as it was
 MAX_ID = 256
 MAX_PER_HOUR = 1000
 MAX_CONTACTS = 5
@@ -47,7 +48,10 @@ class ChannelChoice(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 
 class QuietSpan(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A span of each day, by the clock on the recipient's wall; one that ends before it starts spans midnight."""
+    """A span of each day, by the clock on the recipient's wall; one that ends before it starts spans midnight.
+
+    One that ends when it starts is empty: nothing is held back.
+    """
 
     start: ClockTime
     end: ClockTime
@@ -77,12 +81,20 @@ class RecipientRequest(Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         ),
     ] = None
     webhook_url: Annotated[
-        Annotated[str, Meta(min_length=8, max_length=2048)] | None,
-        Meta(description="Target of the `webhook` channel when a notification names none"),
+        Annotated[str, Meta(min_length=8, max_length=2048, extra_json_schema={"pattern": URL_PATTERN})]
+        | None,
+        Meta(
+            description="Target of the `webhook` channel when a notification names none. Answered with its host "
+            f"alone, as `https://example.org/{MASK}`; sending that keeps the URL as it was"
+        ),
     ] = None
     fallback_contacts: Annotated[
         tuple[RecipientId, ...],
-        Meta(max_length=MAX_CONTACTS, description="Recipients to turn to when a p0 does not get through"),
+        Meta(
+            max_length=MAX_CONTACTS,
+            description="Recipients to turn to when a p0 does not get through",
+            extra_json_schema={"uniqueItems": True},
+        ),
     ] = ()
     targets: Annotated[
         dict[TargetName, Target],

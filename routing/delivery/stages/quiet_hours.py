@@ -67,6 +67,8 @@ def quiet_until(quiet: QuietSpan, now: float) -> float | None:
         log.error("no timezone %r on this machine: no quiet hours kept", quiet.timezone)
         return None
     start, end = time.fromisoformat(quiet.start), time.fromisoformat(quiet.end)
+    if start == end:
+        return None  # an empty span
     local = datetime.fromtimestamp(now, zone)
     if not _within(local, start, end):
         return None

@@ -17,7 +17,7 @@ from routing.recipients.rules import kept, masked
 from tests.fakes import START
 from tests.recipient_fakes import recipient
 from tocsin import AsyncClient, Client, RecipientRequest
-from tocsin.errors import InvalidRecordError, StorageUnavailableError
+from tocsin.errors import ContradictionError, InvalidRecordError, StorageUnavailableError
 from tocsin.wire.recipients import ChannelChoice, QuietSpan, RecipientPage
 
 SECRET = "+49 151 5550100"
@@ -55,7 +55,7 @@ def test_a_mask_keeps_what_was_there_and_an_address_replaces_it() -> None:
 
 @pytest.mark.parametrize("before", [None, recipient()])
 def test_a_mask_of_nothing_is_refused(before: Any) -> None:
-    with pytest.raises(InvalidRecordError, match="sms"):
+    with pytest.raises(ContradictionError, match="sms"):
         kept("r", RecipientRequest(targets={"sms": "***"}), before, now=START)
 
 

@@ -167,6 +167,11 @@ async def test_a_p2_that_expires_before_they_end_is_due_when_it_expires() -> Non
     assert (await decided(LaneName.P1, expires_at=expires_at))[2] == MORNING  # a p1 is told even late
 
 
+@pytest.mark.parametrize("now", ["2026-03-02T21:59:00+01:00", "2026-03-02T22:00:00+01:00"])
+def test_a_span_that_ends_when_it_starts_is_empty(now: str) -> None:
+    assert quiet_until(QuietSpan(start="22:00", end="22:00", timezone="Europe/Berlin"), at(now)) is None
+
+
 async def test_who_has_no_quiet_hours_is_told() -> None:
     batch = [delivery(), delivery()]
     batch[1].recipient = recipient()

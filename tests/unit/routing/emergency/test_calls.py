@@ -320,7 +320,7 @@ def test_the_message_carries_what_helps() -> None:
         ({"contacts": [""]}, "contacts"),
         ({"kind": "boredom"}, "kind"),
         ({"caller": ""}, "caller"),
-        ({"message": "m" * 2049}, "message"),
+        ({"device_id": "d" * 129}, "device_id"),
     ],
 )
 def test_what_is_wrong_with_a_call_is_named(changes: dict[str, Any], field: str) -> None:

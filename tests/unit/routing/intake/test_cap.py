@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from routing.intake.cap import MAX_FILE_BYTES, AlertFeed, clip, parse_alerts, read_alerts
+from routing.intake.cap import MAX_FILE_BYTES, AlertFeed, parse_alerts, read_alerts
+from routing.intake.text import clip
 from tests.paths import DATA
 from tocsin.errors import UnreadableFileError
 

@@ -11,6 +11,7 @@ from routing.intake.intake import check_notification
 from tests.fakes import START
 from tocsin.errors import InvalidRecordError
 from tocsin.wire.activity import ActivityRequest
+from tocsin.wire.dead_letters import ReplayRequest
 from tocsin.wire.decoding import Decoded, RecordDecoder
 from tocsin.wire.limits import MAX_BATCH_RECORDS, MAX_BODY_BYTES
 from tocsin.wire.notifications import ChannelName, NotificationRequest
@@ -308,3 +309,44 @@ def test_any_bytes_are_decoded_or_refused(body: bytes, ndjson: bool) -> None:
     except InvalidRecordError:
         return
     assert len(found.records) + len(found.errors) == found.total > 0
+
+
+# --------------------------------------------------------------------------- names given twice
+
+
+@pytest.mark.parametrize(
+    ("more", "name"),
+    [
+        (', "title": "t"', "title"),
+        (', "t\\u0069tle": "t"', "title"),
+        (', "data": {"k": "1", "k": "1"}', "k"),
+    ],
+)
+def test_a_name_given_twice_is_refused_and_named(more: str, name: str) -> None:
+    error = only_error(one()[:-1] + more + "}")
+    assert (error.field, error.limit) == (name, "each name once in an object")
+
+
+def test_the_other_records_of_an_array_stay_good() -> None:
+    found = decode(f'[{one()}, {one()[:-1]}, "title": "u"}}, {one()}]')
+    assert [index for index, _ in found.records] == [0, 2]
+    assert [(error.index, error.field) for error in found.errors] == [(1, "title")]
+
+
+def test_a_name_in_a_text_is_no_name() -> None:
+    assert decode(one(body='"title": "a", "title": "b"', data={"title": "x"})).errors == []
+
+
+def test_a_whole_number_may_be_written_with_a_point() -> None:
+    decoder = RecordDecoder(ReplayRequest, lambda _record, _now: None)
+    record, _ = decoder.decode_one(b'{"limit": 10.0, "rate": 2.5}', now=START)
+    assert (record.limit, record.rate) == (10, 2.5)
+    for wrong in (b'{"limit": 10.5}', b'{"limit": 1e9}', b'{"limit": 0.0}', b'{"limit": "10"}'):
+        with pytest.raises(InvalidRecordError):
+            decoder.decode_one(wrong, now=START)
+
+
+def test_one_object_is_no_array() -> None:
+    for body in (b"[]", b' [{"limit": 1}]'):
+        with pytest.raises(InvalidRecordError, match="array"):
+            RecordDecoder(ReplayRequest, lambda _record, _now: None).decode_one(body, now=START)
