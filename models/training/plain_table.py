@@ -21,7 +21,10 @@ from sklearn.model_selection import StratifiedKFold, train_test_split
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-from features.importing.tables import CSV_SUFFIXES, PARQUET_SUFFIXES, open_table
+from features.columns import stands_for_nothing
+from features.importing.options import LOOK, ReadOptions
+from features.importing.tables import Part, open_table, readable
+from features.importing.text_files import open_text
 from models.dataset.labels import LabelCounts, count_labels
 from models.dataset.matrix import Floats, calibrate
 from models.dataset.split import TooLittleDataError
@@ -76,23 +79,32 @@ class TableResult:
     findings: list[Finding]
 
 
-def read_table(path: str | os.PathLike[str], label: str) -> tuple[pd.DataFrame, Floats, list[str]]:
-    """The descriptive columns of a CSV or Parquet file, its label as 0 and 1, and the columns left out.
+def read_table(
+    path: str | os.PathLike[str], label: str, options: ReadOptions = LOOK
+) -> tuple[pd.DataFrame, Floats, list[str]]:
+    """The descriptive columns of a text or Parquet table, its label as 0 and 1, and the columns left out.
 
     Raises:
         UnreadableFileError: no such file or column, a label that is neither yes nor no, or no other column.
     """
     try:
-        frame = _read(path)
+        frame = _read(path, options)
     except (OSError, ValueError) as error:
         raise UnreadableFileError(f"{path} cannot be read as a table: {error}") from error
     if label not in frame.columns:
         raise UnreadableFileError(f"{path} has no column {label}; its columns are {', '.join(frame.columns)}")
     said = frame[label].astype(str).str.strip().str.lower()
+    blank = np.flatnonzero(frame[label].isna() | said.map(stands_for_nothing))
+    if len(blank):
+        raise UnreadableFileError(
+            f"{label} is blank in {len(blank):,} of {len(frame):,} rows, the first is row {blank[0] + 1}",
+            hint="drop the rows of which it is not known who left",
+        )
     unknown = sorted(set(said.unique()) - TRUE - FALSE)
     if unknown:
+        row = int(np.flatnonzero(said == unknown[0])[0]) + 1
         raise UnreadableFileError(
-            f"{label} holds {', '.join(repr(value) for value in unknown[:3])}",
+            f"{label} holds {', '.join(repr(value) for value in unknown[:3])}, the first in row {row}",
             hint="yes or no, 1 or 0, true or false",
         )
     columns: dict[str, Any] = {}
@@ -117,11 +129,36 @@ def read_table(path: str | os.PathLike[str], label: str) -> tuple[pd.DataFrame, 
     return pd.DataFrame(columns), churned, dropped
 
 
-def _read(path: str | os.PathLike[str]) -> pd.DataFrame:
-    if str(path).lower().endswith(PARQUET_SUFFIXES):
-        return pd.read_parquet(path)
-    known = str(path).lower().endswith(CSV_SUFFIXES)
-    return pd.read_csv(path, sep=open_table(path).delimiter if known else ",")
+def _read(path: str | os.PathLike[str], options: ReadOptions) -> pd.DataFrame:
+    table = open_table(path, options)
+    frames = []
+    for part in table.parts:
+        with readable(part.path):
+            frames.append(_frame_of(part, options))
+    return pd.concat(frames, ignore_index=True) if len(frames) > 1 else frames[0]
+
+
+def _frame_of(part: Part, options: ReadOptions) -> pd.DataFrame:
+    repeated = sorted({name for name in part.columns if part.columns.count(name) > 1})
+    if repeated:
+        raise UnreadableFileError(
+            f"{part.path} has more than one column {repeated[0]!r}", hint="rename or drop the other"
+        )
+    if part.text is None:
+        frame = pd.read_parquet(part.path, partitioning=None)
+    else:
+        with open_text(part.path, part.text) as text:
+            frame = pd.read_csv(
+                text,
+                sep=part.text.delimiter,
+                decimal=options.decimal or ".",
+                thousands={",": ".", ".": ","}.get(options.decimal),
+                skiprows=int(part.text.told),
+                index_col=False,
+                skipinitialspace=True,
+            )
+        frame.columns = [str(name).strip() for name in frame.columns]
+    return frame.assign(**{name: value for name, value in part.fixed.items() if name not in frame.columns})
 
 
 def knowing(frame: pd.DataFrame, churned: Floats, limit: float = CEILING) -> list[str]:

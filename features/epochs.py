@@ -1,0 +1,105 @@
+"""Moments as people write them, as epoch seconds: numbers of any unit, days as whole numbers, texts.
+
+A number says its unit by its size, as the units do not meet between the years 1973 and 5138:
+
+| a number below | is | from |
+|---|---|---|
+| 1e11 | seconds since 1970 | |
+| 1e14 | milliseconds | 1973-03-03 |
+| 1e17 | microseconds | 1973-03-03 |
+| more | nanoseconds | 1973-03-03 |
+
+`20260301` and `20260301083000` are a day and a second of the calendar: read as seconds or milliseconds they would be
+of August 1970 or of the year 2612.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from datetime import UTC, datetime
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+SECONDS_BELOW: Final = 1e11
+UNITS: Final = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}  # units a number may count in, by name
+_STEP: Final = 1e3
+_DAYS: Final = (19_000_101, 21_001_231)
+_SECONDS_OF_DAYS: Final = (_DAYS[0] * 1_000_000, _DAYS[1] * 1_000_000 + 235_959)
+_DIGITS: Final = re.compile(r"\d+")
+_WEEK: Final = re.compile(r"\d{4}-?W\d{2}")
+_LEAP: Final = re.compile(r"(?<=:\d\d:)60")
+_UTC: Final = re.compile(r" ?(?:UTC|GMT|z)$")
+
+
+def epoch_of_number(number: float) -> float:
+    """Epoch seconds of a number: a unit by its size, or a day or second of the calendar. NaN stays NaN."""
+    found = _of_calendar(number)
+    if found is not None:
+        return found
+    seconds = float(number)
+    for _ in range(3):
+        if not abs(seconds) >= SECONDS_BELOW or math.isinf(seconds):
+            break
+        seconds /= _STEP
+    return seconds
+
+
+def epoch_of_text(text: str) -> float:
+    """Epoch seconds of a date, a time (UTC where it names no zone), or a number as `epoch_of_number` takes them.
+
+    Raises:
+        ValueError: it is none of them; a week without a day is none.
+    """
+    text = text.strip()
+    if _DIGITS.fullmatch(text):
+        return epoch_of_number(int(text)) if len(text) <= 20 else math.nan
+    if _WEEK.fullmatch(text):
+        raise ValueError("a week is no date")
+    try:
+        return _epoch(datetime.fromisoformat(text))
+    except ValueError:
+        pass
+    plain = _UTC.sub("+00:00", text)
+    plain, leaps = _LEAP.subn("59", plain)
+    try:
+        return _epoch(datetime.fromisoformat(plain)) + leaps
+    except ValueError:
+        return epoch_of_number(float(text))
+
+
+def epochs_of_numbers(numbers: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """`epoch_of_number` for many, shape `(rows,)`; NaN and infinite values stay."""
+    found = numbers.astype(np.float64, copy=True)
+    for _ in range(3):
+        large = np.abs(found) >= SECONDS_BELOW
+        if not large.any():
+            break
+        found[large & np.isfinite(found)] /= _STEP
+        if not np.isfinite(found[large]).any():
+            break
+    for low, high in (_DAYS, _SECONDS_OF_DAYS):
+        for at in np.flatnonzero((numbers >= low) & (numbers <= high) & (numbers % 1 == 0)).tolist():
+            moment = _of_calendar(float(numbers[at]))
+            if moment is not None:
+                found[at] = moment
+    return found
+
+
+def _of_calendar(number: float) -> float | None:
+    if not (_DAYS[0] <= number <= _DAYS[1] or _SECONDS_OF_DAYS[0] <= number <= _SECONDS_OF_DAYS[1]):
+        return None
+    if number % 1:
+        return None
+    text = str(int(number))
+    try:
+        # strptime takes one digit where two are meant: the length is fixed, so it cannot here.
+        return _epoch(datetime.strptime(text, "%Y%m%d" if len(text) == 8 else "%Y%m%d%H%M%S"))  # noqa: DTZ007 - UTC follows
+    except ValueError:
+        return None
+
+
+def _epoch(moment: datetime) -> float:
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
