@@ -48,7 +48,7 @@ def run_demo(
         TocsinError: a file is unusable, or something did not come up.
     """
     for path in (activity, alerts):
-        if path is not None and not path.is_file():
+        if path is not None and not path.exists():
             raise UnreadableFileError(f"there is no file {path}", hint="check the path")
     with _own_folder() as settings:
         step = Steps(console)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
+from cli.status import now_lines
+from features.importing.options import LOOK, ReadOptions
 from launch import file_import
 from launch.local_client import client_of
 from tocsin.client import Client
@@ -59,6 +62,7 @@ def import_activity(
     file: Path,
     pairs: Sequence[str],
     rejects: Path | None,
+    options: ReadOptions,
     *,
     json: bool,
     emit: Callable[[object], None],
@@ -68,7 +72,7 @@ def import_activity(
     Raises:
         TocsinError: the file is unusable or the platform does not answer; what was accepted stays accepted.
     """
-    result = send_activity(settings, console, file, parse_mapping(pairs), rejects)
+    result = send_activity(settings, console, file, parse_mapping(pairs), rejects, options)
     if json:
         emit(result)
         return
@@ -79,6 +83,9 @@ def import_activity(
     )
     if result["rejects_file"]:
         console.print(f"  every rejected row, with its line and reason: {result['rejects_file']}")
+    if result["as_of"]:
+        for line in now_lines(result["as_of"], time.time()):
+            console.print(line)
 
 
 def import_alerts(
@@ -108,7 +115,12 @@ def import_alerts(
 
 
 def send_activity(
-    settings: Settings, console: Console, file: Path, mapping: dict[str, str] | None, rejects: Path | None
+    settings: Settings,
+    console: Console,
+    file: Path,
+    mapping: dict[str, str] | None,
+    rejects: Path | None,
+    options: ReadOptions = LOOK,
 ) -> dict[str, Any]:
     """Send a file's activity with a bar, as `launch.file_import.send_activity`."""
     with progress_bar(console) as bar:
@@ -118,6 +130,7 @@ def send_activity(
             file,
             mapping,
             rejects,
+            options,
             lambda rows, total: bar.update(task, completed=rows, total=total),
         )
 

@@ -12,30 +12,30 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from features.epochs import UNITS, epoch_of_text, epochs_of_numbers
+from features.epochs import (
+    DAYS_OF_CALENDAR,
+    SECONDS_BELOW,
+    SECONDS_OF_CALENDAR,
+    UNIT_STEP,
+    UNITS,
+    epoch_of_text,
+    of_calendar,
+)
+from features.missing import EXACT_FLOAT, stands_for_nothing
 from tocsin.clock import to_datetime
 from tocsin.errors import TocsinError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-EXACT_FLOAT: Final = 2.0**53  # from here on not every whole number is a float
 EARLIEST: Final = 31_536_000.0  # 1971-01-01: before it lie small numbers that were no seconds
 LATEST: Final = 4_102_444_800.0  # 2100-01-01
-NOTHING: Final = frozenset({"", "nan", "null", "none", "nat", "<na>", "n/a", "#n/a", "\\n"})  # casefolded
-_NOTHING_AS_WRITTEN: Final = frozenset({"NA"})  # R's; `na` may be somebody
 
 
 class SchemaMismatchError(TocsinError):
     """A table lacks a column, or has one of another type. Nothing of it was used."""
 
     code = "schema-mismatch"
-
-
-def stands_for_nothing(text: str) -> bool:
-    """Whether a text is blank, or what tools write for a missing value (nan, NULL, None, NA, N/A, …)."""
-    plain = text.strip()
-    return plain in _NOTHING_AS_WRITTEN or plain.casefold() in NOTHING
 
 
 def table_of(rows: pa.Table | pd.DataFrame, names: list[str], what: str) -> pa.Table:
@@ -174,20 +174,38 @@ def _seconds(column: pa.Array, name: str) -> npt.NDArray[np.float64]:
         counts = pc.fill_null(column.cast(pa.int64()), 0).to_numpy(zero_copy_only=False)
         if kind.unit == "ns":  # cut, not rounded: a moment never sees what happened after it
             counts, kind = counts // 1_000, pa.timestamp("us")
-        found = counts.astype(np.float64) / UNITS[kind.unit]
+        found: npt.NDArray[np.float64] = counts.astype(np.float64) / UNITS[kind.unit]
         found[column.is_null().to_numpy(zero_copy_only=False)] = np.nan
         return found
     if is_text(kind):
         return _of_texts(column, name)
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
         numbers = column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
-        return epochs_of_numbers(numbers)
+        return _epochs(numbers)
     if pa.types.is_null(kind):
         return np.full(len(column), np.nan)
     raise SchemaMismatchError(
         f"{name} is {kind}, expected epoch seconds or a timestamp",
         hint=f"convert {name} with pandas.to_datetime",
     )
+
+
+def _epochs(numbers: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """`features.epochs.epoch_of_number` for many, shape `(rows,)`; NaN and infinite values stay."""
+    found = numbers.astype(np.float64, copy=True)
+    for _ in range(3):
+        large = np.abs(found) >= SECONDS_BELOW
+        if not large.any():
+            break
+        found[large & np.isfinite(found)] /= UNIT_STEP
+        if not np.isfinite(found[large]).any():
+            break
+    for low, high in (DAYS_OF_CALENDAR, SECONDS_OF_CALENDAR):
+        for at in np.flatnonzero((numbers >= low) & (numbers <= high) & (numbers % 1 == 0)).tolist():
+            moment = of_calendar(float(numbers[at]))
+            if moment is not None:
+                found[at] = moment
+    return found
 
 
 def _of_texts(column: pa.Array, name: str) -> npt.NDArray[np.float64]:
@@ -202,8 +220,9 @@ def _of_texts(column: pa.Array, name: str) -> npt.NDArray[np.float64]:
                 f"{name} in row {row} is {text[:40]!r}, expected epoch seconds, a timestamp or an RFC 3339 text",
                 hint=f"convert {name} with pandas.to_datetime(…, format=…)",
             ) from None
-    values = np.array([*found, np.nan])
-    return values[pc.fill_null(encoded.indices, len(found)).to_numpy(zero_copy_only=False).astype(np.int64)]
+    at = pc.fill_null(encoded.indices, len(found)).to_numpy(zero_copy_only=False).astype(np.int64)
+    moments_of: npt.NDArray[np.float64] = np.array([*found, np.nan])[at]
+    return moments_of
 
 
 def one_array(column: pa.ChunkedArray | pa.Array) -> Any:
@@ -219,7 +238,7 @@ def one_array(column: pa.ChunkedArray | pa.Array) -> Any:
 
 def is_text(kind: pa.DataType) -> bool:
     """Whether a type holds text."""
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
 def _refuse_first(bad: pa.Array, name: str, problem: str, hint: str) -> None:

@@ -20,14 +20,11 @@ import re
 from datetime import UTC, datetime
 from typing import Final
 
-import numpy as np
-import numpy.typing as npt
-
 SECONDS_BELOW: Final = 1e11
 UNITS: Final = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}  # units a number may count in, by name
-_STEP: Final = 1e3
-_DAYS: Final = (19_000_101, 21_001_231)
-_SECONDS_OF_DAYS: Final = (_DAYS[0] * 1_000_000, _DAYS[1] * 1_000_000 + 235_959)
+UNIT_STEP: Final = 1e3
+DAYS_OF_CALENDAR: Final = (19_000_101, 21_001_231)
+SECONDS_OF_CALENDAR: Final = (DAYS_OF_CALENDAR[0] * 1_000_000, DAYS_OF_CALENDAR[1] * 1_000_000 + 235_959)
 _DIGITS: Final = re.compile(r"\d+")
 _WEEK: Final = re.compile(r"\d{4}-?W\d{2}")
 _LEAP: Final = re.compile(r"(?<=:\d\d:)60")
@@ -36,14 +33,14 @@ _UTC: Final = re.compile(r" ?(?:UTC|GMT|z)$")
 
 def epoch_of_number(number: float) -> float:
     """Epoch seconds of a number: a unit by its size, or a day or second of the calendar. NaN stays NaN."""
-    found = _of_calendar(number)
+    found = of_calendar(number)
     if found is not None:
         return found
     seconds = float(number)
     for _ in range(3):
         if not abs(seconds) >= SECONDS_BELOW or math.isinf(seconds):
             break
-        seconds /= _STEP
+        seconds /= UNIT_STEP
     return seconds
 
 
@@ -70,26 +67,12 @@ def epoch_of_text(text: str) -> float:
         return epoch_of_number(float(text))
 
 
-def epochs_of_numbers(numbers: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """`epoch_of_number` for many, shape `(rows,)`; NaN and infinite values stay."""
-    found = numbers.astype(np.float64, copy=True)
-    for _ in range(3):
-        large = np.abs(found) >= SECONDS_BELOW
-        if not large.any():
-            break
-        found[large & np.isfinite(found)] /= _STEP
-        if not np.isfinite(found[large]).any():
-            break
-    for low, high in (_DAYS, _SECONDS_OF_DAYS):
-        for at in np.flatnonzero((numbers >= low) & (numbers <= high) & (numbers % 1 == 0)).tolist():
-            moment = _of_calendar(float(numbers[at]))
-            if moment is not None:
-                found[at] = moment
-    return found
-
-
-def _of_calendar(number: float) -> float | None:
-    if not (_DAYS[0] <= number <= _DAYS[1] or _SECONDS_OF_DAYS[0] <= number <= _SECONDS_OF_DAYS[1]):
+def of_calendar(number: float) -> float | None:
+    """Epoch seconds of a day or a second of the calendar written as a whole number; None where it is neither."""
+    if not (
+        DAYS_OF_CALENDAR[0] <= number <= DAYS_OF_CALENDAR[1]
+        or SECONDS_OF_CALENDAR[0] <= number <= SECONDS_OF_CALENDAR[1]
+    ):
         return None
     if number % 1:
         return None

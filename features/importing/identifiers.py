@@ -8,8 +8,8 @@ from decimal import Decimal
 from typing import Any, Final
 from uuid import UUID
 
-from features.columns import EXACT_FLOAT, stands_for_nothing
 from features.importing.faults import invalid, is_blank, shown
+from features.missing import EXACT_FLOAT, stands_for_nothing
 
 MAX_ID_CHARS = 128
 

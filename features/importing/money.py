@@ -67,20 +67,20 @@ def amount(value: Any, field: str, mark: DecimalMark = DecimalMark()) -> Money: 
     """A sum of money from 0 to 1e12. Raises InvalidRecordError."""
     if is_blank(value):
         raise invalid(field, "is blank", "a number")
-    money = _read(value, field, mark)
-    number = money.amount
+    found = money(value, field, mark)
+    number = found.amount
     if not math.isfinite(number):
         raise invalid(field, f"is {number}", "a finite number")
     if number < 0:
         raise invalid(field, f"is negative ({number:g})", "at least 0")
     if number > MAX_AMOUNT:
         raise invalid(field, f"is {number:g}", f"at most {MAX_AMOUNT:g}")
-    return (
-        money if number else Money(0.0, money.currency)
-    )  # -0.0 and 0.0 are one amount, and so one derived id
+    # -0.0 and 0.0 are one amount, and so one derived id
+    return found if number else Money(0.0, found.currency)
 
 
-def _read(value: Any, field: str, mark: DecimalMark) -> Money:
+def money(value: Any, field: str, mark: DecimalMark) -> Money:
+    """A number as people write sums of money, of any size and sign. Raises InvalidRecordError."""
     if not isinstance(value, str | bytes):
         number = _plain(value)
         if number is None:

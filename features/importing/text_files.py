@@ -191,8 +191,8 @@ def _bytes(path: Path, compression: str) -> Iterator[IO[bytes]]:
         with pa.OSFile(str(path)) as source, pa.CompressedInputStream(source, compression) as packed:
             yield io.BufferedReader(packed)
         return
-    opened: Any = {"": open, "gzip": gzip.open, "bz2": bz2.open, "xz": lzma.open}[compression](path, "rb")
-    with opened as stream:
+    opened: Any = {"": Path.open, "gzip": gzip.open, "bz2": bz2.open, "xz": lzma.open}
+    with opened[compression](path, "rb") as stream:
         yield stream
 
 

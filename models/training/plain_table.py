@@ -7,7 +7,9 @@ the churn model, on accounts kept apart in the same way.
 
 from __future__ import annotations
 
+import math
 import os
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,10 +23,11 @@ from sklearn.model_selection import StratifiedKFold, train_test_split
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-from features.columns import stands_for_nothing
+from features.importing.money import DecimalMark, decimal_mark, money
 from features.importing.options import LOOK, ReadOptions
 from features.importing.tables import Part, open_table, readable
 from features.importing.text_files import open_text
+from features.missing import stands_for_nothing
 from models.dataset.labels import LabelCounts, count_labels
 from models.dataset.matrix import Floats, calibrate
 from models.dataset.split import TooLittleDataError
@@ -40,7 +43,7 @@ from models.evaluation.leakage import CEILING, Finding, ceiling
 from models.evaluation.measures import auc
 from models.training.calibration import calibrate_weeks
 from models.training.candidates import choose, regression, trees
-from tocsin.errors import UnreadableFileError
+from tocsin.errors import InvalidRecordError, UnreadableFileError
 
 TRUE = frozenset({"yes", "1", "1.0", "true", "churn", "churned"})
 FALSE = frozenset({"no", "0", "0.0", "false", "stay", "stayed", "retained"})
@@ -50,6 +53,8 @@ _NUMERIC_SHARE = 0.95  # of a column's filled cells, from which on it is a numbe
 _IDENTIFIER_SHARE = (
     0.5  # of rows with a text of their own, from which on a column names rather than describes
 )
+
+_LETTER = re.compile(r"[^\W\d_]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,14 +116,17 @@ def read_table(
     dropped: list[str] = []
     for name in frame.columns.drop(label):
         column = frame[name]
+        texts = column.astype(str)
+        filled = column.notna() & (texts.str.strip() != "")
         numbers = pd.to_numeric(column, errors="coerce")
-        filled = column.notna() & (column.astype(str).str.strip() != "")
+        if not pd.api.types.is_numeric_dtype(column) and numbers[filled].notna().mean() < _NUMERIC_SHARE:
+            numbers = _written_numbers(column.where(filled), options)
         if numbers[filled].notna().mean() >= _NUMERIC_SHARE:
             columns[name] = numbers.astype(np.float64).replace([np.inf, -np.inf], np.nan)
-        elif column.nunique() > _IDENTIFIER_SHARE * len(frame):
+        elif texts.nunique() > _IDENTIFIER_SHARE * len(frame):
             dropped.append(str(name))
         else:
-            columns[name] = column.astype(str)
+            columns[name] = texts
     if not columns:
         raise UnreadableFileError(
             f"{path} has no column besides {label} that describes its {len(frame)} rows"
@@ -127,6 +135,20 @@ def read_table(
         )
     churned: Floats = said.isin(TRUE).to_numpy().astype(np.float64)
     return pd.DataFrame(columns), churned, dropped
+
+
+def _written_numbers(column: pd.Series, options: ReadOptions) -> pd.Series:
+    """The numbers of a column of texts such as `1.234,50` or `$12`; NaN where a cell is none. No letters."""
+    texts = [cell if isinstance(cell, str) and not _LETTER.search(cell) else None for cell in column]
+    mark = DecimalMark(options.decimal) if options.decimal else decimal_mark(texts, delimiter=",")
+
+    def number(text: str | None) -> float:
+        try:
+            return math.nan if text is None else money(text, "", mark).amount
+        except InvalidRecordError:
+            return math.nan
+
+    return pd.Series([number(text) for text in texts], index=column.index, dtype=np.float64)
 
 
 def _read(path: str | os.PathLike[str], options: ReadOptions) -> pd.DataFrame:

@@ -26,6 +26,7 @@ from tocsin.errors import ConfigurationError, UnreadableFileError
 from tocsin.wire.activity import Activity
 
 NOW = datetime(2024, 6, 1, tzinfo=UTC).timestamp()
+ANY_TIME = "RFC 3339, or a number since 1970; --time-format says what else"
 JAN_1 = datetime(2024, 1, 1, tzinfo=UTC).timestamp()
 DAY_S = 86_400.0
 
@@ -207,8 +208,7 @@ def test_minus_zero_is_zero(tmp_path: Path) -> None:
         ("a,,1,", "event_time is blank: a date or time"),
         (
             "a,01/02/2024,1,",
-            "event_time '01/02/2024' is not a date or time: RFC 3339, or a number since 1970; "
-            "--time-format says what else",
+            f"event_time '01/02/2024' is not a date or time: {ANY_TIME}",
         ),
         (
             "a,nan,1,",

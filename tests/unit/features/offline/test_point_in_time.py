@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from msgspec import structs
 from pandas.testing import assert_frame_equal
 
-from features.definitions import DAY_S, FEATURE_NAMES, HOUR_S
 from features.columns import SchemaMismatchError
+from features.definitions import DAY_S, FEATURE_NAMES, HOUR_S
 from features.event_table import SCHEMA
 from features.offline.archive import Archive
 from features.offline.point_in_time import event_frame, event_table, point_in_time

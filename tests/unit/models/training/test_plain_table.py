@@ -76,7 +76,7 @@ def test_a_column_that_knows_the_answer_is_named(tmp_path: Path, answer: dict[st
 
 
 def test_a_table_of_names_alone_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UnreadableFileError, match=r"no column beside Churn .* id only names them"):
+    with pytest.raises(UnreadableFileError, match=r"no column besides Churn .* id only names them"):
         read_table(_written(_frame()[["id", "Churn"]], tmp_path), "Churn")
 
 
