@@ -166,7 +166,7 @@ def _alerts(path: Path | None) -> list[NotificationRequest]:
     if path is not None:
         from routing.intake.cap import read_alerts
 
-        return read_alerts(path).alerts
+        return read_alerts(path, time.time()).alerts
     made = (
         NotificationRequest(
             type="weather_alert",

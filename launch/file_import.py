@@ -136,7 +136,7 @@ def request_of(activity: Activity) -> ActivityRequest:
 def send_notifications(
     client: Client, notifications: Sequence[NotificationRequest], on_sent: Callable[[int], None]
 ) -> dict[str, Any]:
-    """Send many; returns receipts counted by lane, duplicates apart.
+    """Send many; returns receipts counted by lane, duplicates apart, and what the platform refused of them.
 
     Args:
         client: Of the platform.
@@ -144,20 +144,33 @@ def send_notifications(
         on_sent: Called with the number accepted so far.
 
     Raises:
-        TocsinError: the platform does not answer, or refused a record.
+        TocsinError: the platform does not answer.
+        RequestFailedError: a record was not accepted because of the state the platform is in, not of its content.
     """
     lanes: dict[str, int] = {}
     duplicates = accepted = 0
     ids: list[str] = []
+    refused: list[RecordError] = []
     for start in range(0, len(notifications), NOTIFICATIONS_A_REQUEST):
         answer = client.send_many(notifications[start : start + NOTIFICATIONS_A_REQUEST])
-        if answer.errors:
-            first = answer.errors[0]
-            raise RequestFailedError(f"record {start + first.index}: {first.detail}", status=422)
+        for error in answer.errors:
+            if error.code != InvalidRecordError.code:
+                raise RequestFailedError(
+                    f"record {start + error.index} was not accepted: {error.detail}",
+                    status=503,
+                    hint="send them again: what was accepted is not sent twice",
+                )
+            refused.append(msgspec.structs.replace(error, index=start + error.index))
         for receipt in answer.receipts:
             accepted += 1
             duplicates += receipt.duplicate
             lanes[receipt.lane] = lanes.get(receipt.lane, 0) + 1
             ids.append(receipt.id)
         on_sent(accepted)
-    return {"accepted": accepted, "duplicates": duplicates, "lanes": lanes, "ids": len(set(ids))}
+    return {
+        "accepted": accepted,
+        "duplicates": duplicates,
+        "lanes": lanes,
+        "ids": len(set(ids)),
+        "refused": refused,
+    }

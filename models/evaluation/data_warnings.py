@@ -44,8 +44,8 @@ def ahead(events: pd.DataFrame) -> list[str]:
         return []
     of = events["advertiser_id"].nunique()
     text = (
-        f"{data.ahead:,} of {of:,} advertisers have events up to {_day(data.newest)}, over 7 days after all others: the "
-        f"data counts as ending on {_day(data.moment)}; check their dates"
+        f"{data.ahead:,} of {of:,} advertisers have events up to {_day(data.newest)}, over 7 days after all others: "
+        f"the data counts as ending on {_day(data.moment)}; check their dates"
     )
     return [text]
 

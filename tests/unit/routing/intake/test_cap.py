@@ -12,6 +12,7 @@ from tests.paths import DATA
 from tocsin.errors import UnreadableFileError
 
 REAL_FEED = DATA / "nws_alerts" / "atom_feed_2018-08-15.xml"
+NOW = datetime(2018, 8, 15, tzinfo=UTC).timestamp()
 
 ENTRY = {
     "id": "https://alerts.example/1",
@@ -42,7 +43,7 @@ def feed(*entries: str, version: str = "1.2") -> AlertFeed:
         f"<feed xmlns='http://www.w3.org/2005/Atom' xmlns:cap='urn:oasis:names:tc:emergency:cap:{version}'>"
     )
     author = "<author><name>w-nws.webmaster@noaa.gov</name></author>"
-    return parse_alerts((head + author + "".join(entries) + "</feed>").encode())
+    return parse_alerts((head + author + "".join(entries) + "</feed>").encode(), NOW)
 
 
 def document(
@@ -51,7 +52,8 @@ def document(
     return parse_alerts(
         f"<?xml version='1.0' encoding='UTF-8'?><alert xmlns='urn:oasis:names:tc:emergency:cap:{version}'>"
         f"<identifier>KSTO1055887203</identifier><sender>KSTO@NWS.NOAA.GOV</sender><sent>2003-06-17T14:57:00-07:00</sent>"
-        f"<status>{status}</status><msgType>{msg_type}</msgType><scope>Public</scope>{infos}</alert>".encode()
+        f"<status>{status}</status><msgType>{msg_type}</msgType><scope>Public</scope>{infos}</alert>".encode(),
+        NOW,
     )
 
 
@@ -181,7 +183,7 @@ def test_the_source_is_the_senders_domain(sender: str, source: str) -> None:
 
 
 def test_a_quiet_feed_is_empty() -> None:
-    assert feed() == AlertFeed([], [])
+    assert feed() == AlertFeed([], [], [])
 
 
 def test_clip_cuts_a_text_without_spaces_hard() -> None:
@@ -209,7 +211,7 @@ def test_what_cannot_be_read_says_why_and_what_next(content: bytes, message: str
     file = tmp_path / "feed.xml"
     file.write_bytes(content)
     with pytest.raises(UnreadableFileError, match=message) as caught:
-        read_alerts(file)
+        read_alerts(file, NOW)
     assert "feed.xml" in caught.value.message
     assert caught.value.hint
 
@@ -217,18 +219,18 @@ def test_what_cannot_be_read_says_why_and_what_next(content: bytes, message: str
 def test_missing_folders_and_huge_files_are_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "none.xml", tmp_path):
         with pytest.raises(UnreadableFileError, match="cannot read"):
-            read_alerts(path)
+            read_alerts(path, NOW)
     huge = tmp_path / "huge.xml"
     with huge.open("wb") as stream:
         stream.write(b"<feed>")
         stream.truncate(MAX_FILE_BYTES + 1)
     with pytest.raises(UnreadableFileError, match="larger than 64 MiB"):
-        read_alerts(huge)
+        read_alerts(huge, NOW)
 
 
 @pytest.mark.skipif(not REAL_FEED.exists(), reason="the National Weather Service sample feed is not here")
 def test_a_real_feed_comes_out_whole() -> None:
-    found = read_alerts(REAL_FEED)
+    found = read_alerts(REAL_FEED, NOW)
     assert found.rejects == []
     severities = Counter(alert.severity for alert in found.alerts)
     assert severities == {"Severe": 39, "Moderate": 49, "Minor": 56, "Unknown": 19}
