@@ -201,7 +201,7 @@ def _epochs(numbers: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         if not np.isfinite(found[large]).any():
             break
     for low, high in (DAYS_OF_CALENDAR, SECONDS_OF_CALENDAR):
-        for at in np.flatnonzero((numbers >= low) & (numbers <= high) & (numbers % 1 == 0)).tolist():
+        for at in np.flatnonzero((numbers >= low) & (numbers <= high)).tolist():
             moment = of_calendar(float(numbers[at]))
             if moment is not None:
                 found[at] = moment

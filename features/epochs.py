@@ -23,9 +23,9 @@ from typing import Final
 SECONDS_BELOW: Final = 1e11
 UNITS: Final = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}  # units a number may count in, by name
 UNIT_STEP: Final = 1e3
+MAX_DIGITS: Final = 20  # of a number that is a moment
 DAYS_OF_CALENDAR: Final = (19_000_101, 21_001_231)
 SECONDS_OF_CALENDAR: Final = (DAYS_OF_CALENDAR[0] * 1_000_000, DAYS_OF_CALENDAR[1] * 1_000_000 + 235_959)
-_DIGITS: Final = re.compile(r"\d+")
 _WEEK: Final = re.compile(r"\d{4}-?W\d{2}")
 _LEAP: Final = re.compile(r"(?<=:\d\d:)60")
 _UTC: Final = re.compile(r" ?(?:UTC|GMT|z)$")
@@ -33,10 +33,12 @@ _UTC: Final = re.compile(r" ?(?:UTC|GMT|z)$")
 
 def epoch_of_number(number: float) -> float:
     """Epoch seconds of a number: a unit by its size, or a day or second of the calendar. NaN stays NaN."""
+    seconds = float(number)
+    if -SECONDS_BELOW < seconds < SECONDS_BELOW and not DAYS_OF_CALENDAR[0] <= seconds <= DAYS_OF_CALENDAR[1]:
+        return seconds
     found = of_calendar(number)
     if found is not None:
         return found
-    seconds = float(number)
     for _ in range(3):
         if not abs(seconds) >= SECONDS_BELOW or math.isinf(seconds):
             break
@@ -51,20 +53,19 @@ def epoch_of_text(text: str) -> float:
         ValueError: it is none of them; a week without a day is none.
     """
     text = text.strip()
-    if _DIGITS.fullmatch(text):
-        return epoch_of_number(int(text)) if len(text) <= 20 else math.nan
-    if _WEEK.fullmatch(text):
+    if text.isdigit():
+        return epoch_of_number(int(text)) if len(text) <= MAX_DIGITS else math.nan
+    if "W" in text and _WEEK.fullmatch(text):
         raise ValueError("a week is no date")
     try:
         return _epoch(datetime.fromisoformat(text))
     except ValueError:
         pass
-    plain = _UTC.sub("+00:00", text)
-    plain, leaps = _LEAP.subn("59", plain)
     try:
-        return _epoch(datetime.fromisoformat(plain)) + leaps
-    except ValueError:
         return epoch_of_number(float(text))
+    except ValueError:
+        plain, leaps = _LEAP.subn("59", _UTC.sub("+00:00", text))
+        return _epoch(datetime.fromisoformat(plain)) + leaps
 
 
 def of_calendar(number: float) -> float | None:

@@ -22,6 +22,8 @@ _WHAT: Final = "text or a whole number"
 
 def missing(value: Any) -> bool:
     """Whether a cell holds nothing: blank, null, NaN, or what tools write for it."""
+    if value is None:
+        return True
     if isinstance(value, str):
         return stands_for_nothing(value)
     return is_blank(value) or (isinstance(value, float | Decimal) and math.isnan(value))
@@ -48,7 +50,7 @@ def identifier(value: Any, field: str) -> str:
         raise invalid(field, f"has {len(text)} characters", f"at most {MAX_ID_CHARS}")
     if _CONTROL.search(text):
         raise invalid(field, "has control characters", "none allowed")
-    if _EXPONENT.fullmatch(text):
+    if "+" in text and _EXPONENT.fullmatch(text):
         raise invalid(field, f"is {text}: a spreadsheet has cut its digits", "the column as text")
     return text
 

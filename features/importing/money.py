@@ -65,23 +65,24 @@ def decimal_mark(cells: Iterable[Any], *, delimiter: str) -> DecimalMark:
 
 def amount(value: Any, field: str, mark: DecimalMark = DecimalMark()) -> Money:  # noqa: B008 - it is immutable
     """A sum of money from 0 to 1e12. Raises InvalidRecordError."""
-    if is_blank(value):
+    if type(value) is not float and is_blank(value):
         raise invalid(field, "is blank", "a number")
     found = money(value, field, mark)
     number = found.amount
+    if 0.0 < number <= MAX_AMOUNT:
+        return found
     if not math.isfinite(number):
         raise invalid(field, f"is {number}", "a finite number")
     if number < 0:
         raise invalid(field, f"is negative ({number:g})", "at least 0")
     if number > MAX_AMOUNT:
         raise invalid(field, f"is {number:g}", f"at most {MAX_AMOUNT:g}")
-    # -0.0 and 0.0 are one amount, and so one derived id
-    return found if number else Money(0.0, found.currency)
+    return Money(0.0, found.currency)  # -0.0 and 0.0 are one amount, and so one derived id
 
 
 def money(value: Any, field: str, mark: DecimalMark) -> Money:
     """A number as people write sums of money, of any size and sign. Raises InvalidRecordError."""
-    if not isinstance(value, str | bytes):
+    if not isinstance(value, (str, bytes)):
         number = _plain(value)
         if number is None:
             raise invalid(field, f"{shown(value)} is not a number", "digits and a decimal point")

@@ -53,12 +53,14 @@ def activity_of(
     advertiser_id = identifier(cell("advertiser_id"), "advertiser_id")
     event_time = within_time(moment(cell("event_time"), "event_time", times.written), "event_time", times)
     kind = kind_of(cell("kind"))
-    unpaid = "amount" not in columns or (kind == "campaign" and missing(cell("amount")))
-    spend, currency = Money(0.0) if unpaid else amount(cell("amount"), "amount", mark)
-    campaign_id = "" if missing(cell("campaign_id")) else identifier(cell("campaign_id"), "campaign_id")
-    if not missing(cell("currency")):
-        named = currency_of(cell("currency"))
-        if currency not in {"", named}:
+    paid = cell("amount")
+    unpaid = "amount" not in columns or (kind == "campaign" and missing(paid))
+    spend, currency = Money(0.0) if unpaid else amount(paid, "amount", mark)
+    campaign = cell("campaign_id")
+    campaign_id = "" if missing(campaign) else identifier(campaign, "campaign_id")
+    named = cell("currency")
+    if not missing(named):
+        if currency not in {"", currency_of(named)}:
             raise invalid("amount", f"is in {currency}", f"the currency of the row is {named}")
         currency = named
     given = cell("event_id")
@@ -67,9 +69,10 @@ def activity_of(
         if missing(given)
         else identifier(given, "event_id")
     )
-    arrival = 0.0
-    if not missing(cell("arrival")):
-        arrival = within_time(moment(cell("arrival"), "arrival", times.written), "arrival", times)
+    known = cell("arrival")
+    arrival = (
+        0.0 if missing(known) else within_time(moment(known, "arrival", times.written), "arrival", times)
+    )
     return Activity(advertiser_id, event_time, spend, kind, event_id, campaign_id, currency, arrival)
 
 
@@ -141,6 +144,8 @@ def currency_of(value: Any) -> str:
 
 
 def _seconds(value: Any, written: str) -> float:
+    if type(value) is str and not written:
+        return epoch_of_text(value)
     if isinstance(value, bool):
         return math.nan
     if isinstance(value, datetime):
@@ -149,9 +154,7 @@ def _seconds(value: Any, written: str) -> float:
         return datetime(value.year, value.month, value.day, tzinfo=UTC).timestamp()
     if written:
         return _as_written(value, written)
-    if isinstance(value, bytes):
-        value = value.decode()
-    return epoch_of_text(value) if isinstance(value, str) else epoch_of_number(value)
+    return epoch_of_text(value.decode()) if isinstance(value, bytes) else epoch_of_number(value)
 
 
 def _as_written(value: Any, written: str) -> float:
