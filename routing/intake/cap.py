@@ -259,7 +259,7 @@ def _geocodes(parent: Element) -> dict[str, str]:
     """
     codes: dict[str, str] = {}
     for space in CAP:
-        for geocode in parent.iter(f"{{{space}}}geocode"):
+        for geocode in parent.iter(f"{{{space}}}geocode" if space else "geocode"):
             kind = ""
             for child in geocode:
                 text = (child.text or "").strip()
@@ -330,10 +330,7 @@ def _expiry(text: str, now: float) -> datetime | None:
         moment = None
     if moment is None or moment.tzinfo is None:
         raise _RejectedError(f"expires is not a date with an offset: {text!r}")
-    try:
-        return moment if moment.timestamp() <= now + MAX_EXPIRY_S else to_datetime(now + MAX_EXPIRY_S)
-    except OverflowError:  # within a day of the year 1 or 9999, and an offset
-        raise _RejectedError(f"expires is no time that can be kept: {text!r}") from None
+    return moment if moment.timestamp() <= now + MAX_EXPIRY_S else to_datetime(now + MAX_EXPIRY_S)
 
 
 def _recipient(alert: _Alert) -> str:

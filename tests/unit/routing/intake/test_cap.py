@@ -10,6 +10,7 @@ import pytest
 from routing.intake.cap import MAX_FILE_BYTES, AlertFeed, clip, parse_alerts, read_alerts
 from tests.paths import DATA
 from tocsin.errors import UnreadableFileError
+from tocsin.wire.limits import MAX_EXPIRY_S
 
 REAL_FEED = DATA / "nws_alerts" / "atom_feed_2018-08-15.xml"
 NOW = datetime(2018, 8, 15, tzinfo=UTC).timestamp()
@@ -184,6 +185,56 @@ def test_the_source_is_the_senders_domain(sender: str, source: str) -> None:
 
 def test_a_quiet_feed_is_empty() -> None:
     assert feed() == AlertFeed([], [], [])
+    quiet = "<entry><id>x</id><title>There are no active watches, warnings or advisories</title></entry>"
+    assert feed(quiet) == AlertFeed([], [], [])
+    assert feed(quiet, entry()).rejects[0].position == 0  # not the only one, so it is one that says nothing
+
+
+@pytest.mark.parametrize("end", ["2029-02-04T12:04:36+00:00", "9999-12-31T23:59:59+00:00"])
+def test_an_end_too_far_ahead_is_the_furthest_that_is_accepted(end: str) -> None:
+    (alert,) = feed(entry(expires=end)).alerts
+    assert alert.expires_at == datetime.fromtimestamp(NOW + MAX_EXPIRY_S, UTC)
+
+
+def test_control_characters_are_what_they_were_meant_to_be_or_nothing() -> None:
+    (alert,) = feed(entry(title="don\x92t drink", summary="Boil it\x85 then\x81 cool it")).alerts
+    assert (alert.title, alert.body) == ("don\u2019t drink", "Boil it\u2026 then cool it")
+
+
+def test_positions_are_those_of_the_document() -> None:
+    found = feed(entry(), entry(id=""), entry())
+    assert (found.positions, [reject.position for reject in found.rejects]) == ([0, 2], [1])
+
+
+BARE = (
+    "<alert{space}><identifier>{id}</identifier><sender>a@b.example</sender><status>Actual</status>"
+    "<msgType>Alert</msgType><info><event>Storm</event><severity>Severe</severity><headline>Flood</headline>"
+    "<area><areaDesc>Coast</areaDesc><geocode><valueName>SAME</valueName><value>006109</value></geocode></area>"
+    "</info></alert>"
+)
+WHOLE = BARE.format(space=" xmlns='urn:oasis:names:tc:emergency:cap:1.2'", id="1")
+
+
+@pytest.mark.parametrize(
+    ("text", "ids"),
+    [
+        (BARE.format(space="", id="1"), ["1"]),
+        (
+            f"<n:alerts xmlns:n='x'>{WHOLE}{BARE.format(space='', id='2')}</n:alerts>",
+            ["1", "2"],
+        ),
+        (
+            f"<feed xmlns='http://www.w3.org/2005/Atom'><entry><id>e</id><content>{WHOLE}</content></entry></feed>",
+            ["1"],
+        ),
+        ("<alerts/>", []),
+    ],
+)
+def test_alerts_are_read_wrapped_embedded_and_without_a_namespace(text: str, ids: list[str]) -> None:
+    found = parse_alerts(text.encode(), NOW)
+    assert [alert.dedup_key for alert in found.alerts] == ids
+    assert found.rejects == []
+    assert {(alert.title, alert.recipient) for alert in found.alerts} <= {("Flood", "area:006109")}
 
 
 def test_clip_cuts_a_text_without_spaces_hard() -> None:
@@ -199,7 +250,7 @@ BOMB = b"<!DOCTYPE a [<!ENTITY b 'boom'>]><feed xmlns='http://www.w3.org/2005/At
     [
         (b"", "is empty"),
         (b" \n", "is empty"),
-        (b"{}", "is not well-formed XML"),
+        (b"{}", "is not well-formed XML but JSON"),
         (b"<feed>", "is not well-formed XML"),
         (b"<?xml version='1.0' encoding='x-none'?><a/>", "is not well-formed XML"),
         (codecs.BOM_UTF16_LE + b"\xff", "is not well-formed XML"),
