@@ -12,11 +12,12 @@ from rich import box
 from rich.table import Table
 
 from cli import evaluate as evaluation
-from cli import features, recipients
+from cli import features, read_options, recipients
 from cli.dlq import dlq
 from cli.models import models
 from cli.output import JsonFlag, console, emit
 from features.importing import activity_log
+from features.importing.options import ReadOptions
 from tocsin.errors import TocsinError
 from tocsin.settings import Settings, describe
 
@@ -122,9 +123,8 @@ def evaluate(
     activity: Annotated[
         Path | None,
         typer.Option(
-            help="Parquet or CSV of what advertisers did, a row each time.",
+            help=f"What advertisers did, a row each time. {read_options.FILES}",
             exists=True,
-            dir_okay=False,
             rich_help_panel=evaluation.OF_A_LOG,
         ),
     ] = None,
@@ -132,7 +132,7 @@ def evaluate(
         activity_log.ActivityFormat | None,
         typer.Option(
             "--format",
-            help="google-ads, or csv (or Parquet) with --map. Default: found out from the columns.",
+            help="google-ads, or csv (any other table) with --map. Default: found out from the columns.",
             rich_help_panel=evaluation.OF_A_LOG,
         ),
     ] = None,
@@ -145,14 +145,6 @@ def evaluate(
             rich_help_panel=evaluation.OF_A_LOG,
         ),
     ] = None,
-    time_format: Annotated[
-        str,
-        typer.Option(
-            help="How times are written, where not as 2019-02-17 or 2019-02-17T08:30:00+01:00 or seconds since 1970: "
-            "a pattern as '%d.%m.%Y %H:%M' or '%Y%m%d', or ms.",
-            rich_help_panel=evaluation.OF_A_LOG,
-        ),
-    ] = "",
     train_until: Annotated[
         str,
         typer.Option(
@@ -189,9 +181,8 @@ def evaluate(
     table: Annotated[
         Path | None,
         typer.Option(
-            help="Instead of a log: CSV or Parquet, one row an account, 70% to learn from and 30% to test on.",
+            help="Instead of a log: one row an account, 70% to learn from and 30% to test on. Files as for --activity.",
             exists=True,
-            dir_okay=False,
             rich_help_panel=evaluation.OF_A_TABLE,
         ),
     ] = None,
@@ -201,6 +192,10 @@ def evaluate(
             help="Its column that says who left: yes or no, 1 or 0.", rich_help_panel=evaluation.OF_A_TABLE
         ),
     ] = "Churn",
+    time_format: read_options.TimeFormat = "",
+    decimal: read_options.Decimal = "",
+    encoding: read_options.Encoding = "",
+    delimiter: read_options.Delimiter = "",
     html: Annotated[Path | None, typer.Option(help="Also write a page with pictures here.")] = None,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 7,
     json: JsonFlag = False,
@@ -208,16 +203,18 @@ def evaluate(
     """Judge a churn model of a file."""
     if (activity is None) == (table is None):
         raise typer.BadParameter("give --activity FILE or --table FILE")
-    quiet = console(to_stderr=json)
+    quiet, options = console(to_stderr=json), ReadOptions(time_format, decimal, encoding, delimiter)
     if table is not None:
-        evaluation.evaluate_labelled_table(quiet, table, label, seed=seed, html=html, json=json, emit=emit)
+        evaluation.evaluate_labelled_table(
+            quiet, table, label, options, seed=seed, html=html, json=json, emit=emit
+        )
         return
     evaluation.evaluate_activity(
         quiet,
         cast("Path", activity),
         file_format=file_format,
         pairs=mapping or [],
-        time_format=time_format,
+        options=options,
         train_until=train_until,
         active_days=active_days,
         horizon_days=horizon_days,
@@ -235,7 +232,9 @@ def demo(
     *,
     activity: Annotated[
         Path | None,
-        typer.Option(help="Parquet or CSV with advertiser activity. Default: a seeded simulator."),
+        typer.Option(
+            help="A table of advertiser activity, as for `import activity`. Default: a seeded simulator."
+        ),
     ] = None,
     alerts: Annotated[
         Path | None, typer.Option(help="Atom/CAP alert feed. Default: a few alerts made up here.")
@@ -276,7 +275,7 @@ def config(*, json: JsonFlag = False) -> None:
 
 @imports.command("activity")
 def import_activity(
-    file: Annotated[Path, typer.Argument(help="Parquet or CSV.", show_default=False)],
+    file: Annotated[Path, typer.Argument(help=read_options.FILES, show_default=False)],
     *,
     mapping: Annotated[
         list[str] | None,
@@ -289,13 +288,25 @@ def import_activity(
     rejects: Annotated[
         Path | None, typer.Option(help="Where bad rows go. Default: FILE.rejects.jsonl alongside the file.")
     ] = None,
+    time_format: read_options.TimeFormat = "",
+    decimal: read_options.Decimal = "",
+    encoding: read_options.Encoding = "",
+    delimiter: read_options.Delimiter = "",
     json: JsonFlag = False,
 ) -> None:
     """Send a table of advertiser activity to the platform. Importing it again changes nothing."""
     from cli import import_files as command
 
+    options = ReadOptions(time_format, decimal, encoding, delimiter)
     command.import_activity(
-        Settings.from_env(), console(to_stderr=json), file, mapping or [], rejects, json=json, emit=emit
+        Settings.from_env(),
+        console(to_stderr=json),
+        file,
+        mapping or [],
+        rejects,
+        options,
+        json=json,
+        emit=emit,
     )
 
 

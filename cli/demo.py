@@ -48,7 +48,7 @@ def run_demo(
         TocsinError: a file is unusable, or something did not come up.
     """
     for path in (activity, alerts):
-        if path is not None and not path.is_file():
+        if path is not None and not path.exists():
             raise UnreadableFileError(f"there is no file {path}", hint="check the path")
     with _own_folder() as settings:
         step = Steps(console)
@@ -166,7 +166,7 @@ def _alerts(path: Path | None) -> list[NotificationRequest]:
     if path is not None:
         from routing.intake.cap import read_alerts
 
-        return read_alerts(path).alerts
+        return read_alerts(path, time.time()).alerts
     made = (
         NotificationRequest(
             type="weather_alert",

@@ -16,6 +16,7 @@ from rich.table import Table
 
 from cli.import_files import parse_mapping
 from features.importing.activity_log import ActivityFormat, read_log
+from features.importing.options import ReadOptions
 from launch import evaluation
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def evaluate_activity(
     *,
     file_format: ActivityFormat | None,
     pairs: Sequence[str],
-    time_format: str,
+    options: ReadOptions,
     train_until: str,
     active_days: int,
     horizon_days: int,
@@ -71,7 +72,7 @@ def evaluate_activity(
     train_until_s, mapping = _midnight(train_until), parse_mapping(pairs)
     with ExitStack() as stack:
         status = stack.enter_context(console.status(f"reading {file.name}"))
-        log = read_log(file, file_format, mapping, time_format, status.update)
+        log = read_log(file, file_format, mapping, options, status.update)
         run: Any = map
         if parallel:
             from actors.parallel import spread
@@ -90,6 +91,7 @@ def evaluate_labelled_table(
     console: Console,
     file: Path,
     label: str,
+    options: ReadOptions,
     *,
     seed: int,
     html: Path | None,
@@ -106,7 +108,7 @@ def evaluate_labelled_table(
     from models.training.plain_table import TablePolicy, evaluate_table, read_table
 
     with console.status(f"reading {file.name}") as status:
-        frame, churned, dropped = read_table(file, label)
+        frame, churned, dropped = read_table(file, label, options)
         status.update("choosing, fitting, calibrating, testing")
         subject = of_table(evaluate_table(frame, churned, dropped, TablePolicy(seed=seed)), file.name, label)
         evaluation.write_page(html, subject, status.update)

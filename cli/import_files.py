@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -17,12 +19,20 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
+from cli.status import now_lines
+from features.importing.options import LOOK, ReadOptions
 from launch import file_import
 from launch.local_client import client_of
 from tocsin.client import Client
 from tocsin.settings import Settings
 from tocsin.wire.lanes import NOTIFICATION_LANES
 from tocsin.wire.notifications import NotificationRequest
+from tocsin.wire.problems import RecordError
+
+if TYPE_CHECKING:
+    from routing.intake.cap import AlertFeed
+
+MAX_SHOWN = 50  # rejected alerts
 
 
 def progress_bar(console: Console) -> Progress:
@@ -59,6 +69,7 @@ def import_activity(
     file: Path,
     pairs: Sequence[str],
     rejects: Path | None,
+    options: ReadOptions,
     *,
     json: bool,
     emit: Callable[[object], None],
@@ -68,7 +79,7 @@ def import_activity(
     Raises:
         TocsinError: the file is unusable or the platform does not answer; what was accepted stays accepted.
     """
-    result = send_activity(settings, console, file, parse_mapping(pairs), rejects)
+    result = send_activity(settings, console, file, parse_mapping(pairs), rejects, options)
     if json:
         emit(result)
         return
@@ -79,22 +90,39 @@ def import_activity(
     )
     if result["rejects_file"]:
         console.print(f"  every rejected row, with its line and reason: {result['rejects_file']}")
+    if result["as_of"]:
+        for line in now_lines(result["as_of"], time.time()):
+            console.print(line)
+
+
+def rejected_alerts(feed: AlertFeed, refused: Sequence[RecordError]) -> list[dict[str, Any]]:
+    """What was not sent of a feed, and what the platform refused of it, by position in the document."""
+    here = [{"position": r.position, "id": r.id, "reason": r.reason} for r in feed.rejects]
+    there = [
+        {
+            "position": feed.positions[error.index],
+            "id": feed.alerts[error.index].dedup_key or "",
+            "reason": f"{error.detail}: {error.limit}" if error.limit else error.detail,
+        }
+        for error in refused
+    ]
+    return sorted([*here, *there], key=lambda reject: int(str(reject["position"])))
 
 
 def import_alerts(
     settings: Settings, console: Console, file: Path, *, json: bool, emit: Callable[[object], None]
 ) -> None:
-    """Send one feed's alerts and say where each went.
+    """Send one feed's alerts and say where each went; one that is refused holds up none of the others.
 
     Raises:
         TocsinError: the file is unusable or the platform does not answer.
     """
     from routing.intake.cap import read_alerts
 
-    feed = read_alerts(file)
+    feed = read_alerts(file, time.time())
     with client_of(settings) as client:
         result = send_notifications(client, console, feed.alerts, f"sending {file.name}")
-    rejects = [{"position": r.position, "id": r.id, "reason": r.reason} for r in feed.rejects]
+    rejects = rejected_alerts(feed, result.pop("refused"))
     if json:
         emit({"file": str(file), **result, "rejected": rejects})
         return
@@ -103,12 +131,19 @@ def import_alerts(
         f"[bold]{file.name}[/bold]: {result['accepted']:,} alerts accepted ({lanes}), "
         f"{result['duplicates']:,} of them sent before, {len(rejects):,} rejected"
     )
-    for reject in rejects:
-        console.print(f"  entry {reject['position']}: {reject['reason']}")
+    for reject in rejects[:MAX_SHOWN]:
+        console.print(f"  entry {reject['position']}: {escape(str(reject['reason']))}")
+    if len(rejects) > MAX_SHOWN:
+        console.print(f"  and {len(rejects) - MAX_SHOWN:,} more: --json lists them all")
 
 
 def send_activity(
-    settings: Settings, console: Console, file: Path, mapping: dict[str, str] | None, rejects: Path | None
+    settings: Settings,
+    console: Console,
+    file: Path,
+    mapping: dict[str, str] | None,
+    rejects: Path | None,
+    options: ReadOptions = LOOK,
 ) -> dict[str, Any]:
     """Send a file's activity with a bar, as `launch.file_import.send_activity`."""
     with progress_bar(console) as bar:
@@ -118,6 +153,7 @@ def send_activity(
             file,
             mapping,
             rejects,
+            options,
             lambda rows, total: bar.update(task, completed=rows, total=total),
         )
 

@@ -16,6 +16,9 @@ from launch.local_client import fetch
 from launch.run_record import RunRecord, read_run
 from tocsin.settings import Settings
 
+MAX_IDLE_DAYS = 28.0  # without an event of anybody, from which on nobody counts as active
+DAY_S = 86_400.0
+
 
 def show(settings: Settings, console: Console, *, json: bool, emit: Callable[[object], None]) -> None:
     """Print it, for people or machines.
@@ -82,6 +85,7 @@ def lanes_table(status: dict[str, Any]) -> Group:
             if counts.get(name)
         ]
     newest = status["newest_event"]
+    moment = now_lines(status["as_of"], datetime.now(UTC).timestamp()) if "as_of" in status else []
     since = f", newest event {datetime.fromtimestamp(newest, tz=UTC):%Y-%m-%d %H:%M} UTC" if newest else ""
     problem = status.get("registry_problem")
     model = f"[red]{escape(problem)}[/red]" if problem else status["champion"] or "none yet (tocsin train)"
@@ -90,10 +94,46 @@ def lanes_table(status: dict[str, Any]) -> Group:
         table,
         *also,
         f"features   {status['advertisers']:,} advertisers{since}",
+        *moment,
         *archive_lines(status.get("archive")),
         f"model      {model}",
         *breaker_lines(status.get("breakers", [])),
     )
+
+
+def now_lines(as_of: dict[str, Any], clock: float) -> list[str]:
+    """Which moment is "now" for features, and why; a warning where it leaves everybody inactive, or somebody out.
+
+    `clock` is the time, epoch seconds.
+    """
+    newest, setting = as_of["newest_event"], as_of["setting"]
+    why = {
+        "now": "the clock (--as-of now)",
+        "latest": "the midnight after the newest event (--as-of latest)",
+    }.get(setting, f"it was set (--as-of {setting})")
+    if setting == "latest" and (newest is None or as_of["moment"] >= clock - 60.0):
+        why = "the clock, which the data has reached (--as-of latest)"
+    if setting == "latest" and newest is None:
+        why = "the clock, as there is no data yet (--as-of latest)"
+    if setting == "latest" and as_of["ahead"]:
+        why = "where the data as a whole ends (--as-of latest)"
+    lines = [f"now        {_minute(as_of['moment'])}: {why}"]
+    if setting == "latest" and as_of["ahead"]:
+        lines.append(
+            f"           [yellow]{as_of['ahead']:,} with events up to {_minute(newest)}, over 7 days after all others, "
+            f"left out: check their dates[/yellow]"
+        )
+    idle_days = (as_of["moment"] - newest) / DAY_S if newest is not None else 0.0
+    if idle_days > MAX_IDLE_DAYS:
+        lines.append(
+            f"           [yellow]everybody is inactive for {idle_days:,.0f} days or more; for data of the past: "
+            f"tocsin up --as-of latest[/yellow]"
+        )
+    return lines
+
+
+def _minute(moment: float) -> str:
+    return f"{datetime.fromtimestamp(moment, tz=UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def archive_lines(backlog: dict[str, Any] | None) -> list[str]:

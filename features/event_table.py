@@ -22,9 +22,11 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from msgspec import NODEFAULT, structs
 
-from tocsin.errors import TocsinError
+from features.columns import EARLIEST, SchemaMismatchError, ids, moments, table_of
+from features.epochs import SECONDS_BELOW
 from tocsin.wire.activity import Activity
 
 if TYPE_CHECKING:
@@ -48,12 +50,6 @@ DEFAULTS: Mapping[str, Any] = {
 }
 DICTIONARY_COLUMNS = ("advertiser_id", "currency", "kind", "campaign_id")  # few values, many rows
 ORDER = (("advertiser_id", "ascending"), ("event_time", "ascending"), ("arrival", "ascending"))
-
-
-class SchemaMismatchError(TocsinError):
-    """A table of events lacks a column, or has one of another type. Nothing of it was used."""
-
-    code = "schema-mismatch"
 
 
 def event_table(activities: Iterable[Activity]) -> pa.Table:
@@ -82,7 +78,7 @@ def as_events(events: pa.Table | pd.DataFrame) -> pa.Table:
 
     Raises SchemaMismatchError: it names the first column that is missing or cannot be of its type.
     """
-    table = events if isinstance(events, pa.Table) else pa.Table.from_pandas(events, preserve_index=False)
+    table = table_of(events, SCHEMA.names, "events")
     columns = []
     for field in SCHEMA:
         if field.name in table.column_names:
@@ -92,23 +88,41 @@ def as_events(events: pa.Table | pd.DataFrame) -> pa.Table:
             columns.append(pa.chunked_array([default]))
         else:
             raise SchemaMismatchError(
-                f"events lack the column {field.name}; they have {', '.join(table.column_names)}"
+                f"events lack the column {field.name}; they have {', '.join(map(str, _names(events)))}"
             )
     return pa.table(
         columns, schema=pa.schema([pa.field(f.name, c.type) for f, c in zip(SCHEMA, columns, strict=True)])
     )
 
 
+def _names(rows: pa.Table | pd.DataFrame) -> list[Any]:
+    return list(rows.column_names if isinstance(rows, pa.Table) else rows.columns)
+
+
 def _cast(column: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:
     found = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
     if column.null_count:
         raise SchemaMismatchError(f"events have {column.null_count} nulls in {field.name}; none are allowed")
+    if field.name == "advertiser_id":
+        return column if column.type == field.type else pa.chunked_array([ids(column, field.name)])
+    if field.name in {"event_time", "arrival"}:
+        return _moments(column, field.name)
     if found == field.type:
         return column
     try:
         return column.cast(field.type)
     except pa.ArrowException as error:
         raise SchemaMismatchError(f"{field.name} is {found}, expected {field.type}: {error}") from error
+
+
+def _moments(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
+    """Times as they are where they are seconds already, which costs a look at the largest."""
+    if column.type == pa.float64() and len(column):
+        ends = pc.min_max(column)  # leaves NaN out
+        seconds = ends["min"].as_py() >= EARLIEST and ends["max"].as_py() < SECONDS_BELOW
+        if seconds and not pc.any(pc.is_nan(column)).as_py():
+            return column
+    return pa.chunked_array([pa.array(moments(column, name, bounded=name == "event_time"))])
 
 
 def check_schema(found: pa.Schema, where: str) -> None:

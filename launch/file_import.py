@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from launch.local_client import await_lane, client_of, lane_counts
+from launch.local_client import await_lane, client_of, fetch, lane_counts
 from tocsin.client import Client
 from tocsin.clock import to_datetime
 from tocsin.errors import InvalidRecordError, RequestFailedError
@@ -21,6 +21,7 @@ from tocsin.wire.problems import RecordError
 
 if TYPE_CHECKING:
     from features.importing.importer import ImportBatch, Reject
+    from features.importing.options import ReadOptions
 
 NOTIFICATIONS_A_REQUEST = 1000
 
@@ -30,15 +31,17 @@ def send_activity(
     file: Path,
     mapping: dict[str, str] | None,
     rejects: Path | None,
+    options: ReadOptions,
     on_rows: Callable[[int, int | None], None],
 ) -> dict[str, Any]:
     """Send a file's activity and wait until the shards have applied it; returns the counts.
 
     Args:
         settings: Of the platform.
-        file: Parquet or CSV.
+        file: Parquet or text, or a folder of parts.
         mapping: Column by field; None: Google's weekly spend, or columns with our names.
         rejects: Where bad rows go; None: alongside the file.
+        options: How the file is written, where looking at it does not tell.
         on_rows: Called with the rows read so far and how many the file has; None where that is not known.
 
     Raises:
@@ -48,19 +51,20 @@ def send_activity(
     from features.importing.tables import count_rows
 
     before = lane_counts(settings, LaneName.ACTIVITY)
-    rejects_path = rejects or file.with_name(file.name + ".rejects.jsonl")
+    whole = file.resolve()
+    rejects_path = rejects or whole.with_name(f"{whole.name}.rejects.jsonl")
     rows = accepted = rejected = 0
-    total = count_rows(file)
+    total = count_rows(file, options)
     on_rows(0, total)
     with client_of(settings) as client:
-        for batch in read_activity(file, mapping, time.time()):
+        for batch in read_activity(file, mapping, time.time(), options=options):
             rejects_found = list(batch.rejects)
             if batch.activities:
                 answer = client.send_activity([request_of(activity) for activity in batch.activities])
                 rejects_found += refused(batch, answer.errors)
                 accepted += answer.accepted
             if rejects_found:
-                rejects_found.sort(key=lambda reject: reject.line)
+                rejects_found.sort(key=lambda reject: (reject.file, reject.line))
                 write_rejects(rejects_path, rejects_found, append=rejected > 0)
                 rejected += len(rejects_found)
             rows += batch.rows
@@ -75,6 +79,7 @@ def send_activity(
         "repeated": after.get("repeated", 0) - before.get("repeated", 0),
         "rejected": rejected,
         "rejects_file": str(rejects_path) if rejected else "",
+        "as_of": fetch(settings).get("as_of"),
     }
 
 
@@ -88,8 +93,9 @@ def refused(batch: ImportBatch, errors: Sequence[RecordError]) -> list[Reject]:
 
     for error in errors:
         if error.code != InvalidRecordError.code:
+            reject = Reject(batch.lines[error.index], error.detail, {}, _file(batch, error))
             raise RequestFailedError(
-                f"line {batch.lines[error.index]} was not accepted: {error.detail}",
+                f"{reject.place} was not accepted: {error.detail}",
                 status=503,
                 hint="import the file again: what is known changes nothing",
             )
@@ -102,9 +108,14 @@ def refused(batch: ImportBatch, errors: Sequence[RecordError]) -> list[Reject]:
                 for name, value in msgspec.to_builtins(request_of(batch.activities[error.index])).items()
                 if value not in (None, "")
             },
+            _file(batch, error),
         )
         for error in errors
     ]
+
+
+def _file(batch: ImportBatch, error: RecordError) -> str:
+    return batch.files[error.index] if batch.files else ""
 
 
 def request_of(activity: Activity) -> ActivityRequest:
@@ -125,7 +136,7 @@ def request_of(activity: Activity) -> ActivityRequest:
 def send_notifications(
     client: Client, notifications: Sequence[NotificationRequest], on_sent: Callable[[int], None]
 ) -> dict[str, Any]:
-    """Send many; returns receipts counted by lane, duplicates apart.
+    """Send many; returns receipts counted by lane, duplicates apart, and what the platform refused of them.
 
     Args:
         client: Of the platform.
@@ -133,20 +144,33 @@ def send_notifications(
         on_sent: Called with the number accepted so far.
 
     Raises:
-        TocsinError: the platform does not answer, or refused a record.
+        TocsinError: the platform does not answer.
+        RequestFailedError: a record was not accepted because of the state the platform is in, not of its content.
     """
     lanes: dict[str, int] = {}
     duplicates = accepted = 0
     ids: list[str] = []
+    refused: list[RecordError] = []
     for start in range(0, len(notifications), NOTIFICATIONS_A_REQUEST):
         answer = client.send_many(notifications[start : start + NOTIFICATIONS_A_REQUEST])
-        if answer.errors:
-            first = answer.errors[0]
-            raise RequestFailedError(f"record {start + first.index}: {first.detail}", status=422)
+        for error in answer.errors:
+            if error.code != InvalidRecordError.code:
+                raise RequestFailedError(
+                    f"record {start + error.index} was not accepted: {error.detail}",
+                    status=503,
+                    hint="send them again: what was accepted is not sent twice",
+                )
+            refused.append(msgspec.structs.replace(error, index=start + error.index))
         for receipt in answer.receipts:
             accepted += 1
             duplicates += receipt.duplicate
             lanes[receipt.lane] = lanes.get(receipt.lane, 0) + 1
             ids.append(receipt.id)
         on_sent(accepted)
-    return {"accepted": accepted, "duplicates": duplicates, "lanes": lanes, "ids": len(set(ids))}
+    return {
+        "accepted": accepted,
+        "duplicates": duplicates,
+        "lanes": lanes,
+        "ids": len(set(ids)),
+        "refused": refused,
+    }

@@ -139,9 +139,9 @@ async def _put_features(page: Page, lane: Lane, store: FeatureStore) -> None:
         page.put("tocsin_feature_unfit_vectors_total", counts.get(f"schema:{view.name}", 0), view.name)
     page.put("tocsin_feature_samples", samples)
     page.put("tocsin_advertisers", await store.count())
-    newest = await store.latest()
-    if newest is not None:
-        page.put("tocsin_newest_event_timestamp_seconds", newest)
+    data = await store.newest()
+    if data is not None:
+        page.put("tocsin_newest_event_timestamp_seconds", data.newest)
 
 
 async def _put_archive(page: Page, lane: Lane, keys: FeatureKeys) -> None:

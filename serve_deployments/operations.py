@@ -14,6 +14,7 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 
+from features.online.as_of import AsOfView, as_of_view
 from features.online.store import FeatureStore
 from features.shard.event_log import Backlog, read_backlog
 from models.registry.registry import Registry
@@ -93,6 +94,7 @@ class PlatformStatus(msgspec.Struct, frozen=True, kw_only=True):
     durability: str
     advertisers: int
     newest_event: float | None
+    as_of: AsOfView  # which moment features are computed for, and why
     champion: str
     model_versions: int
     breakers: list[BreakerView] = []
@@ -204,11 +206,13 @@ class Operations(Application):
         """Everything at a glance."""
         durability = await self._lanes.durability(LaneName.P2)
         champion, versions, problem = await self._models()
+        data = await self._store.newest()
         return PlatformStatus(
             lanes=[await self._lane_status(name) for name in LaneName],
             durability=durability,
             advertisers=await self._store.count(),
-            newest_event=await self._store.latest(),
+            newest_event=data.newest if data else None,
+            as_of=as_of_view(self.settings.as_of, data, SystemClock().now()),
             champion=champion,
             model_versions=versions,
             registry_problem=problem,

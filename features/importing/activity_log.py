@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from features.importing.importer import GOOGLE_COLUMNS, Reject, SourceFormat, detect, read_activity
+from features.importing.options import ReadOptions
 from features.importing.tables import count_rows
 from tocsin.errors import ConfigurationError, UnreadableFileError
 
@@ -25,18 +26,19 @@ _PROGRESS_EVERY = 20  # batches of 2,000 rows
 _MAX_REASONS = 3  # in the sentence
 
 _NEXT = {
-    "event_time": "--time-format says how times are written: '%d.%m.%Y %H:%M', '%Y%m%d', ms for milliseconds",
-    "amount": "amounts are numbers from 0 on with a decimal point; without amount in --map such rows count as activity",
+    "event_time": "--time-format says how times are written: '%d.%m.%Y %H:%M', '%d/%m/%Y', ms for milliseconds",
+    "amount": "amounts are numbers from 0 on, --decimal says which mark they have (a decimal point or comma); without "
+    "amount in --map such rows count as activity",
     "currency": "currencies are codes such as USD; leave currency out of --map to do without",
     "kind": "leave kind out of --map to do without",
 }
 
 
 class ActivityFormat(StrEnum):
-    """How an activity file is to be read."""
+    """Which table an activity file is."""
 
     GOOGLE_ADS = "google-ads"  # Google's weekly spend: Advertiser_ID, Week_Start_Date, Spend_USD
-    CSV = "csv"  # any transaction log, CSV or Parquet, with --map
+    CSV = "csv"  # any transaction log, text or Parquet, with --map
 
 
 @dataclass(slots=True)
@@ -53,7 +55,7 @@ class Refused:
         for reject in rejects:
             kind = reject.reason.partition(" ")[0], reject.reason.rpartition(": ")[2]
             self.counts[kind] = self.counts.get(kind, 0) + 1
-            self.first.setdefault(kind, f"line {reject.line}, {reject.reason}")
+            self.first.setdefault(kind, f"{reject.place}, {reject.reason}")
         self.refused += len(rejects)
 
     @property
@@ -92,7 +94,7 @@ def read_log(
     file: Path,
     file_format: ActivityFormat | None,
     mapping: Mapping[str, str] | None,
-    time_format: str,
+    options: ReadOptions,
     say: Callable[[str], None],
 ) -> Log:
     """Read a whole file.
@@ -105,13 +107,13 @@ def read_log(
 
     from features.event_table import event_table  # noqa: PLC0415 - as above
 
-    weekly = not mapping and detect(file) is SourceFormat.GOOGLE_WEEKLY_SPEND
+    weekly = not mapping and detect(file, options) is SourceFormat.GOOGLE_WEEKLY_SPEND
     _check_format(file, file_format, mapping, weekly=weekly)
     if file_format is ActivityFormat.CSV and weekly:
         mapping, weekly = {"advertiser_id": "advertiser_id"}, False  # asked for: the columns by our own names
-    total = count_rows(file)
+    total = count_rows(file, options)
     refused, parts = Refused(), []
-    batches = read_activity(file, mapping, LATEST, earliest=EARLIEST, time_format=time_format)
+    batches = read_activity(file, mapping, LATEST, earliest=EARLIEST, options=options)
     for number, batch in enumerate(batches):
         refused.rows += batch.rows
         refused.add(batch.rejects)

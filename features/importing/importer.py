@@ -11,13 +11,18 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from enum import StrEnum
+from itertools import chain, islice
 from pathlib import Path
 from typing import Final
 
-from msgspec import Struct, field, structs
+from msgspec import Struct, field, structs, to_builtins
 
+from features.importing.identifiers import missing
+from features.importing.money import DecimalMark, decimal_mark
+from features.importing.options import LOOK, ReadOptions
 from features.importing.records import EARLIEST, Times, activity_of, weekly_activity_of
-from features.importing.tables import Row, Table, as_text, count_rows, open_table, read_rows
+from features.importing.rows import Row
+from features.importing.tables import Table, as_text, count_rows, open_table, read_rows
 from tocsin.errors import ConfigurationError, InvalidRecordError, UnreadableFileError
 from tocsin.wire.activity import Activity
 
@@ -46,12 +51,20 @@ class SourceFormat(StrEnum):
     ACTIVITY = "activity"  # columns named as the fields of an activity
 
 
-class Reject(Struct, frozen=True):
-    """A row that was not imported: its line, the field and limit it breaks, and its cells as text."""
+class Reject(Struct, frozen=True, omit_defaults=True):
+    """A row that was not imported: its line, the field and limit it breaks, its cells as text, and where the table is a
+    folder, its file.
+    """
 
     line: int
     reason: str
     raw: dict[str, str]
+    file: str = ""
+
+    @property
+    def place(self) -> str:
+        """Where it stands, in words."""
+        return f"line {self.line} of {self.file}" if self.file else f"line {self.line}"
 
 
 class ImportBatch(Struct):
@@ -59,6 +72,7 @@ class ImportBatch(Struct):
 
     activities: list[Activity] = field(default_factory=list)
     lines: list[int] = field(default_factory=list)  # of the activities
+    files: list[str] = field(default_factory=list)  # of the activities, where the table is a folder
     rejects: list[Reject] = field(default_factory=list)
 
     @property
@@ -67,9 +81,9 @@ class ImportBatch(Struct):
         return len(self.activities) + len(self.rejects)
 
 
-def detect(path: str | os.PathLike[str]) -> SourceFormat | None:
+def detect(path: str | os.PathLike[str], options: ReadOptions = LOOK) -> SourceFormat | None:
     """The format of a file, by its columns; None where it needs a mapping. Raises UnreadableFileError."""
-    return _format_of(open_table(path))
+    return _format_of(open_table(path, options))
 
 
 def read_activity(
@@ -78,23 +92,25 @@ def read_activity(
     now: float,
     *,
     earliest: float = EARLIEST,
-    time_format: str = "",
+    options: ReadOptions = LOOK,
 ) -> Iterator[ImportBatch]:
-    """Read a Parquet or CSV file, batch by batch. `now` and `earliest` bound its times, in epoch seconds.
+    """Read a Parquet or text file, or a folder of them, batch by batch.
+
+    `now` and `earliest` bound its times, in epoch seconds.
 
     `mapping` gives the column of each field (`advertiser_id`, `event_time`, `amount`, `kind`, `event_id`,
     `campaign_id`, `currency`, `arrival`; only the first two are required); a field it leaves out is read from the
     column of its own name, if there is one.
-    None: the format is detected. `time_format` says how times are written, as `features.importing.records.Times` does.
+    None: the format is detected. `options` say what looking at the file does not tell.
 
     Raises UnreadableFileError, before the first batch, where the file is not a table with rows and the columns
     needed, and while reading where it turns out to be damaged; ConfigurationError where `mapping` names a field
     there is not.
     """
-    table, times = open_table(path), Times(now, earliest, time_format)
+    table, times = open_table(path, options), Times(now, earliest, options.time_format)
     if not mapping and _format_of(table) is SourceFormat.GOOGLE_WEEKLY_SPEND:
-        return _batches(table, None, times)
-    return _batches(table, _columns_of(table, mapping or {}), times)
+        return _batches(table, None, times, options)
+    return _batches(table, _columns_of(table, mapping or {}), times, options)
 
 
 def write_rejects(path: str | os.PathLike[str], rejects: Iterable[Reject], *, append: bool = False) -> int:
@@ -103,7 +119,7 @@ def write_rejects(path: str | os.PathLike[str], rejects: Iterable[Reject], *, ap
     try:
         with Path(path).open("a" if append else "w", encoding="utf-8") as file:
             for reject in rejects:
-                file.write(json.dumps(structs.asdict(reject), ensure_ascii=False) + "\n")
+                file.write(json.dumps(to_builtins(reject), ensure_ascii=False) + "\n")
                 count += 1
     except OSError as error:
         raise ConfigurationError(f"rejects cannot be written: {error}", hint="name another file") from error
@@ -125,43 +141,63 @@ def _columns_of(table: Table, mapping: Mapping[str, str]) -> dict[str, str]:
             )
     columns = {name: mapping.get(name, name) for name in FIELDS}
     needed = [columns[name] for name in FIELDS if name in REQUIRED or name in mapping]
-    missing = [name for name in needed if name not in table.columns]
-    if missing:
+    absent = [name for name in needed if name not in table.columns]
+    if absent:
+        shown = [as_text(name) for name in table.columns]
         raise UnreadableFileError(
-            f"{table.path} lacks {', '.join(missing)}; its columns are {', '.join(table.columns)}",
-            hint="say which columns to read, such as --map advertiser_id=Account --map event_time=Date",
+            f"{table.path} lacks {', '.join(absent)}; its columns are {', '.join(shown)}",
+            hint="say which columns to read, such as --map advertiser_id=Account --map event_time=Date"
+            if shown == list(table.columns)
+            else "they are not UTF-8: name the --encoding, such as latin-1 or cp1252",
         )
     return {name: column for name, column in columns.items() if column in table.columns}
 
 
-def _batches(table: Table, columns: dict[str, str] | None, times: Times) -> Iterator[ImportBatch]:
+class _Reading:
+    """What turns the rows of one table into activities: its columns (None: Google's weekly spend), times and money."""
+
+    def __init__(self, columns: dict[str, str] | None, times: Times, mark: DecimalMark) -> None:
+        self._columns = columns
+        self._times = times
+        self._mark = mark
+        self._derived = _Occurrences()
+
+    def activity(self, row: Row) -> Activity:
+        """The activity of a row. Raises InvalidRecordError."""
+        if row.problem:
+            raise InvalidRecordError(row.problem)
+        if self._columns is None:
+            return weekly_activity_of(row.values, self._times, self._mark)
+        activity = activity_of(row.values, self._columns, self._times, self._mark)
+        given = "event_id" in self._columns and not missing(row.values.get(self._columns["event_id"]))
+        return activity if given else self._derived.numbered(activity)
+
+
+def _batches(
+    table: Table, columns: dict[str, str] | None, times: Times, options: ReadOptions
+) -> Iterator[ImportBatch]:
     """Rows by `columns`, or as Google's weekly spend where that is None."""
     wanted = GOOGLE_COLUMNS if columns is None else tuple(dict.fromkeys(columns.values()))
-    derived = _Occurrences() if columns is not None else None
-    batch = ImportBatch()
-    for row in read_rows(table, wanted):
+    amounts = "Spend_USD" if columns is None else columns.get("amount", "")
+    rows = read_rows(table, wanted)
+    head = list(islice(rows, BATCH_ROWS)) if amounts and table.delimiter and not options.decimal else []
+    mark = DecimalMark(options.decimal)
+    if head:
+        mark = decimal_mark((row.values.get(amounts) for row in head), delimiter=table.delimiter)
+    reading, batch = _Reading(columns, times, mark), ImportBatch()
+    for row in chain(head, rows):
         try:
-            batch.activities.append(_activity(row, columns, derived, times))
+            batch.activities.append(reading.activity(row))
             batch.lines.append(row.line)
+            if row.file:
+                batch.files.append(row.file)
         except InvalidRecordError as error:
-            batch.rejects.append(Reject(row.line, error.message, _raw(row)))
+            batch.rejects.append(Reject(row.line, error.message, _raw(row), row.file))
         if batch.rows >= BATCH_ROWS:
             yield batch
             batch = ImportBatch()
     if batch.rows:
         yield batch
-
-
-def _activity(
-    row: Row, columns: dict[str, str] | None, derived: _Occurrences | None, times: Times
-) -> Activity:
-    if row.problem:
-        raise InvalidRecordError(row.problem)
-    if columns is None or derived is None:
-        return weekly_activity_of(row.values, times)
-    activity = activity_of(row.values, columns, times)
-    given = "event_id" in columns and as_text(row.values.get(columns["event_id"])).strip()
-    return activity if given else derived.numbered(activity)
 
 
 def _raw(row: Row) -> dict[str, str]:

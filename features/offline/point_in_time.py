@@ -18,8 +18,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from features import vectors
+from features.columns import SchemaMismatchError, ids, moments, table_of
 from features.definitions import FEATURE_NAMES, FEATURES, Feature
-from features.event_table import SchemaMismatchError, as_events, event_frame, event_table
+from features.event_table import as_events, event_frame, event_table
 from features.offline import columnar
 from features.offline.archive import BATCH_ROWS, Archive
 from features.offline.timelines import Floats, Ints, Questions, Timelines, portions
@@ -48,7 +49,8 @@ def point_in_time(
 
     Args:
         events: the archive, or a table or frame with the columns of `features.event_table.SCHEMA`.
-        entities: columns `advertiser_id` and `as_of` (epoch seconds, or a timestamp; without a zone it is UTC), and
+        entities: columns `advertiser_id` (text, whole numbers, or floats that are) and `as_of` (a timestamp, UTC where
+            it has no zone; a day; epoch seconds, ms, us or ns, told apart by their size; or RFC 3339 texts), and
             `known_at` where what was known at another moment than `as_of` is asked for; further columns are kept.
             Repeats and any order are fine.
         features: names of features.
@@ -59,22 +61,22 @@ def point_in_time(
         columns; NaN where not defined, and in the whole row of an advertiser without activity by then.
 
     Raises:
-        SchemaMismatchError: a column is missing or of another type.
+        SchemaMismatchError: a column is missing, of another type, or holds a row without an id or a moment (the message
+            names column and row, counted from 0); or a column has the name of a feature asked for.
         NotFoundError: there is no feature of a name.
     """
     wanted = [_feature(name) for name in features]
     given: Any = entities
     is_table = isinstance(given, pa.Table)
-    table: Any = given if is_table else pa.Table.from_pandas(given, preserve_index=False)
-    asked = _Asked(table)
-    found = np.full((len(table), len(wanted)), np.nan)
+    _refuse_names_in_use(list(given.column_names if is_table else given.columns), features)
+    asked = _Asked(given)
+    found = np.full((len(given), len(wanted)), np.nan)
     for batch in _batches(events, asked, batch_rows):
         versions, names = versions_of(batch)
         for lines in versions.timelines(asked.of(names, np.unique(versions.advertiser))):
             found[lines.row] = _answers(lines, wanted)
     if is_table:
-        columns = [table[name] for name in table.column_names]
-        answer: Any = pa.table(columns + list(found.T.copy()), names=[*table.column_names, *features])
+        answer: Any = pa.table(given.columns + list(found.T.copy()), names=[*given.column_names, *features])
     else:
         import pandas as pd  # noqa: PLC0415 - heavy: only those who use frames pay for it
 
@@ -88,24 +90,36 @@ def _feature(name: str) -> Feature:
     return FEATURES[FEATURE_NAMES.index(name)]
 
 
+def _refuse_names_in_use(given: Sequence[object], features: Sequence[str]) -> None:
+    """A label named as a feature would stand beside the feature under one name, and be learned from."""
+    for name in features:
+        if name in given:
+            raise SchemaMismatchError(
+                f"entities have a column {name}, which is the name of a feature asked for",
+                hint="rename the column, or leave the feature out of features=",
+            )
+        if list(features).count(name) > 1:
+            raise SchemaMismatchError(f"features names {name} twice", hint="name each feature once")
+
+
 class _Asked:
     """The rows that are asked for, by advertiser."""
 
-    def __init__(self, entities: pa.Table) -> None:
+    def __init__(self, entities: pa.Table | pd.DataFrame) -> None:
+        table = table_of(entities, ["advertiser_id", "as_of", "known_at"], "entities")
         for name in ("advertiser_id", "as_of"):
-            if name not in entities.column_names:
+            if name not in table.column_names:
+                given = entities.column_names if isinstance(entities, pa.Table) else entities.columns
                 raise SchemaMismatchError(
-                    f"entities lack the column {name}; they have {', '.join(entities.column_names)}"
+                    f"entities lack the column {name}; they have {', '.join(map(str, given))}",
+                    hint="name the account advertiser_id, and the moment of each row as_of",
                 )
-        encoded = entities["advertiser_id"].combine_chunks()
-        if isinstance(encoded, pa.ChunkedArray):
-            encoded = pa.concat_arrays(encoded.chunks) if encoded.num_chunks else pa.array([], pa.string())
-        encoded = encoded if pa.types.is_dictionary(encoded.type) else encoded.dictionary_encode()
-        self.names = encoded.dictionary.cast(pa.string())
+        encoded = ids(table["advertiser_id"], "advertiser_id")
+        self.names = encoded.dictionary
         self._number = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
-        self._as_of = _seconds(entities, "as_of")
-        known = "known_at" in entities.column_names
-        self._known_at = _seconds(entities, "known_at") if known else self._as_of
+        self._as_of = moments(table["as_of"], "as_of")
+        known = "known_at" in table.column_names
+        self._known_at = moments(table["known_at"], "known_at") if known else self._as_of
 
     def of(self, names: pa.Array, there: Ints) -> Questions:
         """The rows of a batch's advertisers, given all names it may use and the numbers of those it has events of."""
@@ -115,23 +129,6 @@ class _Asked:
         advertiser = numbers.to_numpy(zero_copy_only=False).astype(np.int64)[self._number]
         row = np.flatnonzero(present[advertiser])  # -1, unknown, is the last and never present
         return Questions(advertiser[row], self._as_of[row], self._known_at[row], row)
-
-
-def _seconds(entities: pa.Table, name: str) -> Floats:
-    column = entities[name]
-    if pa.types.is_timestamp(column.type):
-        column = pc.divide(
-            column.cast(pa.timestamp("us", column.type.tz)).cast(pa.int64()).cast(pa.float64()), 1e6
-        )
-    try:
-        moments: Floats = column.cast(pa.float64()).to_numpy()
-    except pa.ArrowException as error:
-        raise SchemaMismatchError(
-            f"{name} is {column.type}, expected epoch seconds or a timestamp"
-        ) from error
-    if not np.isfinite(moments).all():
-        raise SchemaMismatchError(f"{name} has nulls or infinite values; every row needs a moment")
-    return moments
 
 
 def _batches(events: Archive | pa.Table | pd.DataFrame, asked: _Asked, batch_rows: int) -> Iterator[pa.Table]:

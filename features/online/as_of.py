@@ -1,4 +1,4 @@
-"""The `as_of` that stands for "now": the clock, the end of the data, or a fixed moment."""
+"""The `as_of` that stands for "now": the clock, the end of the data (`features.newest`), or a fixed moment."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from datetime import datetime
 import msgspec
 
 from features.definitions import DAY_S
+from features.newest import NewestEvents
 from tocsin.clock import Clock, to_epoch
 from tocsin.errors import StorageUnavailableError
 
@@ -25,12 +26,34 @@ def latest_as_of(newest: float, now: float = math.inf) -> float:
     return min((newest // DAY_S + 1) * DAY_S, now)
 
 
+class AsOfView(msgspec.Struct, frozen=True, kw_only=True):
+    """Which moment is "now", and why; for people. Moments in epoch seconds."""
+
+    moment: float
+    setting: str  # now, latest or a time
+    newest_event: float | None  # of all advertisers; None: there is none
+    ahead: int = 0  # advertisers with events that do not move `latest`
+
+
+def as_of_view(setting: str, data: NewestEvents | None, now: float) -> AsOfView:
+    """Which moment is "now" by this setting, for this data, at this time (epoch seconds)."""
+    moment = fixed_as_of(setting)
+    if moment is None:
+        moment = latest_as_of(data.moment, now) if setting == "latest" and data else now
+    return AsOfView(
+        moment=moment,
+        setting=setting,
+        newest_event=data.newest if data else None,
+        ahead=data.ahead if data else 0,
+    )
+
+
 class AsOf:
     """The moment that features are computed for unless another is asked for.
 
     Args:
         as_of: The setting: `now`, `latest` or a time.
-        latest: Reads the time of the newest event, epoch seconds; None: there is none.
+        latest: Reads the time of the newest event that counts, epoch seconds; None: there is none.
         clock: Time.
     """
 

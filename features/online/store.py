@@ -15,13 +15,33 @@ from typing import Any, Final
 import msgspec
 from redis import asyncio as aioredis
 
+from features.newest import MIN_ADVERTISERS, STRAY_GAP_S, STRAY_SHARE, NewestEvents
 from features.tiles import History, decode, fold
 from tocsin.errors import InvalidRecordError
 from tocsin.keys import FeatureKeys
 from tocsin.storage.errors import translated
+from tocsin.storage.script import Script
 from tocsin.wire.activity import Activity
 
 SCAN_PAGE = 200
+
+# `features.newest.newest_events` over the newest event of each advertiser: five looks into a sorted set of any size.
+_NEWEST: Final = Script(
+    """#!lua flags=no-writes
+local function score(found) return found[2] end
+local count = redis.call('ZCARD', advertisers)
+if count == 0 then return {} end
+local newest = score(redis.call('ZREVRANGE', advertisers, 0, 0, 'WITHSCORES'))
+if count < tonumber(least) then return {newest, 'inf', newest, 0} end
+local rank = math.max(1, math.floor(count * tonumber(share)))
+local reached = score(redis.call('ZREVRANGE', advertisers, rank, rank, 'WITHSCORES'))
+local bound = string.format('%.17g', tonumber(reached) + tonumber(gap_s))
+local counted = score(redis.call('ZREVRANGEBYSCORE', advertisers, bound, '-inf', 'WITHSCORES', 'LIMIT', 0, 1))
+return {counted, bound, newest, redis.call('ZCOUNT', advertisers, '(' .. bound, '+inf')}
+""",
+    keys="advertisers",
+    args="least share gap_s",
+)
 
 decode_activity: Final = msgspec.msgpack.Decoder(Activity).decode
 
@@ -84,14 +104,32 @@ class FeatureStore:
         return [[decode_activity(body) for body in page] for page in pages]
 
     async def latest(self) -> float | None:
-        """The time of the newest event (epoch seconds), None for an empty store.
+        """The time of the newest event that counts (`features.newest`), epoch seconds; None for an empty store.
+
+        Raises:
+            StorageUnavailableError: the server does not answer.
+        """
+        found = await self.newest()
+        return found.moment if found else None
+
+    async def newest(self) -> NewestEvents | None:
+        """Where the stored data ends, over all partitions; None for an empty store. One round trip.
 
         Raises:
             StorageUnavailableError: the server does not answer.
         """
         with translated():
-            newest: Any = await self._client.zrange(self.keys.advertisers, 0, 0, desc=True, withscores=True)
-        return float(newest[0][1]) if newest else None
+            found: Any = await _NEWEST.run(
+                self._client,
+                advertisers=self.keys.advertisers,
+                least=MIN_ADVERTISERS,
+                share=STRAY_SHARE,
+                gap_s=STRAY_GAP_S,
+            )
+        if not found:
+            return None
+        moment, bound, newest, ahead = found
+        return NewestEvents(moment=float(moment), bound=float(bound), newest=float(newest), ahead=int(ahead))
 
     async def active(self, since: float, *, limit: int) -> list[str]:
         """Up to `limit` advertisers with an event at or after a moment (epoch seconds), the latest first.

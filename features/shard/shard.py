@@ -18,9 +18,11 @@ from itertools import islice
 from typing import Any, Final
 
 import msgspec
+import numpy as np
 from redis import asyncio as aioredis
 from redis.asyncio.client import Pipeline
 
+from features.newest import NewestEvents, newest_events
 from features.online.as_of import fixed_as_of, latest_as_of
 from features.online.packing import pack_views
 from features.online.store import FeatureStore, decode_activity, read_history
@@ -67,6 +69,20 @@ class AppliedUnit(msgspec.Struct):
     unreadable: list[Entry]
     newest: float = 0.0  # event time
 
+    def newest_by_advertiser(self) -> list[float]:
+        """The time of each advertiser's newest event."""
+        return [
+            max(event.event_time for event in events.values())
+            for advertisers in self.events.values()
+            for events in advertisers.values()
+        ]
+
+    def times(self) -> Iterator[float]:
+        """The time of every event."""
+        for advertisers in self.events.values():
+            for events in advertisers.values():
+                yield from (event.event_time for event in events.values())
+
 
 class Shard:
     """Keeps the features of the partitions whose blocks it handles.
@@ -112,7 +128,8 @@ class Shard:
             StorageUnavailableError: the server does not answer.
         """
         unit = _sorted(hold.begin() if hold else entries)
-        tokens, known, newest, refold = await self._read(unit)
+        tokens, known, refold = await self._read(unit)
+        data = await self.store.newest() if self._latest and unit.events else None
         changes: dict[str, Change] = {}
         for partition, advertisers in unit.events.items():
             for advertiser_id, events in advertisers.items():
@@ -125,7 +142,7 @@ class Shard:
                     change.history = merge(before, history) if before and history else history
                 change.bodies = {event_id: _encode(event) for event_id, event in change.writes.items()}
         await self._refold(sorted(refold), changes)
-        as_of = self._as_of(max(newest, unit.newest))
+        as_of = self._as_of(data, unit)
         next_tokens = {partition: secrets.token_bytes(12) for partition in unit.events}
         for partition, advertisers in unit.events.items():
             new = {name: found for name in advertisers if (found := changes[name].history)}
@@ -145,8 +162,8 @@ class Shard:
 
     async def _read(
         self, unit: AppliedUnit
-    ) -> tuple[dict[int, bytes], dict[str, dict[str, Activity]], float, set[str]]:
-        """The tokens by partition, the known events by advertiser, the newest event time, the advertisers to refold.
+    ) -> tuple[dict[int, bytes], dict[str, dict[str, Activity]], set[str]]:
+        """The tokens by partition, the known events by advertiser, the advertisers to refold.
 
         The tokens are read before what stands under them, so that settling detects a change in between.
         """
@@ -154,10 +171,9 @@ class Shard:
         wanted = [(p, name) for p in partitions for name in unit.events[p]]
         unseen = [(p, name) for p, name in wanted if self.history_cache.get(p, name) is None]
         if not wanted:
-            return {}, {}, 0.0, set()
+            return {}, {}, set()
         async with self._client.pipeline(transaction=False) as pipe:
             pipe.mget([self._keys.applied(partition) for partition in partitions])
-            pipe.zrange(self._keys.advertisers, 0, 0, desc=True, withscores=True)
             for partition, name in wanted:
                 pipe.hmget(self._keys.events(name), list(unit.events[partition][name]))
             if unseen:
@@ -174,10 +190,9 @@ class Shard:
             refold |= self._learn(lost, await self._bodies([name for _, name in lost]))
         known = {
             name: _logged(unit.events[partition][name], bodies)
-            for (partition, name), bodies in zip(wanted, answers[2 : 2 + len(wanted)], strict=True)
+            for (partition, name), bodies in zip(wanted, answers[1 : 1 + len(wanted)], strict=True)
         }
-        newest = float(answers[1][0][1]) if answers[1] else 0.0
-        return tokens, known, newest, refold
+        return tokens, known, refold
 
     async def _bodies(self, advertiser_ids: Sequence[str]) -> list[bytes | None]:
         with translated():
@@ -202,11 +217,20 @@ class Shard:
             whole = {event.event_id: event for event in events} | changes[name].writes
             changes[name].history = fold(name, whole.values())
 
-    def _as_of(self, newest: float) -> float:
+    def _as_of(self, data: NewestEvents | None, unit: AppliedUnit) -> float:
+        """The moment vectors are packed for; for `latest`, what is being applied counts as what is stored does."""
         if self._fixed is not None:
             return self._fixed
         now = self._clock.now()
-        return latest_as_of(newest, now) if self._latest else now
+        if not self._latest:
+            return now
+        newest = unit.newest
+        if data is None:  # the first events of all
+            whole = newest_events(np.array(unit.newest_by_advertiser()))
+            return latest_as_of(whole.moment if whole else now, now)
+        if newest > data.bound:
+            newest = max(time for time in [data.moment, *unit.times()] if time <= data.bound)
+        return latest_as_of(max(data.moment, newest), now)
 
     # ------------------------------------------------------------------ writing
 

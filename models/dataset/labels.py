@@ -20,6 +20,7 @@ import numpy.typing as npt
 import pandas as pd
 from msgspec import Struct
 
+from features.newest import NewestEvents, newest_events
 from tocsin.errors import ConfigurationError
 
 DAY_S = 86_400.0
@@ -113,6 +114,18 @@ def observed_until(last: float, *, dates_only: bool = False) -> float:
 def dated_by_day(event_times: npt.NDArray[np.float64]) -> bool:
     """Whether every event lies at a UTC midnight: a log of dates without times."""
     return len(event_times) > 0 and bool((event_times % DAY_S == 0.0).all())
+
+
+def data_end(events: pd.DataFrame) -> NewestEvents:
+    """Where a log of at least one event ends; a few advertisers far ahead of all others do not move it.
+
+    Labels after the end would say that everybody churned. `events` has the columns `advertiser_id` and `event_time`.
+    """
+    by_advertiser = events.groupby("advertiser_id", observed=True)["event_time"].max()
+    found = newest_events(by_advertiser.to_numpy(dtype=np.float64))
+    if found is None:
+        raise ValueError("there are no events")
+    return found
 
 
 def weekly_cutoffs(

@@ -4,6 +4,7 @@
 |---|---|
 | a hole | nobody did anything for as long as a horizon: everybody active before it counts as churned |
 | returns | many of those counted as churned came back later: the horizon is shorter than usual pauses |
+| strays | a few advertisers have events dated far after those of all others: the end of the data is without them |
 | currencies | amounts of several are added up as they are |
 | baselines | one of them ranks better than the model |
 """
@@ -15,7 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from models.dataset.labels import DAY_S, LabelPolicy, dated_by_day, label, observed_until
+from models.dataset.labels import DAY_S, LabelPolicy, data_end, dated_by_day, label, observed_until
 from models.evaluation.evaluation import Evaluation
 from tocsin.clock import to_datetime
 
@@ -36,13 +37,27 @@ def holes(events: pd.DataFrame, policy: LabelPolicy) -> list[str]:
     ]
 
 
+def ahead(events: pd.DataFrame) -> list[str]:
+    """Whether a few advertisers have events dated far after those of all others."""
+    data = data_end(events)
+    if not data.ahead:
+        return []
+    of = events["advertiser_id"].nunique()
+    text = (
+        f"{data.ahead:,} of {of:,} advertisers have events up to {_day(data.newest)}, over 7 days after all others: "
+        f"the data counts as ending on {_day(data.moment)}; check their dates"
+    )
+    return [text]
+
+
 def returned(events: pd.DataFrame, cutoffs: Sequence[float], policy: LabelPolicy) -> float | None:
     """Of those who churned, the share that was seen again after the label window.
 
     Asked of the cutoffs after whose window another one as long is known; None where there is no such churn.
     """
     times = events["event_time"].to_numpy(dtype=np.float64)
-    end = observed_until(float(times.max()), dates_only=dated_by_day(times))
+    data = data_end(events)
+    end = observed_until(data.moment, dates_only=dated_by_day(times[times <= data.bound]))
     rows = label(events, [cutoff for cutoff in cutoffs if cutoff + 2 * policy.horizon_s <= end], policy)
     gone = rows[rows["churned"] == 1]
     if gone.empty:
@@ -62,7 +77,7 @@ def cautions(
         policy: The windows.
         found: What came of the test.
     """
-    warnings = holes(events, policy)
+    warnings = [*ahead(events), *holes(events, policy)]
     share = returned(events, cutoffs, policy)
     if share is not None and share > MANY_RETURN:
         warnings.append(

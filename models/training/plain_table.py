@@ -7,7 +7,9 @@ the churn model, on accounts kept apart in the same way.
 
 from __future__ import annotations
 
+import math
 import os
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +23,11 @@ from sklearn.model_selection import StratifiedKFold, train_test_split
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-from features.importing.tables import CSV_SUFFIXES, PARQUET_SUFFIXES, open_table
+from features.importing.money import DecimalMark, decimal_mark, money
+from features.importing.options import LOOK, ReadOptions
+from features.importing.tables import Part, open_table, readable
+from features.importing.text_files import open_text
+from features.missing import stands_for_nothing
 from models.dataset.labels import LabelCounts, count_labels
 from models.dataset.matrix import Floats, calibrate
 from models.dataset.split import TooLittleDataError
@@ -37,7 +43,7 @@ from models.evaluation.leakage import CEILING, Finding, ceiling
 from models.evaluation.measures import auc
 from models.training.calibration import calibrate_weeks
 from models.training.candidates import choose, regression, trees
-from tocsin.errors import UnreadableFileError
+from tocsin.errors import InvalidRecordError, UnreadableFileError
 
 TRUE = frozenset({"yes", "1", "1.0", "true", "churn", "churned"})
 FALSE = frozenset({"no", "0", "0.0", "false", "stay", "stayed", "retained"})
@@ -47,6 +53,8 @@ _NUMERIC_SHARE = 0.95  # of a column's filled cells, from which on it is a numbe
 _IDENTIFIER_SHARE = (
     0.5  # of rows with a text of their own, from which on a column names rather than describes
 )
+
+_LETTER = re.compile(r"[^\W\d_]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,37 +84,49 @@ class TableResult:
     findings: list[Finding]
 
 
-def read_table(path: str | os.PathLike[str], label: str) -> tuple[pd.DataFrame, Floats, list[str]]:
-    """The descriptive columns of a CSV or Parquet file, its label as 0 and 1, and the columns left out.
+def read_table(
+    path: str | os.PathLike[str], label: str, options: ReadOptions = LOOK
+) -> tuple[pd.DataFrame, Floats, list[str]]:
+    """The descriptive columns of a text or Parquet table, its label as 0 and 1, and the columns left out.
 
     Raises:
         UnreadableFileError: no such file or column, a label that is neither yes nor no, or no other column.
     """
     try:
-        frame = _read(path)
+        frame = _read(path, options)
     except (OSError, ValueError) as error:
         raise UnreadableFileError(f"{path} cannot be read as a table: {error}") from error
     if label not in frame.columns:
         raise UnreadableFileError(f"{path} has no column {label}; its columns are {', '.join(frame.columns)}")
     said = frame[label].astype(str).str.strip().str.lower()
+    blank = np.flatnonzero([not isinstance(text, str) or stands_for_nothing(text) for text in said])
+    if len(blank):
+        raise UnreadableFileError(
+            f"{label} is blank in {len(blank):,} of {len(frame):,} rows, the first is row {blank[0] + 1}",
+            hint="drop the rows of which it is not known who left",
+        )
     unknown = sorted(set(said.unique()) - TRUE - FALSE)
     if unknown:
+        row = int(np.flatnonzero(said == unknown[0])[0]) + 1
         raise UnreadableFileError(
-            f"{label} holds {', '.join(repr(value) for value in unknown[:3])}",
+            f"{label} holds {', '.join(repr(value) for value in unknown[:3])}, the first in row {row}",
             hint="yes or no, 1 or 0, true or false",
         )
     columns: dict[str, Any] = {}
     dropped: list[str] = []
     for name in frame.columns.drop(label):
         column = frame[name]
+        texts = column.astype(str)
+        filled = column.notna() & (texts.str.strip() != "")
         numbers = pd.to_numeric(column, errors="coerce")
-        filled = column.notna() & (column.astype(str).str.strip() != "")
+        if not pd.api.types.is_numeric_dtype(column) and numbers[filled].notna().mean() < _NUMERIC_SHARE:
+            numbers = _written_numbers(column.where(filled), options)
         if numbers[filled].notna().mean() >= _NUMERIC_SHARE:
             columns[name] = numbers.astype(np.float64).replace([np.inf, -np.inf], np.nan)
-        elif column.nunique() > _IDENTIFIER_SHARE * len(frame):
+        elif texts.nunique() > _IDENTIFIER_SHARE * len(frame):
             dropped.append(str(name))
         else:
-            columns[name] = column.astype(str)
+            columns[name] = texts
     if not columns:
         raise UnreadableFileError(
             f"{path} has no column besides {label} that describes its {len(frame)} rows"
@@ -117,11 +137,50 @@ def read_table(path: str | os.PathLike[str], label: str) -> tuple[pd.DataFrame, 
     return pd.DataFrame(columns), churned, dropped
 
 
-def _read(path: str | os.PathLike[str]) -> pd.DataFrame:
-    if str(path).lower().endswith(PARQUET_SUFFIXES):
-        return pd.read_parquet(path)
-    known = str(path).lower().endswith(CSV_SUFFIXES)
-    return pd.read_csv(path, sep=open_table(path).delimiter if known else ",")
+def _written_numbers(column: pd.Series, options: ReadOptions) -> pd.Series:
+    """The numbers of a column of texts such as `1.234,50` or `$12`; NaN where a cell is none. No letters."""
+    texts = [cell if isinstance(cell, str) and not _LETTER.search(cell) else None for cell in column]
+    mark = DecimalMark(options.decimal) if options.decimal else decimal_mark(texts, delimiter=",")
+
+    def number(text: str | None) -> float:
+        try:
+            return math.nan if text is None else money(text, "", mark).amount
+        except InvalidRecordError:
+            return math.nan
+
+    return pd.Series([number(text) for text in texts], index=column.index, dtype=np.float64)
+
+
+def _read(path: str | os.PathLike[str], options: ReadOptions) -> pd.DataFrame:
+    table = open_table(path, options)
+    frames = []
+    for part in table.parts:
+        with readable(part.path):
+            frames.append(_frame_of(part, options))
+    return pd.concat(frames, ignore_index=True) if len(frames) > 1 else frames[0]
+
+
+def _frame_of(part: Part, options: ReadOptions) -> pd.DataFrame:
+    repeated = sorted({name for name in part.columns if part.columns.count(name) > 1})
+    if repeated:
+        raise UnreadableFileError(
+            f"{part.path} has more than one column {repeated[0]!r}", hint="rename or drop the other"
+        )
+    if part.text is None:
+        frame = pd.read_parquet(part.path, partitioning=None)
+    else:
+        with open_text(part.path, part.text) as text:
+            frame = pd.read_csv(
+                text,
+                sep=part.text.delimiter,
+                decimal=options.decimal or ".",
+                thousands={",": ".", ".": ","}.get(options.decimal),
+                skiprows=int(part.text.told),
+                index_col=False,
+                skipinitialspace=True,
+            )
+        frame.columns = [str(name).strip() for name in frame.columns]
+    return frame.assign(**{name: value for name, value in part.fixed.items() if name not in frame.columns})
 
 
 def knowing(frame: pd.DataFrame, churned: Floats, limit: float = CEILING) -> list[str]:

@@ -23,6 +23,7 @@ from models.dataset.inputs import INPUTS, INPUTS_NAME, INPUTS_VERSION
 from models.dataset.labels import (
     DAY_S,
     count_labels,
+    data_end,
     dated_by_day,
     observed_until,
     weekly_cutoffs,
@@ -170,7 +171,8 @@ def _split(
     if events.empty:
         raise TooLittleDataError("there is no activity to train on", hint=_MORE)
     times = events["event_time"].to_numpy(dtype=np.float64)
-    first, last, daily = float(times.min()), float(times.max()), dated_by_day(times)
+    data = data_end(events)
+    first, last, daily = float(times.min()), data.moment, dated_by_day(times[times <= data.bound])
     cutoffs = with_population(
         times, weekly_cutoffs(first, last, policy.labels, anchor=anchor, dates_only=daily), policy.labels
     )

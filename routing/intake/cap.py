@@ -1,7 +1,8 @@
 """Common Alerting Protocol in, notifications out.
 
-Reads an Atom index with `cap:` elements (as the US National Weather Service publishes) and the plain CAP
-`<alert>` document, versions 1.1 and 1.2. Each alert becomes one `weather_alert` notification, whose lane
+Reads an Atom index with `cap:` elements (as the US National Weather Service publishes) or with whole alerts in its
+entries, the plain CAP `<alert>` document, and several in one element (`<alerts>`); versions 1.1 and 1.2, also without
+their namespace. Each alert becomes one `weather_alert` notification, whose lane
 follows from its severity; each that does not is in `rejects` with a reason.
 
 Source: OASIS Common Alerting Protocol 1.2, section 3.2.
@@ -13,7 +14,7 @@ import hashlib
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -25,13 +26,15 @@ from defusedxml.common import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
 from routing.intake.text import clip
+from tocsin.clock import to_datetime
 from tocsin.errors import UnreadableFileError
+from tocsin.wire.limits import MAX_EXPIRY_S
 from tocsin.wire.notifications import NotificationRequest
 
 MAX_FILE_BYTES = 64 * 1024 * 1024
 
 ATOM = "http://www.w3.org/2005/Atom"
-CAP = ("urn:oasis:names:tc:emergency:cap:1.2", "urn:oasis:names:tc:emergency:cap:1.1")
+CAP = ("urn:oasis:names:tc:emergency:cap:1.2", "urn:oasis:names:tc:emergency:cap:1.1", "")
 GEOCODES = ("UGC", "FIPS6", "FIPS", "SAME")  # the codes of an area, best first
 
 TITLE_CHARS = 256
@@ -42,8 +45,12 @@ RECIPIENT_CHARS = 256
 SOURCE_CHARS = 64
 REASON_CHARS = 200
 
+_DOCUMENTS = tuple(f"{{{space}}}alert" if space else "alert" for space in CAP)
 _DOMAIN = re.compile(r"(?:[a-z0-9-]+\.)+[a-z][a-z0-9-]+")
 _NOT_WORD = re.compile(r"[\W_]+")
+_C1 = re.compile(r"[\x7f-\x9f]")
+_QUIET = re.compile(r"there are no active|no (active )?(alerts|warnings|watches)", re.IGNORECASE)
+_NEXT = "give an Atom index with cap: elements, or a CAP 1.1 or 1.2 <alert> document"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +68,7 @@ class AlertFeed:
 
     alerts: list[NotificationRequest]
     rejects: list[AlertReject]
+    positions: list[int] = field(default_factory=list)  # of the alerts, in the document, from 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +94,12 @@ class _RejectedError(Exception):
     """Carries the reason from the check that failed to the list of rejects."""
 
 
-def read_alerts(path: str | os.PathLike[str]) -> AlertFeed:
+def read_alerts(path: str | os.PathLike[str], now: float) -> AlertFeed:
     """Read a CAP document or an Atom index of alerts.
 
     Args:
         path: an XML file of at most 64 MiB.
+        now: epoch seconds. An end further ahead than a notification's may be is capped to that.
 
     Raises:
         UnreadableFileError: missing, empty, too large, not XML, not CAP, or with entities declared.
@@ -103,29 +112,35 @@ def read_alerts(path: str | os.PathLike[str]) -> AlertFeed:
         raise UnreadableFileError(
             f"cannot read {file}: {error.strerror or error}", hint="check the path and its permissions"
         ) from error
-    return parse_alerts(content, name=str(file))
+    return parse_alerts(content, now, name=str(file))
 
 
-def parse_alerts(content: bytes, *, name: str = "the document") -> AlertFeed:
+def parse_alerts(content: bytes, now: float, *, name: str = "the document") -> AlertFeed:
     """As `read_alerts`, from bytes; `name` is used in error messages."""
     root = _root(content, name)
     alerts: list[NotificationRequest] = []
+    positions: list[int] = []
     rejects: list[AlertReject] = []
     for position, alert in enumerate(_alerts(root, name)):
         try:
-            alerts.append(_notification(alert))
+            alerts.append(_notification(alert, now))
+            positions.append(position)
         except _RejectedError as error:
             rejects.append(AlertReject(position, alert.id, clip(str(error), REASON_CHARS)))
-    return AlertFeed(alerts, rejects)
+    return AlertFeed(alerts, rejects, positions)
 
 
 # --------------------------------------------------------------------------- the document
 
 
 def _root(content: bytes, name: str) -> Element:
-    hint = "give an Atom index with cap: elements, or a CAP 1.1 or 1.2 <alert> document"
     if not content.strip():
-        raise UnreadableFileError(f"{name} is empty", hint=hint)
+        raise UnreadableFileError(f"{name} is empty", hint=_NEXT)
+    if content.lstrip(b"\xef\xbb\xbf \r\n\t")[:1] in {b"{", b"["}:
+        raise UnreadableFileError(
+            f"{name} is not well-formed XML but JSON",
+            hint="ask its publisher for Atom or CAP: Accept: application/atom+xml",
+        )
     if len(content) > MAX_FILE_BYTES:
         limit = f"{MAX_FILE_BYTES // 1024**2} MiB"
         raise UnreadableFileError(f"{name} is larger than {limit}", hint="split it into smaller feeds")
@@ -136,25 +151,46 @@ def _root(content: bytes, name: str) -> Element:
             f"{name} declares XML entities, which are refused", hint="remove its <!ENTITY> declarations"
         ) from error
     except (ParseError, ValueError, LookupError) as error:  # the last two: an unknown or unfit encoding
-        raise UnreadableFileError(f"{name} is not well-formed XML: {error}", hint=hint) from error
+        raise UnreadableFileError(f"{name} is not well-formed XML: {error}", hint=_NEXT) from error
     return root
 
 
 def _alerts(root: Element, name: str) -> Iterator[_Alert]:
     if root.tag == f"{{{ATOM}}}feed":
         author = root.findtext(f"{{{ATOM}}}author/{{{ATOM}}}name", "")
-        return (_from_entry(entry, author) for entry in root.iterfind(f"{{{ATOM}}}entry"))
-    if root.tag in {f"{{{space}}}alert" for space in CAP}:
+        entries = root.findall(f"{{{ATOM}}}entry")
+        if len(entries) == 1 and _is_quiet(entries[0]):
+            return iter(())
+        return (alert for entry in entries for alert in _of_entry(entry, author))
+    if root.tag in _DOCUMENTS:
         return iter((_from_document(root),))
+    if root.tag.rpartition("}")[2] == "alerts":
+        return (_from_document(alert) for alert in root if alert.tag in _DOCUMENTS)
     raise UnreadableFileError(
         f"{name} is neither an Atom feed nor a CAP alert: its root is <{clip(root.tag, 100)}>",
-        hint="give an Atom index with cap: elements, or a CAP 1.1 or 1.2 <alert> document",
+        hint=_NEXT,
     )
+
+
+def _of_entry(entry: Element, feed_author: str) -> Iterator[_Alert]:
+    """The alert of an entry, or those that it carries whole in its content."""
+    whole = [alert for tag in _DOCUMENTS for alert in entry.iterfind(f"{{{ATOM}}}content/{tag}")]
+    if whole:
+        yield from map(_from_document, whole)
+    else:
+        yield _from_entry(entry, feed_author)
+
+
+def _is_quiet(entry: Element) -> bool:
+    """Whether an entry only says that there is nothing to tell, as feeds do that may not be empty."""
+    told = any(element.tag.startswith("{urn:oasis:names:tc:emergency:cap:") for element in entry.iter())
+    return not told and bool(_QUIET.match(entry.findtext(f"{{{ATOM}}}title", "").strip()))
 
 
 def _from_entry(entry: Element, feed_author: str) -> _Alert:
     def atom(name: str) -> str:
-        return " ".join(entry.findtext("/".join(f"{{{ATOM}}}{part}" for part in name.split("/")), "").split())
+        path = "/".join(f"{{{ATOM}}}{part}" for part in name.split("/"))
+        return " ".join(_clean(entry.findtext(path, "")).split())
 
     return _Alert(
         id=atom("id") or _cap(entry, "identifier"),
@@ -195,10 +231,15 @@ def _from_document(root: Element) -> _Alert:
     )
 
 
+def _clean(text: str) -> str:
+    """Text without control characters of the second block: what they are is an 8-bit encoding read as Latin-1."""
+    return _C1.sub(lambda found: found.group().encode("latin-1").decode("cp1252", "ignore"), text)
+
+
 def _cap(parent: Element, name: str, *, lines: bool = False) -> str:
     """The text of a CAP child of either version, on one line unless its lines matter."""
     found = (parent.findtext(f"{{{space}}}{name}") for space in CAP)
-    text = next(filter(None, found), "")
+    text = _clean(next(filter(None, found), ""))
     return text.strip() if lines else " ".join(text.split())
 
 
@@ -210,13 +251,13 @@ def _geocodes(parent: Element) -> dict[str, str]:
     """
     codes: dict[str, str] = {}
     for space in CAP:
-        for geocode in parent.iter(f"{{{space}}}geocode"):
+        for geocode in parent.iter(f"{{{space}}}geocode" if space else "geocode"):
             kind = ""
             for child in geocode:
                 text = (child.text or "").strip()
-                if child.tag.endswith("}valueName"):
+                if child.tag.rpartition("}")[2] == "valueName":
                     kind = text.upper()
-                elif child.tag.endswith("}value") and text:
+                elif child.tag.rpartition("}")[2] == "value" and text:
                     codes.setdefault(kind, text.split()[0])
     return codes
 
@@ -224,7 +265,7 @@ def _geocodes(parent: Element) -> dict[str, str]:
 # --------------------------------------------------------------------------- the notification
 
 
-def _notification(alert: _Alert) -> NotificationRequest:
+def _notification(alert: _Alert, now: float) -> NotificationRequest:
     _check(alert)
     data = {
         # Not the alert_type: "Fire Weather Watch" is no fire. The issuer's severity decides the lane, not words.
@@ -248,7 +289,7 @@ def _notification(alert: _Alert) -> NotificationRequest:
         "recipient": _recipient(alert),
         "source": _source(alert.sender),
         "dedup_key": _dedup_key(alert.id),
-        "expires_at": _expiry(alert.expires),
+        "expires_at": _expiry(alert.expires, now),
         "data": {name: value for name, value in data.items() if value},
     }
     try:
@@ -271,7 +312,8 @@ def _check(alert: _Alert) -> None:
         raise _RejectedError("title is missing")
 
 
-def _expiry(text: str) -> datetime | None:
+def _expiry(text: str, now: float) -> datetime | None:
+    """The end of an alert; one too far ahead to be accepted is the furthest that is."""
     if not text:
         return None
     try:
@@ -280,7 +322,7 @@ def _expiry(text: str) -> datetime | None:
         moment = None
     if moment is None or moment.tzinfo is None:
         raise _RejectedError(f"expires is not a date with an offset: {text!r}")
-    return moment
+    return moment if moment.timestamp() <= now + MAX_EXPIRY_S else to_datetime(now + MAX_EXPIRY_S)
 
 
 def _recipient(alert: _Alert) -> str:

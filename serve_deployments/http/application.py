@@ -26,13 +26,13 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve_deployments.http.deadlines import DeadlineExceededError, Deadlines
 from serve_deployments.http.bodies import (
     ACCEPT_ENCODING,
     BodyTooLargeError,
     UnsupportedEncodingError,
     UnsupportedMediaError,
 )
+from serve_deployments.http.deadlines import DeadlineExceededError, Deadlines
 from tocsin.errors import (
     ConflictError,
     ContradictionError,

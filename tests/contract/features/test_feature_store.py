@@ -6,10 +6,12 @@ import random
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 from redis import asyncio as aioredis
 
 from features.definitions import DAY_S, FEATURE_NAMES, HISTORY, HOUR_S, RECENT_ACTIVITY
+from features.newest import newest_events
 from features.online.as_of import AsOf
 from features.online.packing import PACKERS
 from features.online.result import Status
@@ -361,6 +363,41 @@ async def test_the_end_of_the_data_can_be_now(bench: Bench) -> None:
     assert as_of == (DAY - 2_999) * DAY_S
     answer = await bench.read("a", as_of=as_of)
     assert (answer.wanted, named(answer.vector(0))["days_since_last_campaign"]) == ([], 0.0)
+
+
+async def test_one_record_dated_today_moves_nobody_in_data_of_the_past(bench: Bench) -> None:
+    """Over partitions, a restart of the shard, and the stray's own later events."""
+    names = [f"old-{number}" for number in range(20)]
+    for number, name in enumerate(names):
+        await bench.send(event(name, event_id=f"{number}", back_days=3_000.0 + number))
+    for shard in ("old", "restarted"):
+        bench.shard(shard, as_of="latest")
+    await bench.work(shard="old")
+    await bench.send(event("stray", 0.5), event("old-3", 3_000.0, event_id="late"))
+    await bench.work(shard="restarted")
+    store = bench.shard("restarted").store
+    assert {partition_of(name, PARTITIONS) for name in names} == set(range(PARTITIONS))
+    found = await store.newest()
+    scores = [score for _, score in await bench.client.zrange(store.keys.advertisers, 0, -1, withscores=True)]
+    assert found == newest_events(np.array(scores))
+    assert found is not None
+    assert (found.newest, found.ahead) == (NOW - 0.5 * DAY_S, 1)
+    as_of = await AsOf("latest", store.latest, bench.clock).now()
+    assert as_of == (DAY - 2_999) * DAY_S
+    answer = await bench.read("old-0", "old-3", as_of=as_of)
+    assert answer.wanted == []  # both were packed for that moment
+    assert [named(answer.vector(at))["days_since_last_campaign"] for at in (0, 1)] == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("count", [0, 1, 4, 5, 99, 100, 101, 250])
+async def test_the_end_of_the_data_is_the_same_stored_and_in_a_log(bench: Bench, count: int) -> None:
+    store = bench.shard().store
+    scores = [
+        NOW - (number**2 % 97) * DAY_S / 3 - (0 if number < 3 else 40 * DAY_S) for number in range(count)
+    ]
+    if scores:
+        await bench.client.zadd(store.keys.advertisers, {f"a{at}": score for at, score in enumerate(scores)})
+    assert await store.newest() == newest_events(np.array(scores))
 
 
 async def test_the_wire_version_of_the_log_is_the_lanes(bench: Bench) -> None:

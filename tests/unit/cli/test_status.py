@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from cli.status import archive_lines, breaker_lines, lanes_table
+from cli.status import archive_lines, breaker_lines, lanes_table, now_lines
 
 
 def breaker(**changes: Any) -> dict[str, Any]:
@@ -70,3 +70,46 @@ def test_a_status_without_breakers_is_shown_as_before() -> None:
     status: dict[str, Any] = {"lanes": [], "newest_event": None, "champion": "", "advertisers": 0}
     lanes_table(status)
     lanes_table(status | {"breakers": [breaker()]})
+
+
+DAY_S = 86_400.0
+JUNE_17 = 1_560_729_600.0  # 2019-06-17
+CHECK, LATEST = "check their dates[/yellow]", "tocsin up --as-of latest[/yellow]"
+TODAY = 1_795_000_000.0  # 2026-11-18
+
+
+@pytest.mark.parametrize(
+    ("as_of", "lines"),
+    [
+        (
+            {"moment": JUNE_17, "setting": "latest", "newest_event": JUNE_17 - 1, "ahead": 0},
+            ["now        2019-06-17 00:00 UTC: the midnight after the newest event (--as-of latest)"],
+        ),
+        (
+            {"moment": JUNE_17, "setting": "latest", "newest_event": TODAY, "ahead": 1},
+            [
+                "now        2019-06-17 00:00 UTC: where the data as a whole ends (--as-of latest)",
+                "           [yellow]1 with events up to 2026-11-18 11:06 UTC, over 7 days after all others, left out: "
+                + CHECK,
+            ],
+        ),
+        (
+            {"moment": TODAY, "setting": "now", "newest_event": TODAY - 2_500 * DAY_S, "ahead": 0},
+            [
+                "now        2026-11-18 11:06 UTC: the clock (--as-of now)",
+                "           [yellow]everybody is inactive for 2,500 days or more; for data of the past: "
+                + LATEST,
+            ],
+        ),
+        (
+            {"moment": TODAY, "setting": "latest", "newest_event": None, "ahead": 0},
+            ["now        2026-11-18 11:06 UTC: the clock, as there is no data yet (--as-of latest)"],
+        ),
+        (
+            {"moment": JUNE_17, "setting": "2019-06-17T00:00:00Z", "newest_event": JUNE_17, "ahead": 0},
+            ["now        2019-06-17 00:00 UTC: it was set (--as-of 2019-06-17T00:00:00Z)"],
+        ),
+    ],
+)
+def test_status_says_which_moment_is_now_and_why(as_of: dict[str, Any], lines: list[str]) -> None:
+    assert now_lines(as_of, TODAY) == lines

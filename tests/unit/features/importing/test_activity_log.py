@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from features.importing.activity_log import Log, read_log
+from features.importing.options import ReadOptions
 from tocsin.errors import UnreadableFileError
 
 MAP = {"advertiser_id": "who", "event_time": "when", "amount": "paid"}
@@ -18,7 +19,7 @@ MOMENT = pd.Timestamp("2023-05-27T08:30:00Z").timestamp()
 def _read(folder: Path, rows: Sequence[str], time_format: str = "", separator: str = ",") -> Log:
     path = folder / "log.csv"
     path.write_text("\n".join([separator.join(("who", "when", "paid")), *rows]) + "\n", encoding="utf-8")
-    return read_log(path, None, MAP, time_format, lambda _: None)
+    return read_log(path, None, MAP, ReadOptions(time_format=time_format), lambda _: None)
 
 
 @pytest.mark.parametrize(
@@ -39,7 +40,7 @@ def test_times_are_read_as_they_are_written(tmp_path: Path, cell: str, time_form
 def test_days_as_whole_numbers_and_of_the_last_century(tmp_path: Path) -> None:
     path = tmp_path / "log.parquet"
     pd.DataFrame({"who": ["a", "b"], "when": [19970101, 19970102], "paid": [1.0, 2.0]}).to_parquet(path)
-    log = read_log(path, None, MAP, "%Y%m%d", lambda _: None)
+    log = read_log(path, None, MAP, ReadOptions(time_format="%Y%m%d"), lambda _: None)
     assert pd.to_datetime(log.events["event_time"], unit="s").dt.day.tolist() == [1, 2]
 
 
@@ -57,10 +58,10 @@ def test_refused_rows_are_counted_by_what_is_wrong(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "separator", "text", "hint"),
     [
-        (["a;2023-05-27;1,50", "b;2023-05-27;2"], ";", "", ""),  # half of them is borne, and told
-        (["a;2023-05-27;1,50", "b;2023-05-28;2,5"], ";", "2 of 2 rows were refused", "a decimal point"),
+        (["a;2023-05-27;free", "b;2023-05-27;2"], ";", "", ""),  # half of them is borne, and told
+        (["a;2023-05-27;1.250", "b;2023-05-28;2.500"], ";", "2 of 2 rows were refused", "a decimal point"),
         (["a,27.05.2023,1"], ",", "event_time '27.05.2023' is not a date", "--time-format says how"),
-        ([f"a,{MOMENT * 1000:.0f},1"], ",", "event_time is in the future", "ms for milliseconds"),
+        (["a,45073.35,1"], ",", "event_time is the number 45073.35, too small", "ms for milliseconds"),
     ],
 )
 def test_a_file_of_which_too_little_is_left_is_refused_with_the_next_step(
@@ -78,5 +79,5 @@ def test_reading_says_how_far_it_is(tmp_path: Path) -> None:
     path, said = tmp_path / "log.csv", list[str]()
     rows = [f"a,{MOMENT + at:.0f},1" for at in range(4_500)]
     path.write_text("\n".join(["who,when,paid", *rows]) + "\n", encoding="utf-8")
-    read_log(path, None, MAP, "", said.append)
+    read_log(path, None, MAP, ReadOptions(), said.append)
     assert said[0] == "reading log.csv: 2,000 rows of 4,500"

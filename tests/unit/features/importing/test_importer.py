@@ -26,6 +26,7 @@ from tocsin.errors import ConfigurationError, UnreadableFileError
 from tocsin.wire.activity import Activity
 
 NOW = datetime(2024, 6, 1, tzinfo=UTC).timestamp()
+ANY_TIME = "RFC 3339, or a number since 1970; --time-format says what else"
 JAN_1 = datetime(2024, 1, 1, tzinfo=UTC).timestamp()
 DAY_S = 86_400.0
 
@@ -205,16 +206,22 @@ def test_minus_zero_is_zero(tmp_path: Path) -> None:
         ("a\x07,2024-01-01,1,", "advertiser_id has control characters: none allowed"),
         ('"a\nb",2024-01-01,1,', "advertiser_id has control characters: none allowed"),
         ("a,,1,", "event_time is blank: a date or time"),
-        ("a,01/02/2024,1,", "event_time '01/02/2024' is not a date or time: RFC 3339, or seconds since 1970"),
-        ("a,nan,1,", "event_time 'nan' is not a date or time: RFC 3339, or seconds since 1970"),
+        (
+            "a,01/02/2024,1,",
+            f"event_time '01/02/2024' is not a date or time: {ANY_TIME}",
+        ),
+        (
+            "a,nan,1,",
+            "event_time 'nan' is not a date or time: RFC 3339, or a number since 1970; --time-format says what else",
+        ),
         ("a,1999-12-31,1,", "event_time is before the year 2000: 2000-01-01 or later"),
-        ("a,1704067200000,1,", "event_time is in the future: at most 1 day from now; numbers are seconds"),
+        ("a,17040672000000,1,", "event_time is in the future: at most 1 day from now"),
         (
             "a,2024-06-02T00:00:01Z,1,",
-            "event_time is in the future: at most 1 day from now; numbers are seconds",
+            "event_time is in the future: at most 1 day from now",
         ),
         ("a,2024-01-01,,", "amount is blank: a number"),
-        ("a,2024-01-01,$5,", "amount '$5' is not a number: digits and a decimal point"),
+        ("a,2024-01-01,five,", "amount 'five' is not a number: digits and a decimal point or comma"),
         ("a,2024-01-01,nan,", "amount is nan: a finite number"),
         ("a,2024-01-01,inf,", "amount is inf: a finite number"),
         ("a,2024-01-01,-1,", "amount is negative (-1): at least 0"),
@@ -238,7 +245,7 @@ def test_a_bad_row_is_refused_with_its_line_and_the_limit(tmp_path: Path, cells:
         ("a,2024-01-01,eur,", "currency 'eur' is unknown: three capital letters, as in EUR"),
         (
             "a,2024-01-01,EUR,2025-01-01",
-            "arrival is in the future: at most 1 day from now; numbers are seconds",
+            "arrival is in the future: at most 1 day from now",
         ),
     ],
 )
@@ -285,7 +292,7 @@ def test_text_that_is_not_utf8_costs_one_row(tmp_path: Path) -> None:
     assert found.rejects == [
         Reject(
             2,
-            "advertiser_id is not UTF-8: UTF-8 text",
+            "advertiser_id is not UTF-8: UTF-8 text, or --encoding says which, such as latin-1",
             {"advertiser_id": "Z?rich", "event_time": "2024-01-01"},
         )
     ]
@@ -300,7 +307,7 @@ def test_parquet_values_python_cannot_hold_cost_one_row(tmp_path: Path) -> None:
     assert [activity.advertiser_id for activity in found.activities] == ["a"]
     assert [(reject.line, reject.reason.split(":")[0]) for reject in found.rejects] == [
         (2, "advertiser_id is not UTF-8"),
-        (3, "event_time is in the future"),
+        (3, "event_time '1099511627776000000 us since 1970' is not a date or time"),
     ]
 
 
@@ -362,10 +369,10 @@ def test_what_is_not_a_table_is_refused_with_a_hint(tmp_path: Path) -> None:
     assert_unreadable(parquet(tmp_path / "r.parquet", advertiser_id=empty, event_time=empty), "no rows")
 
 
-def test_binary_and_utf16_files_are_no_csv(tmp_path: Path) -> None:
+def test_binary_files_are_no_csv(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
-    path.write_bytes("advertiser_id,event_time\n".encode("utf-16"))
-    assert_unreadable(path, "not CSV text in UTF-8")
+    path.write_bytes(bytes(range(256)) * 3)
+    assert_unreadable(path, "not CSV text in UTF-8 or UTF-16")
     path.write_bytes(b"x" * 70_000)
     assert_unreadable(path, "no line ends")
 

@@ -12,8 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from features.columns import SchemaMismatchError
 from features.definitions import DAY_S
-from features.event_table import SCHEMA, SchemaMismatchError, activities_of, event_table
+from features.event_table import SCHEMA, activities_of, event_table
 from features.offline.archive import GRACE_S, Archive
 from features.offline.archive_files import ArchiveFiles
 from tocsin.errors import (

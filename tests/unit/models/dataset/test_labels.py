@@ -12,6 +12,7 @@ from models.dataset.labels import (
     DAY_S,
     LabelPolicy,
     count_labels,
+    data_end,
     dated_by_day,
     label,
     observed_until,
@@ -169,3 +170,12 @@ def test_weeks_in_which_nobody_is_asked_about_are_no_weeks() -> None:
         asked = bool(((times >= cutoff - POLICY.active_window_s) & (times < cutoff)).any())
         assert (cutoff in kept) == asked
     assert len(kept) <= 12 < len(cutoffs)
+
+
+def test_one_record_years_ahead_does_not_move_the_end_of_the_data() -> None:
+    rows = [(f"a{number}", -float(number)) for number in range(20)]
+    found = data_end(_events(*rows, ("stray", 2_000.0)))
+    assert (found.moment, found.newest, found.ahead) == (T, T + 2_000 * DAY_S, 1)
+    assert data_end(_events(*rows)).ahead == 0
+    with pytest.raises(ValueError, match="no events"):
+        data_end(_events())

@@ -80,3 +80,10 @@ def test_several_currencies_and_better_baselines_are_named() -> None:
 @pytest.mark.parametrize("close", [0.8, 0.8004])
 def test_a_tie_is_no_loss(close: float) -> None:
     assert _said(_log({"a": WEEKLY, "b": WEEKLY[:12]}), logistic=close) == []
+
+
+def test_a_record_dated_far_ahead_is_told_and_left_out_of_the_end() -> None:
+    events = _log({f"a{at}": WEEKLY for at in range(9)} | {"stray": [START + 2_000 * DAY_S]})
+    told, hole = _said(events)
+    assert told.startswith("1 of 10 advertisers have events up to 2029-06-23, over 7 days after all others")
+    assert hole.startswith("nothing at all happens from 2024-09-30")

@@ -99,3 +99,30 @@ def test_too_few_rows_or_one_class_are_refused_with_the_counts(tmp_path: Path) -
     frame, churned, dropped = read_table(_written(_frame(), tmp_path), "Churn")
     with pytest.raises(TooLittleDataError, match="400 rows, 0 churned"):
         evaluate_table(frame, np.zeros_like(churned), dropped, POLICY)
+
+
+def test_a_table_may_be_compressed_a_folder_or_written_with_decimal_commas(tmp_path: Path) -> None:
+    frame = _frame().assign(paid=[f"1.{number:03d},50" for number in range(400)], gone=["$1,200.50"] * 400)
+    frame.to_csv(tmp_path / "table.csv.gz", index=False, sep=";", encoding="utf-16")
+    (tmp_path / "parts" / "year=2019").mkdir(parents=True)
+    frame.to_parquet(tmp_path / "parts" / "year=2019" / "a.parquet")
+    for where in (tmp_path / "table.csv.gz", tmp_path / "parts"):
+        read, churned, _ = read_table(where, "Churn")
+        assert read["paid"].tolist() == [1000.5 + number for number in range(400)]
+        assert set(read["gone"]) == {1200.5}
+        assert len(churned) == 400
+        assert read["tenure"].dtype == np.float64
+
+
+def test_a_label_that_is_blank_is_refused_by_its_row(tmp_path: Path) -> None:
+    frame = _frame()
+    frame.loc[[6, 9], "Churn"] = None
+    with pytest.raises(UnreadableFileError, match="Churn is blank in 2 of 400 rows, the first is row 7"):
+        read_table(_written(frame, tmp_path), "Churn")
+
+
+def test_columns_of_lists_dates_and_booleans_are_no_obstacle(tmp_path: Path) -> None:
+    frame = _frame().assign(tags=[["a"]] * 400, since=pd.Timestamp("2020-01-01"), vip=True)
+    frame.to_parquet(tmp_path / "table.parquet")
+    read, _, _ = read_table(tmp_path / "table.parquet", "Churn")
+    assert {"tenure", "plan", "tags", "vip"} <= set(read.columns)

@@ -11,8 +11,10 @@ from routing.intake.cap import MAX_FILE_BYTES, AlertFeed, parse_alerts, read_ale
 from routing.intake.text import clip
 from tests.paths import DATA
 from tocsin.errors import UnreadableFileError
+from tocsin.wire.limits import MAX_EXPIRY_S
 
 REAL_FEED = DATA / "nws_alerts" / "atom_feed_2018-08-15.xml"
+NOW = datetime(2018, 8, 15, tzinfo=UTC).timestamp()
 
 ENTRY = {
     "id": "https://alerts.example/1",
@@ -43,7 +45,7 @@ def feed(*entries: str, version: str = "1.2") -> AlertFeed:
         f"<feed xmlns='http://www.w3.org/2005/Atom' xmlns:cap='urn:oasis:names:tc:emergency:cap:{version}'>"
     )
     author = "<author><name>w-nws.webmaster@noaa.gov</name></author>"
-    return parse_alerts((head + author + "".join(entries) + "</feed>").encode())
+    return parse_alerts((head + author + "".join(entries) + "</feed>").encode(), NOW)
 
 
 def document(
@@ -52,7 +54,8 @@ def document(
     return parse_alerts(
         f"<?xml version='1.0' encoding='UTF-8'?><alert xmlns='urn:oasis:names:tc:emergency:cap:{version}'>"
         f"<identifier>KSTO1055887203</identifier><sender>KSTO@NWS.NOAA.GOV</sender><sent>2003-06-17T14:57:00-07:00</sent>"
-        f"<status>{status}</status><msgType>{msg_type}</msgType><scope>Public</scope>{infos}</alert>".encode()
+        f"<status>{status}</status><msgType>{msg_type}</msgType><scope>Public</scope>{infos}</alert>".encode(),
+        NOW,
     )
 
 
@@ -182,7 +185,57 @@ def test_the_source_is_the_senders_domain(sender: str, source: str) -> None:
 
 
 def test_a_quiet_feed_is_empty() -> None:
-    assert feed() == AlertFeed([], [])
+    assert feed() == AlertFeed([], [], [])
+    quiet = "<entry><id>x</id><title>There are no active watches, warnings or advisories</title></entry>"
+    assert feed(quiet) == AlertFeed([], [], [])
+    assert feed(quiet, entry()).rejects[0].position == 0  # not the only one, so it is one that says nothing
+
+
+@pytest.mark.parametrize("end", ["2029-02-04T12:04:36+00:00", "9999-12-31T23:59:59+00:00"])
+def test_an_end_too_far_ahead_is_the_furthest_that_is_accepted(end: str) -> None:
+    (alert,) = feed(entry(expires=end)).alerts
+    assert alert.expires_at == datetime.fromtimestamp(NOW + MAX_EXPIRY_S, UTC)
+
+
+def test_control_characters_are_what_they_were_meant_to_be_or_nothing() -> None:
+    (alert,) = feed(entry(title="don\x92t drink", summary="Boil it\x85 then\x81 cool it")).alerts
+    assert (alert.title, alert.body) == ("don\u2019t drink", "Boil it\u2026 then cool it")
+
+
+def test_positions_are_those_of_the_document() -> None:
+    found = feed(entry(), entry(id=""), entry())
+    assert (found.positions, [reject.position for reject in found.rejects]) == ([0, 2], [1])
+
+
+BARE = (
+    "<alert{space}><identifier>{id}</identifier><sender>a@b.example</sender><status>Actual</status>"
+    "<msgType>Alert</msgType><info><event>Storm</event><severity>Severe</severity><headline>Flood</headline>"
+    "<area><areaDesc>Coast</areaDesc><geocode><valueName>SAME</valueName><value>006109</value></geocode></area>"
+    "</info></alert>"
+)
+WHOLE = BARE.format(space=" xmlns='urn:oasis:names:tc:emergency:cap:1.2'", id="1")
+
+
+@pytest.mark.parametrize(
+    ("text", "ids"),
+    [
+        (BARE.format(space="", id="1"), ["1"]),
+        (
+            f"<n:alerts xmlns:n='x'>{WHOLE}{BARE.format(space='', id='2')}</n:alerts>",
+            ["1", "2"],
+        ),
+        (
+            f"<feed xmlns='http://www.w3.org/2005/Atom'><entry><id>e</id><content>{WHOLE}</content></entry></feed>",
+            ["1"],
+        ),
+        ("<alerts/>", []),
+    ],
+)
+def test_alerts_are_read_wrapped_embedded_and_without_a_namespace(text: str, ids: list[str]) -> None:
+    found = parse_alerts(text.encode(), NOW)
+    assert [alert.dedup_key for alert in found.alerts] == ids
+    assert found.rejects == []
+    assert {(alert.title, alert.recipient) for alert in found.alerts} <= {("Flood", "area:006109")}
 
 
 def test_clip_cuts_a_text_without_spaces_hard() -> None:
@@ -198,7 +251,7 @@ BOMB = b"<!DOCTYPE a [<!ENTITY b 'boom'>]><feed xmlns='http://www.w3.org/2005/At
     [
         (b"", "is empty"),
         (b" \n", "is empty"),
-        (b"{}", "is not well-formed XML"),
+        (b"{}", "is not well-formed XML but JSON"),
         (b"<feed>", "is not well-formed XML"),
         (b"<?xml version='1.0' encoding='x-none'?><a/>", "is not well-formed XML"),
         (codecs.BOM_UTF16_LE + b"\xff", "is not well-formed XML"),
@@ -210,7 +263,7 @@ def test_what_cannot_be_read_says_why_and_what_next(content: bytes, message: str
     file = tmp_path / "feed.xml"
     file.write_bytes(content)
     with pytest.raises(UnreadableFileError, match=message) as caught:
-        read_alerts(file)
+        read_alerts(file, NOW)
     assert "feed.xml" in caught.value.message
     assert caught.value.hint
 
@@ -218,18 +271,18 @@ def test_what_cannot_be_read_says_why_and_what_next(content: bytes, message: str
 def test_missing_folders_and_huge_files_are_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "none.xml", tmp_path):
         with pytest.raises(UnreadableFileError, match="cannot read"):
-            read_alerts(path)
+            read_alerts(path, NOW)
     huge = tmp_path / "huge.xml"
     with huge.open("wb") as stream:
         stream.write(b"<feed>")
         stream.truncate(MAX_FILE_BYTES + 1)
     with pytest.raises(UnreadableFileError, match="larger than 64 MiB"):
-        read_alerts(huge)
+        read_alerts(huge, NOW)
 
 
 @pytest.mark.skipif(not REAL_FEED.exists(), reason="the National Weather Service sample feed is not here")
 def test_a_real_feed_comes_out_whole() -> None:
-    found = read_alerts(REAL_FEED)
+    found = read_alerts(REAL_FEED, NOW)
     assert found.rejects == []
     severities = Counter(alert.severity for alert in found.alerts)
     assert severities == {"Severe": 39, "Moderate": 49, "Minor": 56, "Unknown": 19}
