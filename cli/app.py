@@ -258,7 +258,10 @@ def demo(
 
 @app.command()
 def config(*, json: JsonFlag = False) -> None:
-    """Every setting with its default, its meaning and the value in force."""
+    """Every setting with its default, its meaning and the value in force; secrets are masked.
+
+    Whatever may hold a secret can come from a file instead: TOCSIN_API_KEY_FILE=/run/secrets/api_key.
+    """
     settings = Settings.from_env()
     rows = describe()
     shown = {name: str(settings.shown(name.removeprefix("TOCSIN_").lower())) for name, _, _ in rows}
