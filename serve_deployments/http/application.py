@@ -25,6 +25,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from serve_deployments.http.replica_logs import RequestIds, write_replica_logs
 from tocsin.errors import (
     ConflictError,
     InvalidRecordError,
@@ -36,6 +37,7 @@ from tocsin.errors import (
     UnauthorizedError,
 )
 from tocsin.settings import Settings
+from tocsin.telemetry.logs import request_id
 from tocsin.wire.limits import MAX_BODY_BYTES
 from tocsin.wire.problems import Problem, RecordError
 
@@ -93,6 +95,8 @@ class Application:
 
     def __init__(self, settings: Settings | None = None) -> None:
         self.settings = settings or Settings.from_env()
+        if settings is None:
+            write_replica_logs(self.settings)
 
     def __serve_build_asgi_app__(self) -> Starlette:
         """The ASGI application, built in the replica."""
@@ -102,7 +106,7 @@ class Application:
         ]
         return Starlette(
             routes=routes,
-            middleware=[Middleware(BarePrefix)],
+            middleware=[Middleware(RequestIds), Middleware(BarePrefix)],
             lifespan=self._lifespan,
             exception_handlers={HTTPException: _http_error, Exception: _unexpected},
         )
@@ -147,7 +151,8 @@ def _run(app: Application, endpoint: Endpoint) -> Callable[[Request], Awaitable[
         except ClientDisconnect:
             return Response(status_code=499)
         except Exception:
-            log.exception("%s %s failed", request.method, request.url.path)
+            # Not the path that was asked for: it may hold a person's number or name.
+            log.exception("%s: %s %s failed", type(app).__name__, endpoint.method, endpoint.path)
             return _unexpected(request, None)
         return answer if isinstance(answer, Response) else json_response(answer, endpoint.status)
 
@@ -371,11 +376,13 @@ def _http_error(request: Request, error: Exception) -> Response:
 
 
 def _unexpected(request: Request, _error: Exception | None) -> Response:
+    one = request_id.get()
     problem = Problem(
         type=PROBLEM_TYPE + "internal",
         title="Internal error",
         status=500,
         detail="the platform failed on this request; its log says why",
         instance=request.url.path,
+        hint=f"`tocsin logs --request {one}` shows it" if one else "`tocsin logs --level ERROR` shows it",
     )
     return Response(_encode(problem), status_code=500, headers={"content-type": "application/problem+json"})
