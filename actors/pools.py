@@ -17,6 +17,7 @@ from actors.members import Assemble, MemberStats, PoolMember
 from actors.supervisor import OpenGuard, Supervisor
 from tocsin.actor_names import NAMESPACE, SUPERVISOR, kind_of, member_name, member_names
 from tocsin.settings import Settings
+from tocsin.telemetry.logs import log_folder, write_logs
 from tocsin.wire.lanes import LaneName
 
 CALL_TIMEOUT_S = 20.0
@@ -82,16 +83,25 @@ class RayPool:
             _end([names[-1]], timeout_s=CALL_TIMEOUT_S)
 
 
+class MemberShell(PoolMember):
+    """The shell: a member in a process of its own, which has a log."""
+
+    def __init__(self, name: str, lane: str, settings: Settings, assemble: Assemble) -> None:
+        write_logs(name, log_folder(settings.data_path))
+        super().__init__(name, lane, settings, assemble)
+
+
 class SupervisorShell(Supervisor):
     """The shell: a supervisor that moves Ray actors, and starts by itself after a restart."""
 
     def __init__(self, settings: Settings, assemble: Assemble, guard: OpenGuard) -> None:
+        write_logs("supervisor", log_folder(settings.data_path))
         super().__init__(settings, RayPool(settings, assemble), guard)
         self.start()
 
 
-RouterActor = ray.remote(PoolMember)
-ShardActor = ray.remote(PoolMember)
+RouterActor = ray.remote(MemberShell)
+ShardActor = ray.remote(MemberShell)
 SupervisorActor = ray.remote(SupervisorShell)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, cast
 
@@ -82,6 +83,38 @@ def status(*, json: JsonFlag = False) -> None:
     from cli import status as command
 
     command.show(Settings.from_env(), console(), json=json, emit=emit)
+
+
+@app.command()
+def logs(
+    *,
+    part: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Of these parts alone: p0, router-p0-1, supervisor, churn, raylet, … As often as needed."
+        ),
+    ] = None,
+    level: Annotated[
+        str, typer.Option(help="This level and above: DEBUG, INFO, WARNING, ERROR, CRITICAL.")
+    ] = "",
+    since: Annotated[
+        str, typer.Option(help="Not older than a span (90s, 10m, 2h, 1d) or an RFC 3339 time.")
+    ] = "",
+    request: Annotated[str, typer.Option(help="Of one request: the X-Request-ID of its answer.")] = "",
+    number: Annotated[int, typer.Option("-n", min=0, max=100_000, help="The last so many records.")] = 200,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on with what is logged from now on.")
+    ] = False,
+    json: JsonFlag = False,
+) -> None:
+    """What all parts on this machine logged, merged, newest last. With --json one object a record.
+
+    Works while the platform runs and after it ended; Ray's own files are there only while it runs.
+    """
+    from cli.operating import logs as command
+
+    wanted = command.wanted_of(part or (), level, since, request, datetime.now(UTC))
+    command.show(Settings.from_env(), console(), wanted, number, follow=follow, json=json, emit=emit)
 
 
 @app.command()
@@ -257,7 +290,10 @@ def demo(
 
 @app.command()
 def config(*, json: JsonFlag = False) -> None:
-    """Every setting with its default, its meaning and the value in force."""
+    """Every setting with its default, its meaning and the value in force; secrets are masked.
+
+    Whatever may hold a secret can come from a file instead: TOCSIN_API_KEY_FILE=/run/secrets/api_key.
+    """
     settings = Settings.from_env()
     rows = describe()
     shown = {name: str(settings.shown(name.removeprefix("TOCSIN_").lower())) for name, _, _ in rows}

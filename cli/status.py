@@ -45,7 +45,9 @@ def _header(settings: Settings, record: RunRecord | None, readiness: dict[str, A
     if record is not None:
         lines.append(f"storage    {record.storage}")
         lines.append(f"dashboard  {record.dashboard_url}  (asks for a token: cat {record.token_path})")
-        lines.append(f"logs       {record.scratch}/ray/session_latest/logs")
+        lines.append(
+            f"logs       `tocsin logs` shows them; Ray's own are in {record.scratch}/ray/session_latest/logs"
+        )
     return Group(*lines)
 
 

@@ -19,6 +19,7 @@ from launch.platform import Platform
 from launch.run_record import AlreadyRunningError, read_run
 from tocsin.errors import TocsinError
 from tocsin.settings import Settings
+from tocsin.telemetry.logs import log_folder, write_logs
 
 REFRESH_S = 2.0
 
@@ -42,6 +43,7 @@ def up(settings: Settings, console: Console, *, address: str, detach: bool) -> N
             said = daemon.detach(settings, address)
         console.print(said)
         return
+    write_logs("platform", log_folder(settings.data_path))
     stop, up_and_running = threading.Event(), threading.Event()
     try:
         with _signals(stop, up_and_running):

@@ -56,6 +56,7 @@ class Delivery:
     parked: Mapping[str, float] = MappingProxyType(
         {}
     )  # channels with a provider not asked: seconds until it may be
+    retry_after: Mapping[str, float] = MappingProxyType({})  # channels asked for a later retry: seconds
     parked_at: float = 0.0  # since when none could be asked
     pending_channels: int = 1  # channels whose attempts have not ended
 

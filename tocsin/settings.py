@@ -1,7 +1,8 @@
 """One frozen `Settings`, read from the environment (`TOCSIN_…`).
 
 Every process builds its own with `Settings.from_env()`; nothing else in the project reads the environment.
-`tocsin config` prints the table below with the values in force. Secrets never show in a repr.
+`tocsin config` prints the table below with the values in force. Secrets never show in a repr, and each may come from
+a file instead: `TOCSIN_API_KEY_FILE` names one (`tocsin/secrets.py`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from msgspec import Meta, Struct
 from msgspec.structs import fields
 
 from tocsin.errors import ConfigurationError
+from tocsin.secrets import FILE_SUFFIX, read_secret, without_credentials, without_path
 
 PREFIX = "TOCSIN_"
 SECRETS = frozenset(
@@ -34,7 +36,10 @@ SECRETS = frozenset(
         "apprise_providers",
     }
 )
-LOCATIONS = frozenset({"archive_uri", "models_url"})  # shown, but for the credentials they may hold
+HOOKS = frozenset({"webhook_url"})  # shown by their hosts: the path of a hook is often a secret
+PLACES = frozenset({"archive_uri", "models_url", "contacts_url", "device_status_url"})
+LOCATIONS = HOOKS | PLACES  # shown, but for the credentials they may hold
+FILE_SETTINGS = SECRETS | LOCATIONS  # may come from a file
 URLS = {
     "contacts_url": ("http://", "https://"),
     "device_status_url": ("http://", "https://"),
@@ -229,13 +234,14 @@ class Settings(Struct, frozen=True, kw_only=True):
         raw = {
             name.removeprefix(PREFIX).lower(): value
             for name, value in env.items()
-            if name.startswith(PREFIX) and name not in CLIENT_VARIABLES
+            if name.startswith(PREFIX) and name not in CLIENT_VARIABLES | FILE_VARIABLES
         }
         known = {field.name for field in fields(cls)}
         for name in raw.keys() - known:
             raise ConfigurationError(
                 f"{PREFIX}{name.upper()} is not a setting", hint="`tocsin config` lists them all"
             )
+        raw |= {name: read_secret(PREFIX + name.upper(), env) for name in FILE_SETTINGS}
         values: dict[str, Any] = {name: value for name, value in raw.items() if value != ""}
         values.setdefault("data_dir", default_data_dir())
         try:
@@ -333,7 +339,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     def to_env(self) -> dict[str, str]:
         """The same settings as environment variables, for child processes. Holds secrets: never log it."""
         values = {f"{PREFIX}{f.name.upper()}": getattr(self, f.name) for f in fields(self)}
-        return {
+        # The child has its parent's environment as well, and a secret must not be set twice.
+        return dict.fromkeys(sorted(FILE_VARIABLES), "") | {
             name: str(value).lower() if isinstance(value, bool) else str(value)
             for name, value in values.items()
         }
@@ -341,7 +348,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     def shown(self, name: str) -> Any:
         """The value of a setting for people: secrets are `***`, and locations are without credentials."""
         value = getattr(self, name)
-        if name in LOCATIONS:
+        if name in HOOKS:
+            return " ".join(without_path(url) for url in value.split())
+        if name in PLACES:
             return without_credentials(value)
         return "***" if name in SECRETS and value else value
 
@@ -361,18 +370,7 @@ MIN_API_KEY = 16
 MAX_PROVIDERS = 4
 ACCOUNT_CHANNELS = ("email", "sms", "voice", "push", "chat", "apprise")
 CLIENT_VARIABLES = frozenset({"TOCSIN_URL"})  # read by the client, not by the platform
-
-
-def without_credentials(location: str) -> str:
-    """A folder or a URI for people: without user, password and query, each of which may hold a secret."""
-    scheme, is_uri, rest = location.partition("://")
-    if not is_uri:
-        return location
-    before, at, place = rest.rpartition("@")
-    if "?" in before:  # no telling where a secret ends
-        return f"{scheme}://…"
-    place, query, _ = place.partition("?")
-    return f"{scheme}://{'***@' if at else ''}{place}{'?…' if query else ''}"
+FILE_VARIABLES = frozenset(f"{PREFIX}{name.upper()}{FILE_SUFFIX}" for name in FILE_SETTINGS)
 
 
 def is_loopback(host: str) -> bool:

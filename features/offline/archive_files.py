@@ -23,7 +23,7 @@ from pyarrow import fs as pafs
 
 from features.event_table import DICTIONARY_COLUMNS, SCHEMA, check_schema
 from tocsin.errors import ArchiveUnavailableError, ConfigurationError, UnreadableFileError
-from tocsin.settings import without_credentials
+from tocsin.secrets import without_credentials
 
 ROW_GROUP = 65_536
 

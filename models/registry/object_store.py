@@ -31,7 +31,7 @@ from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import AzureStore, GCSStore, S3Store
 
 from tocsin.errors import ConfigurationError, ModelUnavailableError
-from tocsin.settings import without_credentials
+from tocsin.secrets import without_credentials
 
 if TYPE_CHECKING:  # obstore has these for type checkers only
     from obstore import PutMode

@@ -49,7 +49,7 @@ LOCAL = frozenset({"log", "sink"})
 
 
 class Failure(msgspec.Struct, frozen=True):
-    """A failed try."""
+    """A failed try. `detail` goes into the attempt: it never shows a URL or an address."""
 
     reason: FailureReason
     detail: str
@@ -94,10 +94,12 @@ class ChannelResult(NamedTuple):
     """What a channel did for one notification: its attempts in order; the last one decides.
 
     `parked_s` > 0: a provider that might still help was not asked; try again after so many seconds.
+    `retry_after_s` > 0: every provider that might still help asked to be left alone for so long or longer.
     """
 
     attempts: tuple[Attempt, ...]
     parked_s: float = 0.0
+    retry_after_s: float = 0.0
 
 
 class Channel(Protocol):
@@ -141,6 +143,10 @@ class Provider(Protocol):
 
     def host(self, items: Sequence[Deliverable]) -> str:
         """Whose health this call depends on, where the sender named the target; else empty."""
+        ...
+
+    def retry_after(self, items: Sequence[Deliverable]) -> float:
+        """For how many seconds their target has asked not to be called; 0: it may be."""
         ...
 
     async def call(self, items: Sequence[Deliverable]) -> Failure | None:

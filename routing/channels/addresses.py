@@ -18,6 +18,21 @@ from routing.channels import Failure, FailureReason
 ADDRESS_PATTERN = r"^[^\s,;/?#%&\\\x00-\x1f\x7f-\x9f]+$"
 _ONE_ADDRESS = re.compile(r"[^\s,;/?#%&\\\x00-\x1f\x7f]{1,256}")
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
+ALLOCATED_V6 = ipaddress.ip_network("2000::/3")  # all that IANA has given out as global unicast
+RESERVED_V6 = tuple(
+    ipaddress.ip_network(one)
+    for one in (
+        "2001::/23",  # protocol assignments, among them Teredo, ORCHID and benchmarking
+        "2001:db8::/32",  # documentation
+        "2002::/16",  # 6to4
+        "3fff::/20",  # documentation
+    )
+)
+RESERVED_V4 = tuple(
+    ipaddress.ip_network(one)
+    for one in ("192.0.0.0/24", "192.88.99.0/24")  # protocol assignments, 6to4 relays
+)
+ISATAP, ISATAP_MASK = 0x0000_5EFE, 0xFCFF_FFFF  # `::5efe:a.b.c.d` in any network; two bits of it are flags
 
 
 async def public_address(url: str) -> str | Failure:
@@ -36,7 +51,7 @@ async def public_address(url: str) -> str | Failure:
         return Failure(
             FailureReason.UNREACHABLE, f"cannot resolve {parts.hostname}: {error.strerror or error}"
         )
-    addresses = [str(address[0]).partition("%")[0] for *_, address in found]
+    addresses = [str(address[0]) for *_, address in found]
     if not addresses:
         return Failure(FailureReason.UNREACHABLE, f"{parts.hostname} has no address")
     if not all(is_public(address) for address in addresses):
@@ -48,16 +63,30 @@ async def public_address(url: str) -> str | Failure:
 
 
 def is_public(address: str) -> bool:
-    """Whether an address is a public unicast one, also by the IPv4 address a transition prefix may carry."""
-    ip = ipaddress.ip_address(address)
-    if not ip.is_global or ip.is_multicast:
+    """Whether an address is a public unicast one, also by the IPv4 address that it carries.
+
+    Of IPv6 only what is allocated passes, and of the forms that carry an IPv4 address only those that may lead to a
+    public one: so a form that nobody uses, or a zone id, or text that is no address is not public.
+    """
+    try:
+        ip = ipaddress.ip_address(address)
+    except ValueError:
         return False
     if isinstance(ip, ipaddress.IPv6Address):
-        carried = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
-        if ip in NAT64:
-            carried = ipaddress.IPv4Address(int(ip) & 0xFFFF_FFFF)
-        return carried is None or is_public(str(carried))
-    return True
+        return _is_public_v6(ip)
+    return ip.is_global and not ip.is_multicast and not any(ip in network for network in RESERVED_V4)
+
+
+def _is_public_v6(ip: ipaddress.IPv6Address) -> bool:
+    carried = ipaddress.IPv4Address(int(ip) & 0xFFFF_FFFF)
+    if ip.scope_id is not None:
+        return False
+    if ip.ipv4_mapped is not None or ip in NAT64:  # the latter is how a network of IPv6 alone reaches IPv4
+        return is_public(str(carried))
+    if ip not in ALLOCATED_V6 or not ip.is_global or any(ip in network for network in RESERVED_V6):
+        return False
+    isatap = (int(ip) >> 32) & ISATAP_MASK == ISATAP
+    return not isatap or is_public(str(carried))
 
 
 def is_one_address(text: str) -> bool:

@@ -94,6 +94,10 @@ class AppriseProvider:
         """None of the sender's."""
         return ""
 
+    def retry_after(self, items: Sequence[Deliverable]) -> float:  # noqa: ARG002 (the port's)
+        """Not known: Apprise does not pass on what a service answers."""
+        return 0.0
+
     async def call(self, items: Sequence[Deliverable]) -> Failure | None:
         """One notification to one address."""
         url = self._template

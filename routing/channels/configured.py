@@ -15,6 +15,8 @@ from tocsin.wire.lanes import LaneName
 
 # How long a notification is parked that found every slot of a provider taken. Each is retried alone, at full cost.
 BUSY_RETRY_S = {LaneName.P0: 0.5, LaneName.P1: 2.0, LaneName.P2: 5.0}
+# For how long at most a target's `Retry-After` is heeded: an alarm does not wait a quarter of an hour to ask again.
+MAX_RETRY_AFTER_S = {LaneName.P0: 60.0, LaneName.P1: 900.0, LaneName.P2: 900.0}
 
 
 def configured_channels(
@@ -73,6 +75,7 @@ def _webhooks(settings: Settings, lane: LaneName, clock: Clock) -> list[WebhookP
                 allow_private=settings.webhook_allow_private,
                 secret=settings.webhook_secret,
                 batch_records=settings.webhook_batch if lane is LaneName.P2 else 0,
+                max_retry_after_s=MAX_RETRY_AFTER_S[lane],
             ),
             clock,
             name=numbered("webhook", number),

@@ -1,7 +1,8 @@
 """A channel made of a list of providers: each behind a breaker, the next one asked at once when one fails.
 
     group ──► provider 1 ──failed──► provider 2 ──failed──► …
-                 └─ its breaker is open: not asked, no attempt; with no attempt at all the group is parked
+                 └─ its breaker is open, or its target asked to be left alone for now (Retry-After): not asked,
+                    no attempt; with no attempt at all the group is parked
 
 A call waits for one of its provider's slots first; only then does its deadline begin, and its breaker is asked. So a
 provider that hangs costs the others nothing, and what queues behind it is parked once its breaker opens.
@@ -13,7 +14,7 @@ import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 
-from routing.channels import ChannelResult, Deliverable, Failure, FailureReason, Provider
+from routing.channels import PERMANENT, ChannelResult, Deliverable, Failure, FailureReason, Provider
 from tocsin.clock import Clock
 from tocsin.resilience.breakers import BreakerGuard
 from tocsin.wire.notifications import Attempt
@@ -24,7 +25,9 @@ SLOT_WAIT_S = 0.5
 STUCK_S = 1.0  # with every slot taken and a call out for so long, no slot is waited for
 BUSY_RETRY_S = 2.0
 MIN_PARKED_S = 0.2
-NOT_ASKED = Failure(FailureReason.BREAKER_OPEN, "not asked: its breaker is open")
+NOT_ASKED = Failure(
+    FailureReason.BREAKER_OPEN, "not asked: its breaker is open, or its target asked to be left alone"
+)
 
 
 class Slots:
@@ -104,6 +107,7 @@ class ProvidedChannel:
         """Ask one provider after the other, each for what is still undelivered."""
         attempts: list[tuple[Attempt, ...]] = [()] * len(batch)
         parked: list[dict[str, float]] = [{} for _ in batch]  # by provider
+        waits: list[list[float]] = [[] for _ in batch]  # of those that failed and may be asked again
         left: Sequence[int] = range(len(batch))
         for provider in self._providers:
             calls = [[left[at] for at in places] for places in provider.calls([batch[at] for at in left])]
@@ -114,14 +118,18 @@ class ProvidedChannel:
                 for at in places:
                     if isinstance(answer, Attempt):
                         attempts[at] = (*attempts[at], answer)
+                        if not answer.ok and answer.reason not in PERMANENT:
+                            waits[at].append(provider.retry_after([batch[at]]))
                     else:
                         parked[at][provider.name] = answer
             left = [at for at in left if not attempts[at] or not attempts[at][-1].ok]
             if not left:
                 break
-        return [self._result(*one) for one in zip(attempts, parked, strict=True)]
+        return [self._result(*one) for one in zip(attempts, parked, waits, strict=True)]
 
-    def _result(self, attempts: tuple[Attempt, ...], parked: Mapping[str, float]) -> ChannelResult:
+    def _result(
+        self, attempts: tuple[Attempt, ...], parked: Mapping[str, float], waits: Sequence[float]
+    ) -> ChannelResult:
         if attempts and attempts[-1].ok:
             return ChannelResult(attempts)
         if not attempts and not parked:
@@ -130,7 +138,8 @@ class ProvidedChannel:
         if attempts and parked:  # or the refusal of one would hide that another could still be asked
             at = self._clock.now()
             attempts += tuple(NOT_ASKED.attempt(self.name, at, 0.0, provider=provider) for provider in parked)
-        return ChannelResult(attempts, min(parked.values(), default=0.0))
+        until_next = min((*waits, *parked.values()), default=0.0)
+        return ChannelResult(attempts, min(parked.values(), default=0.0), until_next if waits else 0.0)
 
     async def _call(self, provider: Provider, items: Sequence[Deliverable]) -> Attempt | float:
         """One call as an attempt, or the seconds until its provider may be asked."""
@@ -139,6 +148,8 @@ class ProvidedChannel:
             return self._busy_retry_s
         call = slots.began(self._clock.monotonic())
         try:
+            if (wait_s := provider.retry_after(items)) > 0:
+                return max(wait_s, MIN_PARKED_S)
             host = provider.host(items)
             if not self._guard.allows(provider.name, host):
                 return max(self._guard.retry_after(provider.name, host), MIN_PARKED_S)

@@ -2,7 +2,8 @@
 
 A p0 or p1 is one call with the notification as a JSON object; p2 go as `{"notifications": [...]}`, up to
 `batch_records` for the same target in one call. `webhook-id` is the same on every try of the same content and each
-notification carries its own id, so a receiver can drop repeats. Redirects are not followed.
+notification carries its own id, so a receiver can drop repeats. Redirects are not followed. A target that answers
+"not now" with `Retry-After` is not called again before, within `max_retry_after_s`; the others are.
 """
 
 from __future__ import annotations
@@ -11,7 +12,10 @@ import asyncio
 import base64
 import hashlib
 import hmac
-from collections.abc import Sequence
+import re
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -25,7 +29,9 @@ from tocsin.errors import ConfigurationError
 from tocsin.resilience.retry import RETRYABLE_STATUSES
 from tocsin.wire.notifications import Notification
 
+MAX_LEFT_ALONE = 1024  # targets whose `Retry-After` is remembered
 SECRET_PREFIX = "whsec_"  # noqa: S105 (the prefix, not a secret)
+_SECONDS = re.compile(r"[0-9]+")
 _encode = msgspec.json.Encoder().encode
 
 
@@ -39,9 +45,12 @@ class WebhookPolicy(msgspec.Struct, frozen=True, kw_only=True):
     max_connections: int = 32
     secret: str = ""  # `whsec_` and base64; empty: calls are not signed
     batch_records: int = 0  # 0: a call each
+    max_retry_after_s: float = (
+        900.0  # a target that wants to be left alone for longer is called after so long
+    )
 
     def __repr__(self) -> str:
-        return f"WebhookPolicy({self.url!r}, {self.timeout_s:g} s, signed={bool(self.secret)})"
+        return f"WebhookPolicy(configured={bool(self.url)}, {self.timeout_s:g} s, signed={bool(self.secret)})"
 
 
 class WebhookProvider:
@@ -70,6 +79,7 @@ class WebhookProvider:
         self._policy = policy
         self._clock = clock
         self._key = decode_secret(policy.secret)
+        self._left_alone: OrderedDict[str, float] = OrderedDict()  # until when (stopwatch, s), by URL
         self._client = _client(policy, transport, keep_alive=True)
         # By address, connections of two names would be taken for each other's: these are not kept.
         self._by_address = _client(policy, transport, keep_alive=False)
@@ -95,10 +105,33 @@ class WebhookProvider:
         except ValueError:  # no URL; the call will say so
             return ""
 
+    def retry_after(self, items: Sequence[Deliverable]) -> float:
+        """For how many seconds their target has asked not to be called; 0: it may be."""
+        url = self._url(items)
+        until = self._left_alone.get(url)
+        if until is None:
+            return 0.0
+        left_s = until - self._clock.monotonic()
+        if left_s <= 0:
+            del self._left_alone[url]
+        return max(0.0, left_s)
+
+    def _url(self, items: Sequence[Deliverable]) -> str:
+        return items[0].notification.webhook_url or self._policy.url
+
+    def _leave_alone(self, url: str, answer: httpx2.Response) -> None:
+        wait_s = min(retry_after_s(answer.headers, self._clock.now()), self._policy.max_retry_after_s)
+        if wait_s <= 0:
+            return
+        self._left_alone[url] = self._clock.monotonic() + wait_s
+        self._left_alone.move_to_end(url)
+        while len(self._left_alone) > MAX_LEFT_ALONE:
+            self._left_alone.popitem(last=False)
+
     async def call(self, items: Sequence[Deliverable]) -> Failure | None:
         """One call; None when it was delivered."""
         own = items[0].notification.webhook_url
-        url = own or self._policy.url
+        url = self._url(items)
         if not url:
             return Failure(FailureReason.NOT_CONFIGURED, "no webhook_url and no TOCSIN_WEBHOOK_URL")
         try:
@@ -112,8 +145,11 @@ class WebhookProvider:
                 return await self._post(url, address, items)
         except (TimeoutError, httpx2.TimeoutException):
             return Failure(FailureReason.TIMEOUT, f"no answer within {self._policy.timeout_s:g} s")
-        except (httpx2.InvalidURL, httpx2.UnsupportedProtocol, ValueError) as error:  # bad port, host, label
-            return Failure(FailureReason.FORBIDDEN_TARGET, f"not a usable URL: {error}")
+        except (httpx2.InvalidURL, httpx2.UnsupportedProtocol, ValueError):
+            # What the library says of it may show a part of it, and that part may be a secret.
+            return Failure(
+                FailureReason.FORBIDDEN_TARGET, "not a usable URL: its port, host or scheme is wrong"
+            )
         except httpx2.HTTPError as error:
             return Failure(FailureReason.UNREACHABLE, f"{type(error).__name__}: {error}"[:300])
 
@@ -131,9 +167,10 @@ class WebhookProvider:
             status = answer.status_code
         if 200 <= status < 300:
             return None
-        final = status < 500 and status not in RETRYABLE_STATUSES
-        reason = FailureReason.REFUSED if final else FailureReason.TARGET_ERROR
-        return Failure(reason, f"the target answered {status}")
+        if status < 500 and status not in RETRYABLE_STATUSES:
+            return Failure(FailureReason.REFUSED, f"the target answered {status}")
+        self._leave_alone(url, answer)
+        return Failure(FailureReason.TARGET_ERROR, f"the target answered {status}")
 
     def _message(self, items: Sequence[Deliverable]) -> tuple[str, bytes]:
         """The id and the body of one call."""
@@ -190,6 +227,28 @@ def payload(notification_id: str, notification: Notification) -> dict[str, Any]:
         "source": notification.source,
         "data": notification.data,
     }
+
+
+def retry_after_s(headers: Mapping[str, str], now: float) -> float:
+    """The seconds that `Retry-After` asks for (RFC 9110): a number of them, or a date; 0 where it says neither.
+
+    A date is held against the answer's own `Date` where there is one: the two clocks may differ.
+    """
+    text = headers.get("retry-after", "").strip()
+    if _SECONDS.fullmatch(text):
+        return float(text)
+    until = _http_date(text)
+    if until is None:
+        return 0.0
+    answered = _http_date(headers.get("date", ""))
+    return max(0.0, until - (now if answered is None else answered))
+
+
+def _http_date(text: str) -> float | None:
+    try:
+        return parsedate_to_datetime(text).timestamp() if text else None
+    except (ValueError, OverflowError):
+        return None
 
 
 def decode_secret(secret: str) -> bytes:

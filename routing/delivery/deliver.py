@@ -91,10 +91,12 @@ class Deliver:
         tries = await self._ask(name, waiting)
         at = self._clock.now()
         undelivered: list[Delivery] = []
-        for delivery, (attempts, parked_s) in zip(waiting, tries, strict=True):
+        for delivery, (attempts, parked_s, retry_after_s) in zip(waiting, tries, strict=True):
             delivery.attempts = (*delivery.attempts, *attempts) if delivery.attempts else attempts
             if parked_s:
                 delivery.parked = {**delivery.parked, name: parked_s}
+            if retry_after_s:
+                delivery.retry_after = {**delivery.retry_after, name: retry_after_s}
             if delivery.pending_channels > 1:
                 delivery.pending_channels -= 1
             elif (
@@ -168,7 +170,9 @@ class Deliver:
         delay_s = self._retry.delay_s(max(one.passes for one in still_open) or 1, self._draw())
         if delay_s is None:
             return None, OutcomeReason.ATTEMPTS_EXHAUSTED
-        return delay_s, OutcomeReason.RETRY_SCHEDULED
+        # No earlier than a target asked for (`Retry-After`), unless another channel may be tried before.
+        asked_s = min(delivery.retry_after.get(one.name, 0.0) for one in still_open)
+        return max(delay_s, asked_s), OutcomeReason.RETRY_SCHEDULED
 
 
 class ChannelProgress:
@@ -182,7 +186,9 @@ class ChannelProgress:
         self.open = name in delivery.parked or any(is_open(attempt) for attempt in last.values())
         asked = Counter(a.provider for a in tries if a.reason != FailureReason.BREAKER_OPEN)
         self.passes = max(asked.values(), default=0)
-        self.detail = tries[-1].detail if tries else "no provider may be asked now (breaker open)"
+        self.detail = (
+            tries[-1].detail if tries else "no provider may be asked now (breaker open, or asked to wait)"
+        )
 
 
 def open_channels(delivery: Delivery) -> Sequence[str]:

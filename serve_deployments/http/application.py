@@ -33,6 +33,7 @@ from serve_deployments.http.bodies import (
     UnsupportedMediaError,
 )
 from serve_deployments.http.deadlines import DeadlineExceededError, Deadlines
+from serve_deployments.http.replica_logs import RequestIds, write_replica_logs
 from tocsin.errors import (
     ConflictError,
     ContradictionError,
@@ -45,6 +46,7 @@ from tocsin.errors import (
     UnauthorizedError,
 )
 from tocsin.settings import Settings
+from tocsin.telemetry.logs import request_id
 from tocsin.wire.problems import Problem, RecordError
 
 log = logging.getLogger(__name__)
@@ -99,6 +101,8 @@ class Application:
 
     def __init__(self, settings: Settings | None = None) -> None:
         self.settings = settings or Settings.from_env()
+        if settings is None:
+            write_replica_logs(self.settings)
 
     def __serve_build_asgi_app__(self) -> Starlette:
         """The ASGI application, built in the replica."""
@@ -107,7 +111,7 @@ class Application:
             paths.setdefault(endpoint.path, {})[endpoint.method] = _run(self, endpoint)
         return Starlette(
             routes=[route_of(path, handlers) for path, handlers in paths.items()],
-            middleware=[Middleware(SafeAnswers), Middleware(BarePrefix)],
+            middleware=[Middleware(RequestIds), Middleware(SafeAnswers), Middleware(BarePrefix)],
             lifespan=self._lifespan,
             exception_handlers={HTTPException: _http_error, Exception: _unexpected},
         )
@@ -208,7 +212,8 @@ def _run(app: Application, endpoint: Endpoint) -> Handler:
         except ClientDisconnect:
             return Response(status_code=499)
         except Exception:
-            log.exception("%s %s failed", request.method, request.url.path)
+            # Not the path that was asked for: it may hold a person's number or name.
+            log.exception("%s: %s %s failed", type(app).__name__, endpoint.method, endpoint.path)
             return _unexpected(request, None)
         return answer if isinstance(answer, Response) else json_response(answer, endpoint.status)
 
@@ -326,12 +331,14 @@ def _http_error(request: Request, error: Exception) -> Response:
 
 
 def _unexpected(request: Request, _error: Exception | None) -> Response:
+    one = request_id.get()
     problem = Problem(
         type=PROBLEM_TYPE + "internal",
         title="Internal error",
         status=500,
         detail="the platform failed on this request; its log says why",
         instance=request.url.path,
+        hint=f"`tocsin logs --request {one}` shows it" if one else "`tocsin logs --level ERROR` shows it",
     )
     # The outermost layer may send it, past `SafeAnswers`.
     headers = {"content-type": "application/problem+json", **SAFE}

@@ -12,6 +12,7 @@ import tocsin
 from tocsin.client.answers import CallFailure, FailureKind, Reply
 from tocsin.client.calls import Call
 from tocsin.errors import ConfigurationError
+from tocsin.secrets import read_secret
 from tocsin.wire.limits import MAX_BATCH_RECORDS
 
 DEFAULT_URL = "http://127.0.0.1:8000"
@@ -53,10 +54,10 @@ def request_headers(api_key: str | None) -> dict[str, str]:
     """Headers of every request.
 
     Raises:
-        ConfigurationError: the key cannot travel in a header. The message does not show it.
+        ConfigurationError: the key cannot travel in a header, or its file cannot be read. The message does not show it.
     """
     headers = {"Accept": "application/json", "User-Agent": f"tocsin-python/{tocsin.__version__}"}
-    key = (os.environ.get(KEY_VARIABLE, "") if api_key is None else api_key).strip()
+    key = (read_secret(KEY_VARIABLE, os.environ) if api_key is None else api_key).strip()
     if not (key.isascii() and key.isprintable()):
         raise ConfigurationError("the API key holds characters other than printable ASCII")
     if key:

@@ -96,14 +96,6 @@ def _quick(connection_class: type) -> type:
     return type(connection_class.__name__, (_QuickPacking, connection_class), {})
 
 
-def redact(url: str) -> str:
-    """The URL without its password, for people."""
-    scheme, _, rest = url.partition("://")
-    credentials, at, host = rest.rpartition("@")
-    user = credentials.partition(":")[0]
-    return f"{scheme}://{user + ':***@' if at else ''}{host}"
-
-
 class ServerFacts(msgspec.Struct, frozen=True, kw_only=True):
     """The version and durability of a server."""
 

@@ -11,15 +11,16 @@ from __future__ import annotations
 import msgspec
 from redis import asyncio as aioredis
 
+from tocsin.secrets import without_credentials
 from tocsin.settings import Settings
-from tocsin.storage.connect import connect, redact, resolve_url
+from tocsin.storage.connect import connect, resolve_url
 from tocsin.wire.lanes import LaneName
 
 MAIN = "main"
 
 
 class Server(msgspec.Struct, frozen=True, kw_only=True):
-    """One server: what it is called, which lanes it holds, and a client. `address` is without its password."""
+    """One server: what it is called, which lanes it holds, and a client. `address` is without its credentials."""
 
     name: str
     lanes: tuple[LaneName, ...]
@@ -52,7 +53,7 @@ class Servers:
                     lane for lane in LaneName if (lane.value if lane.value in urls else MAIN) == name
                 ),
                 client=connect(url, timeout_s=timeout_s, max_connections=max_connections),
-                address=redact(url),
+                address=without_credentials(url),
                 setting="TOCSIN_REDIS_URL" if name == MAIN else f"TOCSIN_REDIS_URL_{name.upper()}",
             )
             for name, url in urls.items()

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from rich.pretty import pretty_repr
 
 from tocsin.errors import ConfigurationError
-from tocsin.settings import ACCOUNT_CHANNELS, SECRETS, Settings, describe, is_loopback, without_credentials
+from tocsin.secrets import without_credentials
+from tocsin.settings import ACCOUNT_CHANNELS, SECRETS, Settings, describe, is_loopback
 
 KEY = "k" * 16
 

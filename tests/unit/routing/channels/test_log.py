@@ -18,7 +18,7 @@ def lines(path: Path) -> list[str]:
 
 
 async def write(channel: LogChannel, notification_id: str) -> bool:
-    (((attempt,), _),) = await channel.deliver([Item(notification_id, NOTE)])
+    (((attempt,), *_),) = await channel.deliver([Item(notification_id, NOTE)])
     return attempt.ok
 
 
@@ -86,7 +86,7 @@ async def test_a_disk_that_fails_is_a_failure_to_retry_and_heals(
                 raise OSError(28, "No space left on device")
 
             patch.setattr(Path, broken, fail)
-            (((attempt,), _),) = await channel.deliver([Item("n1", NOTE)])
+            (((attempt,), *_),) = await channel.deliver([Item("n1", NOTE)])
         assert (attempt.ok, attempt.reason) == (False, FailureReason.INTERNAL)
         assert "No space left" in attempt.detail
     assert await write(channel, "n2")

@@ -30,6 +30,7 @@ class Account:
         self.asked: list[str] = []
         self.serves = True
         self.hosts: dict[str, str] = {}
+        self.wait_s = 0.0
         self.gate: asyncio.Event | None = None
 
     def calls(self, batch: Sequence[Deliverable]) -> Sequence[Sequence[int]]:
@@ -37,6 +38,9 @@ class Account:
 
     def host(self, items: Sequence[Deliverable]) -> str:
         return self.hosts.get(items[0].id, "")
+
+    def retry_after(self, items: Sequence[Deliverable]) -> float:  # noqa: ARG002 (the port's)
+        return self.wait_s
 
     async def call(self, items: Sequence[Deliverable]) -> Failure | None:
         self.asked += [item.id for item in items]
@@ -201,3 +205,18 @@ async def test_closing_closes_every_provider(clock: ManualClock) -> None:
     accounts = [Account("sms"), Account("sms-2")]
     await ProvidedChannel("sms", accounts, OpenDoor(), clock).close()
     assert [account.asked for account in accounts] == [["closed"], ["closed"]]
+
+
+async def test_a_provider_that_asked_to_be_left_alone_is_passed_over_and_the_next_one_asked(
+    clock: ManualClock,
+) -> None:
+    first, second = Account("sms"), Account("sms-2")
+    first.wait_s = 30.0
+    channel = ProvidedChannel("sms", [first, second], OpenDoor(), clock)
+    assert (await one(channel)).attempts[-1].provider == "sms-2"
+    second.failure = DOWN
+    result = await one(channel)
+    assert (first.asked, result.parked_s, result.retry_after_s) == ([], 30.0, 0.0)
+    second.wait_s = 20.0
+    result = await one(channel)
+    assert (first.asked, result.attempts, result.parked_s) == ([], (), 20.0)

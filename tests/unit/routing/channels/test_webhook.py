@@ -4,6 +4,7 @@ import asyncio
 import json
 import socket
 from collections.abc import Callable
+from email.utils import format_datetime
 
 import httpx2
 import msgspec
@@ -11,8 +12,9 @@ import pytest
 
 from routing.channels import Failure, FailureReason, provided
 from routing.channels.provided import ProvidedChannel
-from routing.channels.webhook import WebhookPolicy, WebhookProvider, decode_secret, sign
+from routing.channels.webhook import MAX_LEFT_ALONE, WebhookPolicy, WebhookProvider, decode_secret, sign
 from tests.fakes import START, Item, ManualClock
+from tocsin.clock import to_datetime
 from tocsin.errors import ConfigurationError
 from tocsin.resilience.breakers import OpenDoor
 from tocsin.wire.notifications import Notification
@@ -66,7 +68,7 @@ def webhook(policy: WebhookPolicy, transport: httpx2.MockTransport) -> ProvidedC
 
 async def attempt(channel: ProvidedChannel, notification_id: str, note: Notification) -> Failure | None:
     """One try of one notification."""
-    (((made,), _),) = await channel.deliver([Item(notification_id, note)])
+    (((made,), *_),) = await channel.deliver([Item(notification_id, note)])
     return None if made.ok else Failure(FailureReason(made.reason), made.detail)
 
 
@@ -374,3 +376,86 @@ async def test_the_same_batch_carries_the_same_id_on_every_try() -> None:
     first, second, other = (request.headers["webhook-id"] for request in target.got)
     assert first == second != other
     await channel.close()
+
+
+# --------------------------------------------------------------------------- Retry-After
+
+
+def busy(retry_after: str, status: int = 429, date: str = "") -> httpx2.Response:
+    headers = {"retry-after": retry_after} | ({"date": date} if date else {})
+    return httpx2.Response(status, headers=headers)
+
+
+@pytest.mark.parametrize(
+    ("answer", "wait_s"),
+    [
+        (busy("120"), 120.0),
+        (busy("120", 503), 120.0),
+        (busy("0"), 0.0),
+        (busy(" 7 "), 7.0),
+        (busy("31536000"), 900.0),
+        (busy("9" * 5000), 900.0),
+        (busy("Sun, 06 Nov 1994 08:51:37 GMT", date="Sun, 06 Nov 1994 08:49:37 GMT"), 120.0),
+        (busy("Sun, 06 Nov 1994 08:49:37 GMT", date="Sun, 06 Nov 1994 08:51:37 GMT"), 0.0),
+        (busy(format_datetime(to_datetime(START + 90), usegmt=True)), 90.0),
+        (busy("soon"), 0.0),
+        (busy("-5"), 0.0),
+        (busy("1.5"), 0.0),
+        (busy("Sun, 99 Nov 1994 08:51:37 GMT"), 0.0),
+        (busy("120", 400), 0.0),  # a refusal for good is not asked again
+        (busy("120", 200), 0.0),
+        (httpx2.Response(503), 0.0),
+    ],
+)
+async def test_a_target_is_left_alone_for_as_long_as_it_asked(answer: httpx2.Response, wait_s: float) -> None:
+    provider = WebhookProvider(
+        WebhookPolicy(url=OWN), ManualClock(), transport=httpx2.MockTransport(Target(answer))
+    )
+    items = [Item("x", NOTE)]
+    await provider.call(items)
+    assert provider.retry_after(items) == pytest.approx(wait_s, abs=1.0)
+
+
+async def test_only_the_target_that_asked_for_it_waits() -> None:
+    """Two hooks of one host are two targets; the limit of the first says nothing of the second."""
+    got: list[str] = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        got.append(request.url.path)
+        return busy("60") if request.url.path == "/slow" else httpx2.Response(200)
+
+    clock = ManualClock()
+    provider = WebhookProvider(WebhookPolicy(url=OWN), clock, transport=httpx2.MockTransport(answer))
+    channel = ProvidedChannel("webhook", [provider], OpenDoor(), clock)
+    slow, quick = (
+        Item(path, msgspec.structs.replace(NOTE, webhook_url=f"https://public.example/{path}"))
+        for path in ("slow", "quick")
+    )
+    (first,) = await channel.deliver([slow])
+    assert (first.attempts[0].ok, first.parked_s, first.retry_after_s) == (False, 0.0, 60.0)
+    waiting, sent = await channel.deliver([slow, quick])
+    assert (waiting.attempts, waiting.parked_s, sent.attempts[0].ok) == ((), 60.0, True)
+    assert got == ["/slow", "/quick"]
+    clock.advance(60.0)
+    await channel.deliver([slow])
+    assert got == ["/slow", "/quick", "/slow"]
+    await channel.close()
+
+
+async def test_the_targets_that_are_left_alone_are_bounded_in_number() -> None:
+    provider = WebhookProvider(
+        WebhookPolicy(url=OWN), ManualClock(), transport=httpx2.MockTransport(Target(busy("60")))
+    )
+    for number in range(MAX_LEFT_ALONE + 50):
+        url = f"https://93.184.216.34/{number}"
+        await provider.call([Item("x", msgspec.structs.replace(NOTE, webhook_url=url))])
+    assert len(provider._left_alone) == MAX_LEFT_ALONE
+
+
+@pytest.mark.parametrize(
+    "url", ["http://x:tok-s3cret/", "https://user:s3cret@[oops/", "https://public.example:s3cret/"]
+)
+async def test_what_is_wrong_with_a_url_is_said_without_showing_it(url: str) -> None:
+    failure = await post(Target(), url)
+    assert failure is not None
+    assert "s3cret" not in failure.detail

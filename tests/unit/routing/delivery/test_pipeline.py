@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from routing.channels import Failure, FailureReason
+from routing.channels import ChannelResult, Deliverable, Failure, FailureReason
 from routing.deliveries import Delivery, OutcomeReason
 from routing.delivery.deliver import Deliver
 from routing.delivery.pipeline import DeliveryStage, run_stages
@@ -244,3 +244,34 @@ async def test_a_stage_counts_what_it_decides(kind: type, lane: LaneName, wishes
     assert counted == sum(one.state is not NotificationState.ACCEPTED for one in batch)
     if lane is LaneName.P2 and wishes is NOBODY:
         assert counted
+
+
+class Busy(FakeChannel):
+    """Fails, and asks for a later retry."""
+
+    def __init__(self, clock: ManualClock, retry_after_s: float) -> None:
+        super().__init__(clock, BUSY)
+        self.retry_after_s = retry_after_s
+
+    async def deliver(self, batch: Sequence[Deliverable]) -> Sequence[ChannelResult]:
+        return [one._replace(retry_after_s=self.retry_after_s) for one in await super().deliver(batch)]
+
+
+@pytest.mark.parametrize(("asked_s", "wait_s"), [(0.0, 10.0), (4.0, 10.0), (300.0, 300.0)])
+async def test_a_retry_comes_no_earlier_than_its_target_asked_for(
+    clock: ManualClock, asked_s: float, wait_s: float
+) -> None:
+    one = await deliver(clock, delivery(), log=Busy(clock, asked_s))
+    assert (one.state, one.reason) == (NotificationState.RETRYING, OutcomeReason.RETRY_SCHEDULED)
+    assert one.retry_at - one.decided_at == pytest.approx(wait_s)
+
+
+async def test_another_channel_that_failed_is_not_held_up_by_it(clock: ManualClock) -> None:
+    both = delivery("log", "sink")
+    one = await deliver(clock, both, log=Busy(clock, 300.0), sink=FakeChannel(clock, BUSY))
+    assert one.retry_at - one.decided_at == pytest.approx(10.0)
+
+
+async def test_no_retry_after_makes_up_for_attempts_that_are_used_up(clock: ManualClock) -> None:
+    one = await deliver(clock, delivery(attempts=failed("log", 2)), log=Busy(clock, 300.0))
+    assert (one.state, one.reason) == (NotificationState.DEAD, OutcomeReason.ATTEMPTS_EXHAUSTED)

@@ -35,8 +35,8 @@ async def test_lanes_on_one_server_share_its_client() -> None:
 async def test_a_lane_with_a_server_of_its_own_has_a_client_of_its_own() -> None:
     servers = Servers(made(redis_url=MAIN, redis_url_p0=OWN), timeout_s=1.0)
     assert [(one.name, one.lanes, one.address, one.setting) for one in servers.all] == [
-        ("main", REST, "redis://:***@main:1/0", "TOCSIN_REDIS_URL"),
-        ("p0", (LaneName.P0,), "rediss://u:***@own:2/0", "TOCSIN_REDIS_URL_P0"),
+        ("main", REST, "redis://***@main:1/0", "TOCSIN_REDIS_URL"),
+        ("p0", (LaneName.P0,), "rediss://***@own:2/0", "TOCSIN_REDIS_URL_P0"),
     ]
     assert servers.of(LaneName.P0) is not servers.main
     assert {id(servers.of(lane)) for lane in REST} == {id(servers.main)}

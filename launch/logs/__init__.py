@@ -1,0 +1,1 @@
+"""Reading the logs of all parts as one."""
