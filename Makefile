@@ -6,7 +6,7 @@ BIN := .venv/bin
 export RAY_ENABLE_UV_RUN_RUNTIME_ENV := 0
 export UV_PYTHON_DOWNLOADS := automatic
 
-.PHONY: help demo test check bench bench-routing bench-peers bench-features bench-serving verify-routing verify-rollout setup clean
+.PHONY: help demo test check bench bench-routing bench-peers bench-features bench-serving verify-routing verify-rollout verify-hung setup clean
 
 help: ## What can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -43,6 +43,9 @@ verify-routing: .venv/.synced ## Break everything under load and account for eve
 
 verify-rollout: .venv/.synced ## Plant faults in new models and see them rolled back, and good ones not: one JSON line
 	@$(BIN)/python -m verification.rollouts
+
+verify-hung: .venv/.synced ## Stop and kill processes of a whole platform under load, with a bound for each: one JSON line
+	@$(BIN)/python -m verification.hung
 
 bench-serving: .venv/.synced ## Churn over HTTP beside stock Serve and FastAPI with the same model: one JSON line
 	@$(BIN)/python -m benchmarks.serving
