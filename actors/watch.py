@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable
+
+from redis import asyncio as aioredis
 
 from actors.watchdog import HUNG, HungPolicy, Sighting, Watchdog, is_hung
 from tocsin.actor_names import SUPERVISOR, member_name
+from tocsin.clock import Clock, SystemClock
 from tocsin.keys import LaneKeys
-from tocsin.processes import ProcessRecord, is_stopped
+from tocsin.processes import ProcessRecord, is_gone, is_stopped
 from tocsin.settings import Settings
 from tocsin.storage.servers import Server
 from tocsin.streams.heartbeats import read_heartbeats, read_processes
@@ -31,18 +33,26 @@ class PoolWatch:
     """Watches the members of one pool.
 
     Args:
-        server: Where its heartbeats are.
+        client: The server with its heartbeats.
         keys: The pool's keys.
         names: The names its members may have.
         policy: How long they may be silent.
         replace: Ends one.
+        clock: Only its stopwatch is used.
     """
 
     def __init__(
-        self, server: Server, keys: LaneKeys, names: list[str], policy: HungPolicy, replace: Replace
+        self,
+        client: aioredis.Redis,
+        keys: LaneKeys,
+        names: list[str],
+        policy: HungPolicy,
+        replace: Replace,
+        clock: Clock,
     ) -> None:
         self.replacements = 0
-        self._client = server.client
+        self._clock = clock
+        self._client = client
         self._keys = keys
         self._names = names
         self._policy = policy
@@ -58,11 +68,12 @@ class PoolWatch:
         processes = await read_processes(self._client, self._keys, self._names)
         beats = (await read_heartbeats(self._client, self._keys)).last
         seen = {name: Sighting(one.token, beats.get(name)) for name, one in processes.items()}
-        silent = self._watchdog.look(seen, time.monotonic())
+        silent = self._watchdog.look(seen, self._clock.monotonic())
         hung = [
             name
             for name, silent_s in silent.items()
             if silent_s >= self._policy.stopped_s
+            and not is_gone(processes[name])  # Ray starts another by itself
             and is_hung(silent_s, self._policy, stopped=is_stopped(processes[name]))
         ]
         await asyncio.gather(*(self._end(name, processes[name], silent[name]) for name in hung))
@@ -79,10 +90,11 @@ def lane_watch(server: Server, settings: Settings, lane: LaneName, replace: Repl
     """The watch over the pool of one lane."""
     most = max(settings.pool_max, settings.pool_size(lane))
     names = [member_name(lane, number) for number in range(most)]
-    return PoolWatch(server, LaneKeys(settings.namespace, lane), names, HUNG[lane], replace)
+    keys = LaneKeys(settings.namespace, lane)
+    return PoolWatch(server.client, keys, names, HUNG[lane], replace, SystemClock())
 
 
 def supervisor_watch(server: Server, settings: Settings, replace: Replace) -> PoolWatch:
     """The watch over the supervisor itself."""
     keys = LaneKeys(settings.namespace, SUPERVISOR)
-    return PoolWatch(server, keys, [SUPERVISOR], SUPERVISOR_HUNG, replace)
+    return PoolWatch(server.client, keys, [SUPERVISOR], SUPERVISOR_HUNG, replace, SystemClock())

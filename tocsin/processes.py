@@ -42,6 +42,11 @@ def find_process(record: ProcessRecord) -> psutil.Process | None:
         return None
 
 
+def is_gone(record: ProcessRecord) -> bool:
+    """Whether a process of this machine has ended; never true for one of another."""
+    return record.host == socket.gethostname() and find_process(record) is None
+
+
 def is_stopped(record: ProcessRecord) -> bool:
     """Whether a process of this machine is stopped (SIGSTOP, or a debugger): it does not go on by itself."""
     process = find_process(record)
