@@ -114,7 +114,7 @@ class Supervisor:
 
     async def _run(self) -> None:
         self._loop, self._stopping = asyncio.get_running_loop(), (stopping := asyncio.Event())
-        servers = Servers(self._settings, timeout_s=WRITE_TIMEOUT_S, max_connections=4)
+        servers = Servers(self._settings, timeout_s=WRITE_TIMEOUT_S, max_connections=16)
         self._started.set_result(None)
         try:
             await asyncio.gather(
