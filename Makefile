@@ -6,7 +6,7 @@ BIN := .venv/bin
 export RAY_ENABLE_UV_RUN_RUNTIME_ENV := 0
 export UV_PYTHON_DOWNLOADS := automatic
 
-.PHONY: help demo test check bench bench-routing bench-peers bench-features bench-serving verify-routing verify-rollout fuzz setup clean
+.PHONY: help demo test check bench bench-routing bench-peers bench-features bench-serving verify-routing verify-rollout verify-hung fuzz setup clean
 
 help: ## What can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -46,6 +46,9 @@ verify-rollout: .venv/.synced ## Plant faults in new models and see them rolled 
 
 fuzz: .venv/.synced ## Every operation of the API against its description, with all checks of Schemathesis: one JSON line
 	@$(BIN)/python -m verification.fuzz $(if $(URL),--url $(URL))
+
+verify-hung: .venv/.synced ## Stop and kill processes of a whole platform under load, with a bound for each: one JSON line
+	@$(BIN)/python -m verification.hung
 
 bench-serving: .venv/.synced ## Churn over HTTP beside stock Serve and FastAPI with the same model: one JSON line
 	@$(BIN)/python -m benchmarks.serving

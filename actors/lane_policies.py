@@ -19,7 +19,9 @@ class LanePolicy(msgspec.Struct, frozen=True, kw_only=True):
 # A dead p0 router is noticed within two seconds; the others trade speed for fewer heartbeats.
 POLICIES: dict[LaneName, LanePolicy] = {
     LaneName.P0: LanePolicy(
-        consumer=ConsumerPolicy(unit_entries=1, read_entries=32, concurrency=64, heartbeat_s=0.4),
+        consumer=ConsumerPolicy(
+            unit_entries=1, read_entries=32, concurrency=64, heartbeat_s=0.4, stall_s=15.0
+        ),
         lease=LeasePolicy(ttl_s=1.8, heartbeat_s=0.4),
     ),
     LaneName.P1: LanePolicy(

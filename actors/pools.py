@@ -7,6 +7,7 @@ others take its partitions.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from ray.util import list_named_actors
 from actors.members import Assemble, MemberStats, PoolMember
 from actors.supervisor import OpenGuard, Supervisor
 from tocsin.actor_names import NAMESPACE, SUPERVISOR, kind_of, member_name, member_names
+from tocsin.processes import ProcessRecord, end_process
 from tocsin.settings import Settings
 from tocsin.telemetry.logs import log_folder, write_logs
 from tocsin.wire.lanes import LaneName
@@ -81,6 +83,19 @@ class RayPool:
         names = sorted(running_members(lane), key=lambda name: int(name.rpartition("-")[2]))
         if names:
             _end([names[-1]], timeout_s=CALL_TIMEOUT_S)
+
+    def replace(self, name: str, process: ProcessRecord) -> bool:
+        """End the process of a member; Ray starts another under its name.
+
+        On this machine by its process id, as a stopped process answers no call; on another through Ray.
+        """
+        if process.host == socket.gethostname():
+            return end_process(process)
+        try:
+            ray.kill(ray.get_actor(name, namespace=NAMESPACE), no_restart=False)
+        except (ValueError, ray.exceptions.RayError):
+            return False
+        return True
 
 
 class MemberShell(PoolMember):

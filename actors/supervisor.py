@@ -1,8 +1,9 @@
 """The supervisor: grows and shrinks the pools with what waits in their lanes.
 
 It only decides how many members there are; who owns which partition the members settle among themselves, so a
-supervisor that is down for a while costs nothing but reaction. Where members ask for a place that no node has, Ray's
-own autoscaler adds nodes.
+supervisor that is down for a while costs nothing but reaction. It also replaces members that are alive and do nothing
+(`actors.watch`), and beats itself: the process that started the platform brings it back the same way. Where members ask
+for a place that no node has, Ray's own autoscaler adds nodes.
 
 It is also where the guard of a model's rollout is at work: there is one supervisor, and it needs nothing else.
 """
@@ -18,10 +19,14 @@ from concurrent.futures import Future
 from typing import Protocol
 
 from actors.scaling import PoolBounds, PoolLoad, ScalingPolicy, plan
+from actors.watch import lane_watch
+from actors.watchdog import LOOK_S
 from tocsin.background import repeat
+from tocsin.processes import ProcessRecord, this_process
 from tocsin.settings import Settings
 from tocsin.storage.connect import WRITE_TIMEOUT_S
 from tocsin.storage.servers import Server, Servers
+from tocsin.streams.heartbeats import SUPERVISOR_BEAT_S, SupervisorHeartbeat
 from tocsin.streams.lanes import Lane
 from tocsin.wire.lanes import LaneName
 
@@ -51,6 +56,10 @@ class Pool(Protocol):
 
     def shrink(self, lane: LaneName) -> None:
         """Drain the newest and end it."""
+        ...
+
+    def replace(self, name: str, process: ProcessRecord) -> bool:
+        """End the process of a member that is hung, so that another takes its name. Returns whether it is gone."""
         ...
 
 
@@ -105,11 +114,17 @@ class Supervisor:
 
     async def _run(self) -> None:
         self._loop, self._stopping = asyncio.get_running_loop(), (stopping := asyncio.Event())
-        servers = Servers(self._settings, timeout_s=WRITE_TIMEOUT_S, max_connections=4)
+        servers = Servers(self._settings, timeout_s=WRITE_TIMEOUT_S, max_connections=16)
         self._started.set_result(None)
         try:
             await asyncio.gather(
+                self._beat(servers, stopping),
                 *(self._watch(server, stopping) for server in servers.all),
+                *(
+                    self._watch_members(server, LaneName(lane), stopping)
+                    for server in servers.all
+                    for lane in server.lanes
+                ),
                 self._watch_rollouts(servers, stopping),
             )
         finally:
@@ -125,6 +140,21 @@ class Supervisor:
                 await asyncio.to_thread(self.look, LaneName(lane.name), depth.blocks, time.monotonic())
 
         await repeat(f"supervisor: sampling {server.name}", sample, every_s=SAMPLE_S, until=stopping)
+
+    async def _beat(self, servers: Servers, stopping: asyncio.Event) -> None:
+        heartbeat = SupervisorHeartbeat(servers.main, self._settings.namespace, this_process())
+        await repeat("supervisor: heartbeat", heartbeat.beat, every_s=SUPERVISOR_BEAT_S, until=stopping)
+
+    async def _watch_members(self, server: Server, lane: LaneName, stopping: asyncio.Event) -> None:
+        """Replace members of a lane that are alive and do nothing."""
+        watch = lane_watch(server, self._settings, lane, self._pool.replace)
+        await repeat(
+            f"supervisor: watching the members of {lane}",
+            watch.look,
+            every_s=LOOK_S,
+            until=stopping,
+            level=logging.DEBUG,  # sampling says so when storage is away
+        )
 
     async def _watch_rollouts(self, servers: Servers, stopping: asyncio.Event) -> None:
         """The guard of the models' rollouts; without it the pools are still watched."""

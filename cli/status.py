@@ -41,6 +41,9 @@ def show(settings: Settings, console: Console, *, json: bool, emit: Callable[[ob
 def _header(settings: Settings, record: RunRecord | None, readiness: dict[str, Any]) -> Group:
     lines = ["[bold green]ready[/bold green]" if readiness["ready"] else "[bold red]not ready[/bold red]"]
     lines += [f"  [red]{c['name']}: {c['detail']}[/red]" for c in readiness["checks"] if not c["ok"]]
+    lines += [
+        f"  [yellow]{c['name']}: {c['warning']}[/yellow]" for c in readiness["checks"] if c.get("warning")
+    ]
     lines.append(f"HTTP       {settings.base_url}  (documentation: {settings.base_url}/docs)")
     if record is not None:
         lines.append(f"storage    {record.storage}")

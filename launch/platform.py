@@ -28,6 +28,7 @@ import psutil
 from launch.ray_cluster import ensure_token, join, keep_signal_handlers, quieten, ray_environment, start
 from launch.run_record import RunRecord, record_path, remove_scratch, take_lock, write_run
 from launch.storage import check_places, prepare
+from launch.supervisor_watch import SupervisorWatch
 from tocsin.errors import ConfigurationError, StorageUnavailableError
 from tocsin.ports import is_free
 from tocsin.settings import ACCOUNT_CHANNELS, Settings
@@ -58,6 +59,7 @@ class Platform:
         self._server: EmbeddedServer | None = None
         self._scratch: Path | None = None
         self._ray_started = False
+        self._watch: SupervisorWatch | None = None
         self.ready_s = 0.0
 
     def __enter__(self) -> Self:
@@ -97,6 +99,8 @@ class Platform:
         self._start_serve()
         self._await_pools(handles)
         self._await_ready()
+        self._watch = SupervisorWatch(self.settings)
+        self._watch.start()
         self._record(storage, ready=True)
         self.ready_s = round(time.monotonic() - began, 1)
 
@@ -231,6 +235,9 @@ class Platform:
 
     def stop(self) -> None:
         """Stop what `start` started, newest first. Never raises for a part that is already gone."""
+        if self._watch is not None:  # or it would bring back the supervisor that is being stopped
+            self._watch.stop()
+            self._watch = None
         if self._ray_started:
             self._stop_ray()
         if self._server is not None:

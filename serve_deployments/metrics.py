@@ -18,11 +18,13 @@ from routing.intake.admission import AdmissionReason
 from serve_deployments.activity import REASONS
 from serve_deployments.serving.gate import LaneSample, take_sample
 from serve_deployments.serving.lane_set import LaneSet
+from tocsin.actor_names import SUPERVISOR
 from tocsin.clock import Clock
 from tocsin.errors import TocsinError
-from tocsin.keys import FeatureKeys
+from tocsin.keys import FeatureKeys, LaneKeys
 from tocsin.resilience.pool_state import BreakerState, BreakerView, read_breakers
 from tocsin.storage.connect import SERVE_TIMEOUT_S
+from tocsin.streams.heartbeats import read_consumers
 from tocsin.streams.lanes import Lane
 from tocsin.streams.records import LaneDepth
 from tocsin.telemetry.metrics import Page
@@ -31,7 +33,6 @@ from tocsin.wire.lanes import NOTIFICATION_LANES, LaneName
 
 log = logging.getLogger(__name__)
 
-CONSUMER_TTL_S = 10.0  # longer than any lease: who did not report for so long is gone
 BREAKER_REASONS = frozenset({*map(str, FailureReason), *map(str, LookupReason), "slow", "failed"})
 OTHER = "other"
 
@@ -56,6 +57,7 @@ async def _put_all(page: Page, lanes: LaneSet, store: FeatureStore, namespace: s
     for name, lane in lanes.lanes.items():
         page.put_info("tocsin_storage_info", name, await lanes.durability(name))
         await _put_lane(page, lane)
+    page.put("tocsin_supervisors", len(await read_consumers(lanes.client, LaneKeys(namespace, SUPERVISOR))))
     for breaker in await read_breakers(lanes.client, namespace, clock.now()):
         _put_breaker(page, breaker)
     await _put_features(page, lanes.lanes[LaneName.ACTIVITY], store)
@@ -64,14 +66,12 @@ async def _put_all(page: Page, lanes: LaneSet, store: FeatureStore, namespace: s
 
 async def _put_lane(page: Page, lane: Lane) -> None:
     sample, depth = await take_sample(lane), await lane.depth()
-    alive_since_ms = (sample.now_s - CONSUMER_TTL_S) * 1000
     async with lane.client.pipeline(transaction=False) as pipe:
         pipe.hgetall(lane.keys.counts)
         pipe.hgetall(lane.keys.latency)
         pipe.hgetall(lane.keys.reports)
-        pipe.zcount(lane.keys.members, alive_since_ms, "+inf")
-        counts, latency, reports, consumers = await pipe.execute()
-    page.put("tocsin_consumers", consumers, lane.name)
+        counts, latency, reports = await pipe.execute()
+    page.put("tocsin_consumers", len(await read_consumers(lane.client, lane.keys)), lane.name)
     _put_waiting(page, lane.name, sample, depth)
     _put_counts(page, lane.name, _numbers(counts) | {"replayed": _numbers(reports).get("replayed", 0)})
     _put_reports(page, lane.name, _numbers(reports))

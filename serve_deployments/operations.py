@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from importlib import resources
 from typing import Any, ClassVar
 
 import msgspec
 from prometheus_client.exposition import choose_encoder
+from redis import exceptions as redis_errors
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
@@ -20,14 +22,18 @@ from features.shard.event_log import Backlog, read_backlog
 from models.registry.registry import Registry
 from serve_deployments.http.application import Application, Endpoint, json_response, route_of
 from serve_deployments.metrics import scrape
+from serve_deployments.serving.gate import take_sample
 from serve_deployments.serving.lane_set import LaneSet
+from tocsin.actor_names import SUPERVISOR
 from tocsin.clock import SystemClock
 from tocsin.errors import TocsinError
+from tocsin.keys import LaneKeys
 from tocsin.resilience.pool_state import BreakerView, read_breakers
 from tocsin.settings import Settings
 from tocsin.storage.connect import SERVE_TIMEOUT_S
 from tocsin.storage.errors import translated
 from tocsin.storage.servers import MAIN, Server
+from tocsin.streams.heartbeats import read_consumers
 from tocsin.telemetry.latency import quantile_ms
 from tocsin.wire.lanes import LaneName
 
@@ -43,6 +49,16 @@ COUNTED = (
     "repeated",
     "quarantined",
 )
+
+RUNBOOK = "see docs/runbooks/lane-does-not-drain.md"
+LATE_S = 10.0  # of a p0 that is accepted and not settled
+UNCONSUMED = {
+    LaneName.P0: "emergencies are accepted and wait, nobody is told",
+    LaneName.P1: "p1 notifications are accepted and wait",
+    LaneName.P2: "p2 notifications are accepted and wait",
+    LaneName.ACTIVITY: "activity is accepted and waits, features turn stale",
+}
+NO_SUPERVISOR = f"it does not beat: pools neither grow nor are hung consumers replaced; {RUNBOOK}"
 
 PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Tocsin API</title>
 <link rel="stylesheet" href="/docs/assets/swagger-ui.css"></head><body><div id="ui"></div>
@@ -63,6 +79,7 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     ok: bool
     detail: str = ""
+    warning: str = ""  # it can do its job, and somebody should look
 
 
 class Readiness(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,6 +109,7 @@ class PlatformStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     lanes: list[LaneStatus]
     durability: str
+    supervisor: bool  # whether it beats: without it a hung consumer is not replaced
     advertisers: int
     newest_event: float | None
     as_of: AsOfView  # which moment features are computed for, and why
@@ -100,6 +118,24 @@ class PlatformStatus(msgspec.Struct, frozen=True, kw_only=True):
     breakers: list[BreakerView] = []
     archive: Backlog | None = None
     registry_problem: str = ""  # why champion and versions are missing
+
+
+def lane_check(lane: LaneName, consumers: Sequence[str], oldest_s: float) -> Check:
+    """Whether a lane is consumed, in words for the person on call.
+
+    Args:
+        lane: Its name.
+        consumers: Its living members.
+        oldest_s: How long its oldest unsettled block has waited; looked at where late means that nobody is told.
+    """
+    name = f"lane {lane}"
+    if not consumers:
+        return Check(name=name, ok=False, detail=f"no consumer: {UNCONSUMED[lane]}; {RUNBOOK}")
+    late = oldest_s > LATE_S
+    warning = (
+        f"the oldest of {lane} has waited {oldest_s:.0f} s though it is consumed; {RUNBOOK}" if late else ""
+    )
+    return Check(name=name, ok=True, detail=f"{len(consumers)} consumers", warning=warning)
 
 
 class Operations(Application):
@@ -124,7 +160,10 @@ class Operations(Application):
             path="/readyz",
             handler="readyz",
             summary="Can it do its job?",
-            description="200 when storage answers and every lane has a consumer, else 503 with the checks.",
+            description=(
+                "200 when storage answers and every lane has a consumer whose loop beat within 4 s (p0: 3 s), else "
+                "503 with the checks. A `warning` of a check says what needs a look though the answer is 200."
+            ),
             answer=Readiness,
             also=(503,),
             public=True,
@@ -191,16 +230,28 @@ class Operations(Application):
         name = "storage" if server.name == MAIN else f"storage {server.name}"
         try:
             async with asyncio.timeout(SERVE_TIMEOUT_S * 2):
-                consumers = await asyncio.gather(*(self._consumers(lane) for lane in server.lanes))
-        except (TocsinError, TimeoutError) as error:
+                lanes = await asyncio.gather(*(self._check_lane(LaneName(lane)) for lane in server.lanes))
+                supervisor = [await self._check_supervisor()] if server.name == MAIN else []
+        except (TocsinError, redis_errors.RedisError, OSError, TimeoutError) as error:
             return [Check(name=name, ok=False, detail=str(error) or "no answer")]
-        return [
-            Check(name=name, ok=True),
-            *(
-                Check(name=f"lane {lane}", ok=bool(found), detail=f"{len(found)} consumers")
-                for lane, found in zip(server.lanes, consumers, strict=True)
-            ),
-        ]
+        return [Check(name=name, ok=True), *lanes, *supervisor]
+
+    async def _check_lane(self, name: LaneName) -> Check:
+        lane = self._lanes.lanes[name]
+        consumers = await self._consumers(name)
+        late_s = 0.0
+        if name is LaneName.P0:
+            sample = await take_sample(lane)
+            late_s = sample.now_s - sample.oldest_s
+        return lane_check(name, consumers, late_s)
+
+    async def _check_supervisor(self) -> Check:
+        beats = await self._supervised()
+        return Check(name="supervisor", ok=True, warning="" if beats else NO_SUPERVISOR)
+
+    async def _supervised(self) -> bool:
+        keys = LaneKeys(self.settings.namespace, SUPERVISOR)
+        return bool(await read_consumers(self._lanes.client, keys))
 
     async def status(self, _request: Request) -> PlatformStatus:
         """Everything at a glance."""
@@ -210,6 +261,7 @@ class Operations(Application):
         return PlatformStatus(
             lanes=[await self._lane_status(name) for name in LaneName],
             durability=durability,
+            supervisor=await self._supervised(),
             advertisers=await self._store.count(),
             newest_event=data.newest if data else None,
             as_of=as_of_view(self.settings.as_of, data, SystemClock().now()),
@@ -260,11 +312,9 @@ class Operations(Application):
         )
 
     async def _consumers(self, name: LaneName) -> list[str]:
-        """Members that reported recently. A dead one is listed for one lease at most."""
-        with translated():
-            lane = self._lanes.lanes[name]
-            members: Any = await lane.client.zrange(lane.keys.members, 0, -1)
-        return sorted(member.decode() for member in members)
+        """Members whose consumer loop beat lately: the same that metrics count."""
+        lane = self._lanes.lanes[name]
+        return await read_consumers(lane.client, lane.keys)
 
     async def _docs(self, _request: Request) -> Response:
         return HTMLResponse(PAGE)

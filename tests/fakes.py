@@ -302,6 +302,7 @@ class FixedOwnership:
         self.beats = 0
         self.faults: deque[Exception] = deque()
         self.lapsed: deque[set[int]] = deque()
+        self.taken: set[int] = set()  # by another member
 
     def held(self) -> list[int]:
         return sorted(self.owned - (self.lapsed.popleft() if self.lapsed else set()))
@@ -311,6 +312,9 @@ class FixedOwnership:
         if self.faults:
             raise self.faults.popleft()
         return sorted(self.surplus & self.owned)
+
+    async def acquire(self, partitions: Sequence[int]) -> list[int]:
+        return [partition for partition in partitions if partition not in self.taken]
 
     async def release(self, partitions: Sequence[int], *, leave: bool = False) -> None:
         self.owned -= set(partitions)

@@ -20,6 +20,9 @@ and replaying are single atomic steps, and a lane can be given a server of its o
 | `{ns}:{lane}:idempotency:{digest}`     | string | 24 h               | result of a whole request |
 | `{ns}:{lane}:members`                  | zset   | none: pruned       | live consumers by heartbeat (ms) |
 | `{ns}:{lane}:lease:{partition}`        | string | lease              | the consumer that owns a partition |
+| `{ns}:{lane}:process:{member}`         | string | none: one a member | the process that holds a member's name now |
+| `{ns}:{supervisor}:members`            | zset   | none: one member   | the supervisor's heartbeat (ms) |
+| `{ns}:{supervisor}:process:{member}`   | string | none: one          | the process that is the supervisor |
 | `{ns}:{activity}:history:{advertiser}` | string | none               | tiles of one advertiser |
 | `{ns}:{activity}:events:{advertiser}`  | hash   | none               | the event log of one advertiser, by event id |
 | `{ns}:{activity}:vectors:{advertiser}` | string | none               | packed feature vectors of an advertiser |
@@ -69,6 +72,7 @@ class LaneKeys:
     """The keys of one lane."""
 
     def __init__(self, namespace: str, lane: str) -> None:
+        self.lane = lane
         self.prefix = f"{namespace}:{{{lane}}}"
         self.dead = f"{self.prefix}:dead"
         self.dead_index = f"{self.prefix}:dead-index"
@@ -102,6 +106,10 @@ class LaneKeys:
     def lease(self, partition: int) -> str:
         """The owner of a partition."""
         return f"{self.prefix}:lease:{partition}"
+
+    def process(self, member: str) -> str:
+        """The process that holds a member's name."""
+        return f"{self.prefix}:process:{member}"
 
 
 class FeatureKeys:

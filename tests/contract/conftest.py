@@ -32,6 +32,8 @@ HOLES = {
     r"\{recipients\}": r"\{recipients\}",
     r"\{recipient\}": ".+",
     r"\{priority\}": "p[12]",
+    r"\{supervisor\}": r"\{supervisor\}",
+    r"\{member\}": "[a-z0-9-]+",
     r"\{breakers\}": r"\{breakers\}",
     r"\{breaker\}": "[a-z0-9_:.-]+",
     r"\{emergency\}": r"\{emergency\}",

@@ -27,6 +27,7 @@ from serve_deployments.operations import Operations
 from tests.support import Foreign, eventually, foreign_server, free_settings
 from tocsin.errors import ConfigurationError, StorageUnavailableError
 from tocsin.ports import free_port
+from tocsin.processes import ProcessRecord
 from tocsin.settings import Settings
 from tocsin.storage.embedded import _binary
 from tocsin.wire.lanes import LaneName
@@ -211,6 +212,9 @@ class Sizes:
 
     def shrink(self, lane: LaneName) -> None:
         pass
+
+    def replace(self, name: str, process: ProcessRecord) -> bool:
+        raise NotImplementedError
 
 
 async def test_the_supervisor_watches_p0_without_the_main_server(settings: Settings, main: Foreign) -> None:

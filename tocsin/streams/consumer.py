@@ -39,7 +39,8 @@ class ConsumerPolicy(msgspec.Struct, frozen=True, kw_only=True):
     unit_bytes: int = 2**63 - 1  # a unit ends before the block that takes it beyond this; it has one at least
     block_ms: int = 1000  # how long an idle read waits
     read_every_s: float = 0.0  # reads are at least so far apart: blocks gather while little waits
-    heartbeat_s: float = 1.5
+    heartbeat_s: float = 1.0
+    stall_s: float = 60.0  # without any progress for so long it does not call itself alive any more
     promote_every_s: float = 0.25
     promote_limit: int = 200
     requeue_s: float = 2.0  # pause before a block that raised is tried again
@@ -82,6 +83,8 @@ class Consumer:
         self._stopping = asyncio.Event()
         self._drained = asyncio.Event()  # heartbeats go on until then
         self._read_at = float("-inf")  # on the stopwatch
+        self._moved_at = clock.monotonic()  # the loop went round, or a unit ended
+        self.stalled = False  # the loop makes no progress, and is not reported alive
         self._claimed: set[int] = set()  # and not lost since
         self._surplus: set[int] = set()  # owned, but due to another member: drained, then given up
         self._in_flight: dict[asyncio.Task[None], WorkUnit] = {}
@@ -95,6 +98,7 @@ class Consumer:
         ]
         attempt = 0
         while not self._stopping.is_set():
+            self._moved_at = self._clock.monotonic()
             try:
                 await self._turn()
                 attempt = 0
@@ -190,6 +194,7 @@ class Consumer:
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._in_flight.pop(task, None)
+        self._moved_at = self._clock.monotonic()
         self._slots.release()
         if not task.cancelled() and task.exception() is not None:
             log.error(
@@ -204,7 +209,7 @@ class Consumer:
                 return
             try:
                 stage = await self._handler.handle(unit.entries, unit)
-                if not unit.entries or await self._settled(unit.entries, stage):
+                if not unit.entries or await self._settled(unit, stage):
                     return
                 unit.begun = False
                 unit.entries = tuple(await self._queue.unsettled(unit.entries))
@@ -220,12 +225,18 @@ class Consumer:
                 if self._stopping.is_set():
                     return  # still pending: the next owner claims them
 
-    async def _settled(self, unit: Sequence[Entry], writes: Writes) -> bool:
-        """Settle until it is confirmed, or we stop. False: the state moved, so the work has to be done again."""
+    async def _settled(self, unit: WorkUnit, writes: Writes) -> bool:
+        """Settle until it is confirmed, or we stop. False: the work has to be done again.
+
+        So it is where the state moved, and where some of the blocks went to another member, which settles those.
+        """
         attempt = 0
         while True:
             try:
-                await self._queue.settle(unit, writes, again=attempt > 0)
+                lapsed = await self._reacquire(unit)
+                if lapsed is None:
+                    return False
+                await self._queue.settle(unit.entries, writes, again=attempt > 0 or lapsed)
             except StateMovedError as error:
                 log.warning("%s: %s; working it out again", self._ownership.name, error)
                 return False
@@ -237,18 +248,41 @@ class Consumer:
                     log.warning("%s: settling failed: %s; trying again", self._ownership.name, error)
                 else:
                     log.exception(
-                        "%s: settling %d blocks failed; trying again", self._ownership.name, len(unit)
+                        "%s: settling %d blocks failed; trying again",
+                        self._ownership.name,
+                        len(unit.entries),
                     )
                 backoff = self._policy.heal_backoff_s
                 await self._pause(backoff[min(attempt, len(backoff) - 1)])
                 attempt += 1
             else:
-                self.handled_blocks += len(unit)
+                self.handled_blocks += len(unit.entries)
                 return True
+
+    async def _reacquire(self, unit: WorkUnit) -> bool | None:
+        """Whether a lease lapsed since the blocks were read, and was taken again. None: another member has some.
+
+        A process that was stopped and woken up finds here that its blocks were settled, or will be, by somebody else.
+        """
+        held = set(self._ownership.held())
+        lapsed = {entry.partition for entry in unit.entries} - held
+        if not lapsed:
+            return False
+        self._note_lost()  # before they are ours again: what else they hold has to be claimed anew
+        lost = lapsed - set(await self._ownership.acquire(sorted(lapsed)))
+        if not lost:
+            return True
+        log.warning(
+            "%s: blocks of %d lost partitions are left to their owners", self._ownership.name, len(lost)
+        )
+        unit.begun = False
+        unit.leave(lost)
+        return None
 
     async def _wait_with(self, unit: WorkUnit, tries: int) -> None:
         """The pause of a unit that could not begin. At the stop it is given up, and what waits behind it as well."""
         self.failures += 1
+        self._moved_at = self._clock.monotonic()
         backoff = self._policy.heal_backoff_s
         await self._pause(backoff[min(tries, len(backoff)) - 1])
         self._note_lost()
@@ -271,7 +305,17 @@ class Consumer:
             unit.leave(partitions)
 
     async def _beat(self) -> None:
+        """Report alive while the loop makes progress: one that hangs must be seen, and must lose its partitions."""
         self._note_lost()
+        still_s = self._clock.monotonic() - self._moved_at
+        if still_s > self._policy.stall_s and not self._stopping.is_set():
+            if not self.stalled:
+                log.error(
+                    "%s: no progress for %.0f s; no longer reported alive", self._ownership.name, still_s
+                )
+            self.stalled = True
+            return
+        self.stalled = False
         self._surplus = set(await self._ownership.beat())
 
     async def _give_up_surplus(self) -> None:

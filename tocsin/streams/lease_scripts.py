@@ -13,31 +13,66 @@ _HEARTBEAT: Final = Script(
     """#!lua flags=allow-oom
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local known = redis.call('GET', process)
+if known ~= record then
+  if known and first ~= '1' then return {} end
+  redis.call('SET', process, record)
+end
 redis.call('ZADD', members, now, name)
 redis.call('ZREMRANGEBYSCORE', members, '-inf', now - ttl_ms)
 return redis.call('ZRANGE', members, 0, -1)
 """,
-    keys="members",
-    args="name ttl_ms",
+    keys="members process",
+    args="name record first ttl_ms",
 )
 
 
-async def report_alive(client: aioredis.Redis, *, members: str, name: str, ttl_ms: int) -> list[str]:
-    """Report a member alive, and forget those that did not for `ttl_ms`. Returns the live ones, sorted by report.
+async def report_alive(
+    client: aioredis.Redis,
+    *,
+    members: str,
+    process: str,
+    name: str,
+    record: bytes,
+    first: bool,
+    ttl_ms: int,
+) -> list[str]:
+    """Report a member alive, and forget those that did not for `ttl_ms`.
+
+    Args:
+        client: The lane's server.
+        members: The key of the heartbeats.
+        process: The key that says which process holds the name.
+        name: The member.
+        record: The process.
+        first: Its first report takes the name over; a later one of a process that lost its name changes nothing.
+        ttl_ms: How long a report counts.
+
+    Returns:
+        The live members, sorted by report; none where another process took the name over.
 
     Raises:
         RedisError: as the driver raises it.
     """
-    found: Any = await _HEARTBEAT.run(client, members=members, name=name, ttl_ms=ttl_ms)
+    found: Any = await _HEARTBEAT.run(
+        client,
+        members=members,
+        process=process,
+        name=name,
+        record=record,
+        first=int(first),
+        ttl_ms=ttl_ms,
+    )
     return [member.decode() for member in found]
 
 
 _ACQUIRE: Final = Script(
     """#!lua flags=allow-oom
 local ours = {}
+local named = redis.call('GET', process) == record
 for k = leases_at, #KEYS do
   local owner = redis.call('GET', KEYS[k])
-  if owner == false or owner == name then
+  if named and (owner == false or owner == name) then
     redis.call('SET', KEYS[k], name, 'PX', ttl_ms)
     ours[#ours + 1] = 1
   else
@@ -46,40 +81,65 @@ for k = leases_at, #KEYS do
 end
 return ours
 """,
-    keys="leases*",
-    args="name ttl_ms",
+    keys="process leases*",
+    args="name record ttl_ms",
 )
 
 
-async def acquire(client: aioredis.Redis, *, leases: Sequence[str], name: str, ttl_ms: int) -> list[bool]:
+async def acquire(
+    client: aioredis.Redis, *, process: str, leases: Sequence[str], name: str, record: bytes, ttl_ms: int
+) -> list[bool]:
     """Take the leases that are free and extend those already held. Returns for each whether it is ours.
+
+    A process whose name another one took over gets none.
 
     Raises:
         RedisError: as the driver raises it.
     """
-    ours: Any = await _ACQUIRE.run(client, leases=leases, name=name, ttl_ms=ttl_ms)
+    ours: Any = await _ACQUIRE.run(
+        client, process=process, leases=leases, name=name, record=record, ttl_ms=ttl_ms
+    )
     return [bool(one) for one in ours]
 
 
 _RELEASE: Final = Script(
     """
-if leave == '1' then redis.call('ZREM', members, name) end
+if redis.call('GET', process) ~= record then return 0 end
+if leave == '1' then
+  redis.call('ZREM', members, name)
+  redis.call('DEL', process)
+end
 for k = leases_at, #KEYS do
   if redis.call('GET', KEYS[k]) == name then redis.call('DEL', KEYS[k]) end
 end
 return 1
 """,
-    keys="members leases*",
-    args="name leave",
+    keys="members process leases*",
+    args="name record leave",
 )
 
 
 async def release(
-    client: aioredis.Redis, *, members: str, leases: Sequence[str], name: str, leave: bool
+    client: aioredis.Redis,
+    *,
+    members: str,
+    process: str,
+    leases: Sequence[str],
+    name: str,
+    record: bytes,
+    leave: bool,
 ) -> None:
-    """Give up the leases that are ours; with `leave`, leave the pool as well.
+    """Give up the leases that are ours; with `leave`, leave the pool as well. Nothing where the name was taken over.
 
     Raises:
         RedisError: as the driver raises it.
     """
-    await _RELEASE.run(client, members=members, leases=leases, name=name, leave=1 if leave else 0)
+    await _RELEASE.run(
+        client,
+        members=members,
+        process=process,
+        leases=leases,
+        name=name,
+        record=record,
+        leave=int(leave),
+    )

@@ -56,6 +56,10 @@ class Ownership(Protocol):
         """Renew, take what is due; returns what is to be drained and given up."""
         ...
 
+    async def acquire(self, partitions: Sequence[int]) -> list[int]:
+        """Take or renew these; returns those that are ours now."""
+        ...
+
     async def release(self, partitions: Sequence[int], *, leave: bool = False) -> None:
         """Give partitions up; with `leave`, leave the pool."""
         ...

@@ -82,7 +82,14 @@ _TABLE: tuple[tuple[str, Kind, str, str, str], ...] = (
     ("tocsin_retrying_records", _G, "lane", "records", "Put off: to be tried again, or after quiet hours"),
     ("tocsin_blocks", _G, "lane state", "blocks", "Blocks in the lane: waiting, or pending with a consumer"),
     ("tocsin_oldest_age_seconds", _G, "lane", "seconds", "How long the oldest unsettled block has waited"),
-    ("tocsin_consumers", _G, "lane", "members", "Consumers heard of in the last 10 s"),
+    (
+        "tocsin_consumers",
+        _G,
+        "lane",
+        "members",
+        "Consumers whose loop beat lately: p0 within 3 s, others 4 s",
+    ),
+    ("tocsin_supervisors", _G, "", "processes", "1 while the supervisor beats; it replaces hung consumers"),
     # What went wrong.
     ("tocsin_dead_letters", _G, "lane", "records", "Dead letters that nobody replayed or purged yet"),
     ("tocsin_dead_letters_replayed_total", _C, "lane", "records", "Dead letters put back into their lane"),

@@ -221,3 +221,45 @@ async def test_without_a_server_a_heartbeat_is_unavailable(keys: LaneKeys) -> No
         await lost.release([0])
     assert lost.held() == []
     await nowhere.aclose()
+
+
+async def test_a_process_whose_name_another_took_gets_and_frees_nothing(
+    join: Join, keys: LaneKeys, client: aioredis.Redis
+) -> None:
+    woken = join("a", ttl_s=TTL_S)
+    await woken.beat()
+    await wait_until(lambda: woken.held() == [])
+    newer = join("a")
+    await newer.beat()
+    assert newer.held() == [0, 1, 2, 3]
+    assert await woken.acquire([0, 1]) == []
+    assert await woken.beat() == []
+    assert (woken.held(), woken.superseded) == ([], True)
+    await woken.release([0, 1], leave=True)
+    assert await client.get(keys.lease(0)) == b"a"
+    await newer.beat()
+    assert (newer.held(), newer.superseded) == ([0, 1, 2, 3], False)
+
+
+async def test_a_lapsed_lease_is_taken_again_only_where_nobody_else_has_it(join: Join) -> None:
+    woken, other = join("a", ttl_s=TTL_S), join("b", partitions=2, ttl_s=1.0)
+    await woken.beat()
+    await wait_until(lambda: woken.held() == [])
+
+    async def taken() -> bool:
+        await other.beat()
+        return other.held() == [0, 1]
+
+    await wait_until(taken)
+    assert await woken.acquire([0, 2, 3]) == [2, 3]
+    assert woken.held() == [2, 3]
+
+
+async def test_a_server_that_lost_its_data_learns_the_names_again(
+    join: Join, keys: LaneKeys, client: aioredis.Redis
+) -> None:
+    a = join("a")
+    await a.beat()
+    await client.delete(keys.process("a"), keys.members, *(keys.lease(p) for p in range(4)))
+    await a.beat()
+    assert a.held() == [0, 1, 2, 3]

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from actors.scaling import PoolBounds, PoolLoad, ScalingPolicy, plan
 from actors.supervisor import SCALING, Guard, Supervisor
 from tests.support import free_settings
+from tocsin.processes import ProcessRecord
 from tocsin.settings import Settings
 from tocsin.storage.servers import Servers
 from tocsin.wire.lanes import LaneName
@@ -84,6 +85,9 @@ class Members:
     def shrink(self, lane: LaneName) -> None:
         self.count -= 1
         self.moves.append(f"-{lane}")
+
+    def replace(self, name: str, process: ProcessRecord) -> bool:
+        raise NotImplementedError
 
 
 def test_the_supervisor_moves_the_pool_with_what_waits(tmp_path: Path) -> None:

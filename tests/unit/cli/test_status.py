@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from cli.status import archive_lines, breaker_lines, lanes_table, now_lines
+from cli.status import _header, archive_lines, breaker_lines, lanes_table, now_lines
+from tests.support import free_settings
 
 
 def breaker(**changes: Any) -> dict[str, Any]:
@@ -113,3 +115,18 @@ TODAY = 1_795_000_000.0  # 2026-11-18
 )
 def test_status_says_which_moment_is_now_and_why(as_of: dict[str, Any], lines: list[str]) -> None:
     assert now_lines(as_of, TODAY) == lines
+
+
+def test_a_warning_is_shown_though_the_platform_is_ready(tmp_path: Path) -> None:
+    console = Console(width=120, record=True, force_terminal=False)
+    readiness = {
+        "ready": True,
+        "checks": [
+            {"name": "lane p0", "ok": True, "detail": "2 consumers"},
+            {"name": "supervisor", "ok": True, "detail": "", "warning": "it does not beat"},
+        ],
+    }
+    with console.capture() as captured:
+        console.print(_header(free_settings(tmp_path), None, readiness))
+    assert "supervisor: it does not beat" in captured.get()
+    assert "lane p0" not in captured.get()

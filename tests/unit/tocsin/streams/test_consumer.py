@@ -503,3 +503,48 @@ async def test_what_a_lost_answer_had_handed_out_is_claimed_and_handled_in_its_o
         await bench.send("c")
         await wait_until(is_empty(bench))
     assert bench.worker.handled == ["a", "b", "c"]
+
+
+async def test_blocks_whose_lease_went_to_another_while_they_were_worked_on_are_not_settled(
+    clock: ManualClock,
+) -> None:
+    bench = Bench(clock)
+    bench.worker.gate.clear()
+    await bench.send("theirs")
+    async with bench.running():
+        await wait_until(lambda: bench.worker.handled == ["theirs"])
+        bench.ownership.owned.clear()  # it was stopped, and another member took over
+        bench.ownership.taken = {0, 1}
+        bench.worker.gate.set()
+        await wait_until(lambda: bench.consumer.in_flight == 0)
+    assert bench.done() == []
+    assert (await bench.lane.depth()).blocks == 1  # its new owner settles it
+
+
+async def test_blocks_whose_lease_lapsed_and_nobody_took_are_settled_once(clock: ManualClock) -> None:
+    bench = Bench(clock)
+    bench.worker.gate.clear()
+    await bench.send("ours")
+    async with bench.running():
+        await wait_until(lambda: bench.worker.handled == ["ours"])
+        bench.ownership.owned.clear()
+        bench.worker.gate.set()
+        await wait_until(lambda: bench.consumer.in_flight == 0)
+    assert bench.done() == ["ours"]
+
+
+async def test_a_loop_that_makes_no_progress_does_not_beat(clock: ManualClock) -> None:
+    bench = Bench(clock, msgspec.structs.replace(POLICY, concurrency=1, stall_s=15.0))
+    bench.worker.gate.clear()
+    await bench.send("hangs", "waits")
+    async with bench.running():
+        await bench.beats()
+        await wait_until(lambda: bench.worker.handled == ["hangs"])
+        await bench.beats()
+        clock.advance(15.1)
+        await wait_until(lambda: bench.consumer.stalled)
+        beats = bench.ownership.beats
+        assert not await bench.lane.read("other", [0], count=1, block_ms=20)  # ten heartbeats long
+        assert bench.ownership.beats == beats
+        bench.worker.gate.set()
+        await bench.beats()
