@@ -55,10 +55,13 @@ def up(
     detach: Annotated[
         bool, typer.Option("--detach", "-d", help="Return when ready; stop with `tocsin down`.")
     ] = False,
+    run: Annotated[str, typer.Option(hidden=True)] = "",
 ) -> None:
     """Start everything and stay up: storage, Ray, pools, HTTP. Ctrl-C stops it in order.
 
-    With no TOCSIN_REDIS_URL an embedded Valkey keeps the data in the data folder, over restarts.
+    What dies meanwhile is brought back; where that fails, it goes down with exit code 1 and says why. The logs of the
+    last ten runs are kept in the data folder, in logs/runs. With no TOCSIN_REDIS_URL an embedded Valkey keeps the
+    data there, over restarts.
     """
     from cli import up as command
 
@@ -66,15 +69,23 @@ def up(
     if as_of:
         settings = msgspec.structs.replace(settings, as_of=as_of)
         settings = Settings.from_env(settings.to_env())
-    command.up(settings, console(), address=address, detach=detach)
+    command.up(settings, console(), address=address, detach=detach, run=run)
 
 
 @app.command()
 def down() -> None:
-    """Stop the platform of this data folder. Its data stays."""
+    """Stop the platform of this data folder, and what it left behind if it was killed. Its data stays."""
     from cli import up as command
 
     command.down(Settings.from_env(), console())
+
+
+@app.command("repair-storage")
+def repair_storage() -> None:
+    """Mend the embedded Valkey's file when `up` says that it is damaged: a copy is kept, the rest cut off there."""
+    from cli import up as command
+
+    command.repair_storage(Settings.from_env(), console())
 
 
 @app.command()

@@ -14,6 +14,8 @@ from rich.text import Text
 
 from launch.local_client import fetch
 from launch.run_record import RunRecord, read_run
+from launch.runs.logs import runs
+from tocsin.errors import TocsinError, UnreachableError
 from tocsin.settings import Settings
 
 MAX_IDLE_DAYS = 28.0  # without an event of anybody, from which on nobody counts as active
@@ -27,7 +29,7 @@ def show(settings: Settings, console: Console, *, json: bool, emit: Callable[[ob
         UnreachableError: it is not up.
     """
     record = read_run(settings)
-    readiness = fetch(settings, "/readyz")
+    readiness = _readiness(settings, record)
     answering = all(c["ok"] for c in readiness["checks"] if c["name"].startswith("storage"))
     status = fetch(settings) if answering else {}
     if json:
@@ -36,6 +38,22 @@ def show(settings: Settings, console: Console, *, json: bool, emit: Callable[[ob
     console.print(_header(settings, record, readiness))
     if status:
         console.print(lanes_table(status))
+
+
+def _readiness(settings: Settings, record: RunRecord | None) -> dict[str, Any]:
+    """What the platform says of itself; where it cannot, what `up` noted, or where the last run's log is."""
+    try:
+        return fetch(settings, "/readyz")
+    except TocsinError as error:
+        if record is not None:
+            doing = record.trouble or ("it runs" if record.ready else "it is coming up")
+            raise UnreachableError(
+                f"{error.message}. Process {record.pid}: {doing}", hint=f"see {record.logs}/platform.log"
+            ) from None
+        if kept := runs(settings.data_path):
+            hint = f"`tocsin up` starts it; {kept[0]} holds the logs of the last run"
+            raise UnreachableError(error.message, hint=hint) from None
+        raise
 
 
 def _header(settings: Settings, record: RunRecord | None, readiness: dict[str, Any]) -> Group:
@@ -48,9 +66,7 @@ def _header(settings: Settings, record: RunRecord | None, readiness: dict[str, A
     if record is not None:
         lines.append(f"storage    {record.storage}")
         lines.append(f"dashboard  {record.dashboard_url}  (asks for a token: cat {record.token_path})")
-        lines.append(
-            f"logs       `tocsin logs` shows them; Ray's own are in {record.scratch}/ray/session_latest/logs"
-        )
+        lines.append(f"logs       `tocsin logs` shows them; the files of this run are in {record.logs}")
     return Group(*lines)
 
 

@@ -1,6 +1,6 @@
 """Starting and stopping the whole platform on this machine, in order.
 
-    storage ──► lanes ──► Ray ──► pools ──► Serve applications ──► ready
+    storage ──► lanes ──► Ray ──► pools ──► Serve applications ──► ready ──► watched
     (stop goes the other way: ingress, pools drain, Ray, storage)
 
 This is the composition root for a person: the one place that knows every part.
@@ -12,13 +12,13 @@ import asyncio
 import contextlib
 import logging
 import os
-import shutil
 import sys
 import tempfile
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -26,17 +26,23 @@ from typing import IO, Any, Self
 import psutil
 
 from launch.ray_cluster import ensure_token, join, keep_signal_handlers, quieten, ray_environment, start
-from launch.run_record import RunRecord, record_path, remove_scratch, take_lock, write_run
+from launch.run_record import RunRecord, clear_killed, clear_scratch, record_path, take_lock, write_run
+from launch.runs import logs
+from launch.runs.private_files import UMASK, close_to_others
+from launch.runs.processes import MARK, children, end_all, mark, of_folder, remember
+from launch.runs.ray_part import RayPart, forget_ray
+from launch.runs.watcher import RestartNeededError, Watcher
 from launch.storage import check_places, prepare
 from launch.supervisor_watch import SupervisorWatch
 from tocsin.errors import ConfigurationError, StorageUnavailableError
 from tocsin.ports import is_free
 from tocsin.settings import ACCOUNT_CHANNELS, Settings
-from tocsin.storage.embedded import EmbeddedServer
+from tocsin.storage.embedded import EmbeddedServer, process_of, read_endpoint
 from tocsin.storage.servers import MAIN
 from tocsin.wire.lanes import LaneName
 
 READY_DEADLINE_S = 60.0
+REMEMBER_EVERY_S = 5.0
 
 Report = Callable[[str, str], None]
 """Called with a part's name and a line about it as it comes up."""
@@ -49,12 +55,25 @@ class Platform:
         settings: Everything that can be set.
         report: Called with each part and a line about it as it comes up.
         address: A running Ray cluster to join; empty: a local one is started.
+        run: The folder of this run's logs; None: a new one.
+
+    Attributes:
+        watcher: Looks after the parts. Whoever stays up calls its `check` about once a second; others may `add` parts.
     """
 
-    def __init__(self, settings: Settings, report: Report, *, address: str = "") -> None:
+    def __init__(
+        self, settings: Settings, report: Report, *, address: str = "", run: Path | None = None
+    ) -> None:
         self.settings = settings
-        self._report = report
+        self._out = report
         self._address = address
+        self._run = run
+        self._ray = RayPart()
+        self.watcher = Watcher(self.say)
+        self._umask: int | None = None
+        self._storage_line = ""
+        self._roots: list[psutil.Process] = []
+        self._remembered_at = 0.0
         self._lock: IO[str] | None = None
         self._server: EmbeddedServer | None = None
         self._scratch: Path | None = None
@@ -73,7 +92,31 @@ class Platform:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.stop()
+        if isinstance(error, RestartNeededError):
+            self.abandon(f"{error.part}: {error.message}; starting again")
+        else:
+            self.stop()
+
+    @property
+    def run(self) -> Path:
+        """The folder of this run's logs.
+
+        Raises:
+            RuntimeError: it was not started.
+        """
+        if self._run is None:
+            raise RuntimeError("the platform was not started")
+        return self._run
+
+    def say(self, part: str, line: str) -> None:
+        """Report a line, and write it to the run's log with the time."""
+        self._out(part, line)
+        if self._run is not None:
+            with (
+                contextlib.suppress(OSError),
+                (self._run / "platform.log").open("a", encoding="utf-8") as log,
+            ):
+                log.write(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {part}: {line}\n")
 
     # ------------------------------------------------------------------ start
 
@@ -86,23 +129,58 @@ class Platform:
             StorageUnavailableError: storage does not answer.
         """
         began = time.monotonic()
+        before = {child.pid for child in children()}
         self._lock = take_lock(self.settings)
-        remove_scratch(self.settings)
+        self._umask = os.umask(UMASK)
+        self._take_folder()
         self._scratch = scratch = Path(tempfile.mkdtemp(prefix="tocsin-"))
+        self._record()
         self._check_ports()
         self._check_accounts()
         check_places(self.settings)
-        storage = self._start_storage()
-        self._record(storage, ready=False)
+        os.environ.update(mark(self.settings.data_path))
+        self._storage_line = self._start_storage()
         self._start_ray(scratch)
+        logs.link_ray_logs(scratch, self.run)
         handles = self._start_pools()
         self._start_serve()
         self._await_pools(handles)
         self._await_ready()
         self._watch = SupervisorWatch(self.settings)
         self._watch.start()
-        self._record(storage, ready=True)
+        os.environ.pop(MARK, None)  # what this process starts from now on is not the platform's
+        self._roots = [child for child in children() if child.pid not in before]
+        remember(self.run, self._roots)
+        self._record(ready=True)
+        if not self._address:
+            self.watcher.add(self._ray)
         self.ready_s = round(time.monotonic() - began, 1)
+
+    def _take_folder(self) -> None:
+        """Once the folder is ours: make it private, and clear away what a platform that was killed left in it."""
+        data = self.settings.data_path
+        mended = close_to_others(data)
+        self._run = self._run or logs.new_run(data, time.time())
+        if mended:
+            self.say(
+                "files", f"{data} was open to other users; {mended} files and folders are now yours alone"
+            )
+        left = clear_killed(self.settings)
+        if left:
+            self.say("processes", f"{left} left by a platform that was killed; ended")
+
+    def watch(self) -> None:
+        """Look after the parts once, and note which processes there are. To be called about once a second.
+
+        Raises:
+            PartLostError: a part keeps dying.
+            RestartNeededError: the platform has to start again; leaving the context leaves storage running.
+        """
+        now = time.monotonic()
+        if now - self._remembered_at >= REMEMBER_EVERY_S:
+            self._remembered_at = now
+            remember(self.run, self._roots)
+        self.watcher.check()
 
     def _check_ports(self) -> None:
         if self._address:
@@ -133,7 +211,7 @@ class Platform:
         if not self.settings.redis_url:
             self._server = EmbeddedServer(
                 self.settings.data_path,
-                lambda line: self._report("storage", line),
+                lambda line: self.say("storage", line),
                 maxmemory_mib=self.settings.maxmemory_mib,
             )
             self._server.start()
@@ -142,7 +220,7 @@ class Platform:
             name = "storage" if server.name == MAIN else f"storage {server.name}"
             kind = "embedded" if self._server and server.name == MAIN else "external"
             says = f"{kind} {facts.flavour} {facts.version} at {server.address}"
-            self._report(name, f"{says}, durability {facts.durability.value}")
+            self.say(name, f"{says}, durability {facts.durability.value}")
         return ", ".join(
             ("" if server.name == MAIN else f"{server.name}: ")
             + f"{facts.flavour} {facts.version} ({facts.durability.value})"
@@ -161,14 +239,14 @@ class Platform:
             ensure_token(self.token_path)
             os.environ["RAY_AUTH_TOKEN_PATH"] = str(self.token_path)
         self._ray_started = True
-        quieten(self.settings.data_path / "logs")
+        quieten(self.run)
         with keep_signal_handlers():
             if self._address:
                 join(self._address)
-                self._report("ray", f"joined the cluster at {self._address}")
+                self.say("ray", f"joined the cluster at {self._address}")
             else:
                 start(scratch, self.settings.dashboard_port)
-                self._report("ray", f"dashboard at {self.dashboard_url}, token in {self.token_path}")
+                self.say("ray", f"dashboard at {self.dashboard_url}, token in {self.token_path}")
 
     def _install_edge(self, scratch: Path) -> None:
         """Nodes of a cluster install their own, see cluster.yaml."""
@@ -191,7 +269,7 @@ class Platform:
         members = await_pools(handles, timeout_s=READY_DEADLINE_S)
         for lane in LaneName:
             names = [member.name for member in members if member.lane == lane]
-            self._report(f"lane {lane}", f"{self.settings.partitions(lane)} partitions, {', '.join(names)}")
+            self.say(f"lane {lane}", f"{self.settings.partitions(lane)} partitions, {', '.join(names)}")
 
     def _start_serve(self) -> None:
         from ray import serve
@@ -210,7 +288,7 @@ class Platform:
         ]
         serve.run_many(targets)
         for name, spec in APPLICATIONS.items():
-            self._report(f"app {name}", self.settings.base_url + spec.prefix)
+            self.say(f"app {name}", self.settings.base_url + spec.prefix)
 
     def _await_ready(self) -> None:
         deadline = time.monotonic() + READY_DEADLINE_S
@@ -218,7 +296,7 @@ class Platform:
         while time.monotonic() < deadline:
             try:
                 with urllib.request.urlopen(f"{self.settings.base_url}/readyz", timeout=5):  # noqa: S310 (our own URL)
-                    self._report(
+                    self.say(
                         "ready", f"{self.settings.base_url}  (documentation: {self.settings.base_url}/docs)"
                     )
                     return
@@ -243,14 +321,29 @@ class Platform:
         if self._server is not None:
             self._server.stop()
             self._server = None
-            self._report("storage", "stopped; its data stays")
-        if self._scratch is not None:
-            shutil.rmtree(self._scratch, ignore_errors=True)
-            self._scratch = None
+            self.say("storage", "stopped; its data stays")
+        clear_scratch(self._scratch, self._run)
+        self._scratch = None
         if self._lock is not None:
             record_path(self.settings).unlink(missing_ok=True)
             self._lock.close()
             self._lock = None
+        os.environ.pop(MARK, None)
+        if self._umask is not None:
+            os.umask(self._umask)
+            self._umask = None
+
+    def abandon(self, trouble: str) -> None:
+        """End all processes but storage, without asking Ray, for this process to start over. The record says why.
+
+        Args:
+            trouble: A line for those who ask meanwhile.
+        """
+        self._record(trouble=trouble)
+        self.say("platform", trouble)
+        forget_ray()
+        end_all(of_folder(self.settings.data_path, self.run, but=self._storage_pids()))
+        clear_scratch(self._scratch, self._run)
 
     def _stop_ray(self) -> None:
         import ray
@@ -258,27 +351,33 @@ class Platform:
 
         from actors.pools import stop_pools
 
-        if ray.is_initialized():
+        lost = bool(self._ray.dead()) and not self._address
+        if ray.is_initialized() and not lost:
             with contextlib.suppress(Exception):  # going down: what fails here is already gone
                 stop_serve: Any = serve.shutdown  # untyped upstream
                 stop_serve()
-                self._report("serve", "stopped")
+                self.say("serve", "stopped")
             with contextlib.suppress(Exception):
                 drained = stop_pools()
-                self._report("pools", "drained" if drained else "stopped; what was in flight stays pending")
-        children = psutil.Process().children(recursive=True) if not self._address else []
-        ray.shutdown()
+                self.say("pools", "drained" if drained else "stopped; what was in flight stays pending")
+        if lost:
+            forget_ray()
+        else:
+            ray.shutdown()
         self._ray_started = False
-        _, alive = psutil.wait_procs([p for p in children if not self._is_storage(p)], timeout=10)
-        for process in alive:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
-        self._report("ray", "stopped")
+        if not self._address:
+            end_all(of_folder(self.settings.data_path, self.run, but=self._storage_pids()))
+        self.say("ray", "stopped")
 
-    def _is_storage(self, process: psutil.Process) -> bool:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            return process.name().startswith("valkey")
-        return False
+    def _storage_pids(self) -> list[int]:
+        """The storage server and its own children (a rewrite of its file), which are stopped last."""
+        endpoint = read_endpoint(self.settings.data_path)
+        process = process_of(endpoint) if endpoint is not None else None
+        if process is None:
+            return []
+        with contextlib.suppress(psutil.Error):
+            return [process.pid, *(child.pid for child in process.children(recursive=True))]
+        return [process.pid]
 
     # ------------------------------------------------------------------ facts
 
@@ -292,15 +391,17 @@ class Platform:
         """The file with the token that the dashboard asks for."""
         return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or self.settings.data_path / "ray-token")
 
-    def _record(self, storage: str, *, ready: bool) -> None:
+    def _record(self, *, ready: bool = False, trouble: str = "") -> None:
         record = RunRecord(
             pid=os.getpid(),
             started_at=psutil.Process().create_time(),
             base_url=self.settings.base_url,
             dashboard_url=self.dashboard_url,
             token_path=str(self.token_path),
-            storage=storage,
+            storage=self._storage_line,
             scratch=str(self._scratch),
+            logs=str(self._run),
             ready=ready,
+            trouble=trouble,
         )
         write_run(self.settings, record)

@@ -11,6 +11,7 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
+from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from tocsin.ports import free_port, is_free
 from tocsin.settings import Settings
 
 LOGICAL_CPUS = 8  # declared to Ray: what runs here waits more than it computes
+RAY_LOG_BYTES = 5_000_000  # twice that at most
 REPLICA_PORTS = 128
 REPLICA_PORT_SPACE = (20_000, 32_768)  # above Ray's worker ports, below those the system hands out
 # A replica that hangs: asked after a second at the most, three tries of a second each; below 5 s in all.
@@ -119,12 +121,12 @@ def quieten(folder: Path) -> None:
     """
     import ray._private.worker as driver
 
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "ray.log"
+    log = logging.Logger("ray-driver")  # noqa: LOG001 (of its own: it goes to the file and nowhere else)
+    log.addHandler(RotatingFileHandler(folder / "ray.log", maxBytes=RAY_LOG_BYTES, backupCount=1, delay=True))
 
     def keep(data: dict[str, Any], ignore_prefix: bool = False) -> None:  # noqa: ARG001 (the hook's signature)
-        with path.open("a", encoding="utf-8") as file:
-            file.writelines(f"{line}\n" for line in data["lines"])
+        for line in data["lines"]:
+            log.info("%s", line)
 
     driver.print_to_stdstream = keep
 

@@ -11,8 +11,10 @@ from typing import IO
 import msgspec
 import psutil
 
+from launch.runs import logs, processes
 from tocsin.errors import TocsinError
 from tocsin.settings import Settings
+from tocsin.storage.embedded import process_of, read_endpoint
 
 
 class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,7 +27,9 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     token_path: str
     storage: str
     scratch: str  # Ray's working files; gone when it stops
+    logs: str = ""  # the folder of this run
     ready: bool = False
+    trouble: str = ""  # what died and is being brought back
 
     def alive(self) -> bool:
         """Whether that process still runs."""
@@ -85,11 +89,36 @@ def write_run(settings: Settings, record: RunRecord) -> None:
     temporary.replace(path)
 
 
-def remove_scratch(settings: Settings) -> None:
-    """Remove what a platform that was killed left behind of Ray's working files."""
-    path = record_path(settings)
+def last_record(settings: Settings) -> RunRecord | None:
+    """The record in this data folder, of a platform that runs or was killed."""
     with contextlib.suppress(FileNotFoundError, msgspec.MsgspecError):
-        record = msgspec.json.decode(path.read_bytes(), type=RunRecord)
-        if record.scratch and not record.alive():
-            shutil.rmtree(record.scratch, ignore_errors=True)
-            path.unlink()
+        return msgspec.json.decode(record_path(settings).read_bytes(), type=RunRecord)
+    return None
+
+
+def clear_killed(settings: Settings) -> int:
+    """Clear away what a platform that was killed left: its processes but storage, and Ray's working files.
+
+    Its logs stay. The caller holds the lock, or knows that nobody does.
+
+    Returns:
+        How many processes there were.
+    """
+    record = last_record(settings)
+    endpoint = read_endpoint(settings.data_path)
+    storage = [endpoint.pid] if endpoint is not None and process_of(endpoint) is not None else []
+    run = Path(record.logs) if record is not None and record.logs else None
+    ended = processes.end_all(processes.of_folder(settings.data_path, run, but=storage))
+    if record is not None:
+        clear_scratch(Path(record.scratch) if record.scratch else None, run)
+        record_path(settings).unlink(missing_ok=True)
+    return ended
+
+
+def clear_scratch(scratch: Path | None, run: Path | None) -> None:
+    """Remove Ray's working files, once its logs are in the run's folder."""
+    if scratch is None:
+        return
+    if run is not None:
+        logs.keep_ray_logs(scratch, run)
+    shutil.rmtree(scratch, ignore_errors=True)

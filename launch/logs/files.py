@@ -1,7 +1,7 @@
 """The log files of a data folder, of which only the ends are read, and what is added to them later.
 
     <data>/logs/**/*.jsonl    our processes (`tocsin/telemetry/logs.py`)
-    <data>/logs/**/*.log      a platform in the background (`up.log`), what Ray said to it (`ray.log`)
+    <data>/logs/runs/…        each run: `up.log`, `platform.log`, and Ray's own once it has ended
     <scratch>/ray/…/logs      Ray and Serve, while the platform runs
 
 A file is known by its inode: one that is rotated is read on under its new name, and its successor from the start.
@@ -127,7 +127,7 @@ def part_of(path: Path) -> str:
         return stem.removeprefix("replica_").partition("_")[0]
     if stem.startswith(("controller_", "proxy_", "http_proxy_")):
         return f"serve-{stem.partition('_')[0]}"
-    if stem == "up":
+    if stem in {"up", "platform"}:
         return "platform"
     return _NUMBERS.sub("", stem) or stem
 

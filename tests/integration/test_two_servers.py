@@ -29,7 +29,7 @@ from tocsin.errors import ConfigurationError, StorageUnavailableError
 from tocsin.ports import free_port
 from tocsin.processes import ProcessRecord
 from tocsin.settings import Settings
-from tocsin.storage.embedded import _binary
+from tocsin.storage.embedded import server_binary
 from tocsin.wire.lanes import LaneName
 
 pytestmark = pytest.mark.integration
@@ -44,7 +44,7 @@ CALL = {"caller": "resident-7", "kind": "medical", "contacts": ["daughter"]}
 def main(tmp_path: Path) -> Iterator[Foreign]:
     folder = tmp_path / "main"
     folder.mkdir()
-    with foreign_server(_binary(), folder, appendonly="yes", appendfsync="always") as server:
+    with foreign_server(server_binary(), folder, appendonly="yes", appendfsync="always") as server:
         yield server
 
 
@@ -52,7 +52,7 @@ def main(tmp_path: Path) -> Iterator[Foreign]:
 def own(tmp_path: Path) -> Iterator[Foreign]:
     folder = tmp_path / "p0"
     folder.mkdir()
-    with foreign_server(_binary(), folder, appendonly="yes", appendfsync="always") as server:
+    with foreign_server(server_binary(), folder, appendonly="yes", appendfsync="always") as server:
         yield server
 
 

@@ -29,7 +29,7 @@ from tocsin.errors import ConfigurationError, ConflictError, OverloadedError, St
 from tocsin.settings import Settings
 from tocsin.storage import connect as connecting
 from tocsin.storage.connect import connect, inspect
-from tocsin.storage.embedded import _binary
+from tocsin.storage.embedded import server_binary
 from tocsin.streams.lanes import Lane
 from tocsin.streams.records import Placement, Record
 from tocsin.wire.lanes import Durability, LaneName
@@ -41,7 +41,7 @@ HASTY_MS = 20
 @pytest.fixture(scope="module")
 def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Foreign]:
     folder = tmp_path_factory.mktemp("foreign")
-    with foreign_server(_binary(), folder, appendonly="yes", appendfsync="everysec") as server:
+    with foreign_server(server_binary(), folder, appendonly="yes", appendfsync="everysec") as server:
         yield server
 
 
