@@ -200,7 +200,7 @@ class Settings(Struct, frozen=True, kw_only=True):
         str,
         Meta(
             pattern=r"^(now|latest|\d{4}-\d{2}-\d{2}T\S+)\Z",
-            description="The 'now' of features: now, latest (newest event stored: for historical data) or a time",
+            description="The 'now' of features: now, latest (the end of the data: for historical data) or a time",
         ),
     ] = "now"
     models_url: Annotated[

@@ -99,7 +99,7 @@ def read_table(
     if label not in frame.columns:
         raise UnreadableFileError(f"{path} has no column {label}; its columns are {', '.join(frame.columns)}")
     said = frame[label].astype(str).str.strip().str.lower()
-    blank = np.flatnonzero([not isinstance(text, str) or stands_for_nothing(text) for text in said])
+    blank = np.flatnonzero([bool(pd.isna(text)) or stands_for_nothing(text) for text in said])
     if len(blank):
         raise UnreadableFileError(
             f"{label} is blank in {len(blank):,} of {len(frame):,} rows, the first is row {blank[0] + 1}",

@@ -40,7 +40,7 @@ def amounts(folder: Path, *cells: str, delimiter: str = ",", **options: str) -> 
     rows = [delimiter.join((f"a{at}", "2019-01-05", f'"{cell}"')) for at, cell in enumerate(cells)]
     header = delimiter.join(("advertiser_id", "event_time", "amount"))
     path.write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
-    found = whole(path, **options)
+    found = whole(path, None, **options)
     by_line: dict[int, float | str] = {
         line: one.amount for line, one in zip(found.lines, found.activities, strict=True)
     }

@@ -122,7 +122,7 @@ def test_a_label_that_is_blank_is_refused_by_its_row(tmp_path: Path) -> None:
 
 
 def test_columns_of_lists_dates_and_booleans_are_no_obstacle(tmp_path: Path) -> None:
-    frame = _frame().assign(tags=[["a"]] * 400, since=pd.Timestamp("2020-01-01"), vip=True)
+    frame = _frame().assign(tags=pd.Series([["a"]] * 400), since=pd.Timestamp("2020-01-01"), vip=True)
     frame.to_parquet(tmp_path / "table.parquet")
     read, _, _ = read_table(tmp_path / "table.parquet", "Churn")
     assert {"tenure", "plan", "tags", "vip"} <= set(read.columns)
