@@ -10,13 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import os
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,9 +29,10 @@ from launch.runs.private_files import UMASK, close_to_others
 from launch.runs.processes import MARK, children, end_all, mark, of_folder, remember
 from launch.runs.ray_part import RayPart, forget_ray
 from launch.runs.watcher import RestartNeededError, Watcher
+from launch.serve_applications import await_ready, deploy
 from launch.storage import check_places, prepare
 from launch.supervisor_watch import SupervisorWatch
-from tocsin.errors import ConfigurationError, StorageUnavailableError
+from tocsin.errors import ConfigurationError
 from tocsin.ports import is_free
 from tocsin.settings import ACCOUNT_CHANNELS, Settings
 from tocsin.storage.embedded import EmbeddedServer, process_of, read_endpoint
@@ -143,9 +141,9 @@ class Platform:
         self._start_ray(scratch)
         logs.link_ray_logs(scratch, self.run)
         handles = self._start_pools()
-        self._start_serve()
+        deploy(self.settings, self.say)
         self._await_pools(handles)
-        self._await_ready()
+        await_ready(self.settings, self.say, timeout_s=READY_DEADLINE_S)
         self._watch = SupervisorWatch(self.settings)
         self._watch.start()
         os.environ.pop(MARK, None)  # what this process starts from now on is not the platform's
@@ -270,44 +268,6 @@ class Platform:
         for lane in LaneName:
             names = [member.name for member in members if member.lane == lane]
             self.say(f"lane {lane}", f"{self.settings.partitions(lane)} partitions, {', '.join(names)}")
-
-    def _start_serve(self) -> None:
-        from ray import serve
-        from ray.serve.config import HTTPOptions
-
-        from serve_deployments.applications import APPLICATIONS
-
-        logging.getLogger("ray.serve").setLevel(logging.WARNING)  # our own lines say what came up
-        serve.start(
-            http_options=HTTPOptions(host=self.settings.host, port=self.settings.port),
-            proxy_location="HeadOnly",
-        )
-        targets = [
-            serve.RunTarget(target=spec.build(), name=name, route_prefix=spec.prefix)
-            for name, spec in APPLICATIONS.items()
-        ]
-        serve.run_many(targets)
-        for name, spec in APPLICATIONS.items():
-            self.say(f"app {name}", self.settings.base_url + spec.prefix)
-
-    def _await_ready(self) -> None:
-        deadline = time.monotonic() + READY_DEADLINE_S
-        detail = "no answer"
-        while time.monotonic() < deadline:
-            try:
-                with urllib.request.urlopen(f"{self.settings.base_url}/readyz", timeout=5):  # noqa: S310 (our own URL)
-                    self.say(
-                        "ready", f"{self.settings.base_url}  (documentation: {self.settings.base_url}/docs)"
-                    )
-                    return
-            except urllib.error.HTTPError as error:
-                detail = error.read().decode(errors="replace")[:500]
-            except OSError as error:
-                detail = str(error)
-            time.sleep(0.1)
-        raise StorageUnavailableError(
-            f"the platform did not become ready within {READY_DEADLINE_S:g} s: {detail}"
-        )
 
     # ------------------------------------------------------------------ stop
 

@@ -19,7 +19,7 @@ import httpx2
 import psutil
 
 from benchmarks.harness.run import say
-from launch.run_record import read_run, remove_scratch
+from launch.run_record import clear_killed, read_run
 from tocsin.settings import Settings
 from tocsin.storage.embedded import read_endpoint, stop_process
 
@@ -162,7 +162,7 @@ class Platform:
                 process.kill()
         psutil.wait_procs(left, timeout=10)
         self._known.clear()
-        remove_scratch(self.settings)
+        clear_killed(self.settings)
         self._up = None
 
 
