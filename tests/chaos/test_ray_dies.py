@@ -143,7 +143,7 @@ def test_down_ends_everything_and_nothing_else_and_keeps_the_logs(settings: Sett
         kill_ray(settings)
         done = tocsin(settings, "down")
         assert done.returncode == 0, done.stderr
-        gone, alive = psutil.wait_procs(family, timeout=10)
+        _gone, alive = psutil.wait_procs(family, timeout=10)
         assert alive == []
         assert of_folder(settings.data_path) == []
         assert is_free(settings.host, settings.port)
