@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -257,13 +257,14 @@ def test_a_run_is_started_over_three_times_within_ten_minutes(
     def replaced(_path: str, command: list[str]) -> None:
         calls.append(command)
 
-    monkeypatch.setattr(daemon.os, "execv", replaced)
-    monkeypatch.setattr(daemon.os, "set_inheritable", lambda _number, _inheritable: None)
+    monkeypatch.setattr(os, "execv", replaced)
+    monkeypatch.setattr(os, "set_inheritable", lambda _number, _inheritable: None)
     run = logs.new_run(tmp_path, 0.0)
+    start_over: Callable[..., None] = daemon.start_over  # here it returns
     for number in range(daemon.RESTARTS):
-        daemon.start_over(run, "", "ray: raylet ended", 1_000.0 + number)
+        start_over(run, "", "ray: raylet ended", 1_000.0 + number)
     with pytest.raises(PartLostError, match=r"started over 3 times .* raylet ended"):
-        daemon.start_over(run, "", "ray: raylet ended", 1_100.0)
-    daemon.start_over(run, "", "ray: raylet ended", 1_000.0 + WITHIN_S + 5)
+        start_over(run, "", "ray: raylet ended", 1_100.0)
+    start_over(run, "", "ray: raylet ended", 1_000.0 + WITHIN_S + 5)
     assert len(calls) == daemon.RESTARTS + 1
     assert calls[0][-2:] == ["--run", run.name]
