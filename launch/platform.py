@@ -15,7 +15,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -26,16 +25,16 @@ from launch.ray_cluster import ensure_token, join, keep_signal_handlers, quieten
 from launch.run_record import RunRecord, clear_killed, clear_scratch, record_path, take_lock, write_run
 from launch.runs import logs
 from launch.runs.private_files import UMASK, close_to_others
-from launch.runs.processes import MARK, children, end_all, mark, of_folder, remember
+from launch.runs.processes import MARK, children, end_all, mark, of_folder, remember, storage_pids
 from launch.runs.ray_part import RayPart, forget_ray
 from launch.runs.watcher import RestartNeededError, Watcher
 from launch.serve_applications import await_ready, deploy
 from launch.storage import check_places, prepare
 from launch.supervisor_watch import SupervisorWatch
-from tocsin.errors import ConfigurationError
+from tocsin.errors import ConfigurationError, TocsinError
 from tocsin.ports import is_free
 from tocsin.settings import ACCOUNT_CHANNELS, Settings
-from tocsin.storage.embedded import EmbeddedServer, process_of, read_endpoint
+from tocsin.storage.embedded import EmbeddedServer
 from tocsin.storage.servers import MAIN
 from tocsin.wire.lanes import LaneName
 
@@ -110,11 +109,7 @@ class Platform:
         """Report a line, and write it to the run's log with the time."""
         self._out(part, line)
         if self._run is not None:
-            with (
-                contextlib.suppress(OSError),
-                (self._run / "platform.log").open("a", encoding="utf-8") as log,
-            ):
-                log.write(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {part}: {line}\n")
+            logs.write_line(self._run, part, line, time.time())
 
     # ------------------------------------------------------------------ start
 
@@ -128,8 +123,13 @@ class Platform:
         """
         began = time.monotonic()
         before = {child.pid for child in children()}
-        self._lock = take_lock(self.settings)
         self._umask = os.umask(UMASK)
+        try:
+            self._lock = take_lock(self.settings)
+        except TocsinError:
+            os.umask(self._umask)
+            self._umask = None
+            raise
         self._take_folder()
         self._scratch = scratch = Path(tempfile.mkdtemp(prefix="tocsin-"))
         self._record()
@@ -302,7 +302,7 @@ class Platform:
         self._record(trouble=trouble)
         self.say("platform", trouble)
         forget_ray()
-        end_all(of_folder(self.settings.data_path, self.run, but=self._storage_pids()))
+        end_all(of_folder(self.settings.data_path, self.run, but=storage_pids(self.settings.data_path)))
         clear_scratch(self._scratch, self._run)
 
     def _stop_ray(self) -> None:
@@ -326,18 +326,8 @@ class Platform:
             ray.shutdown()
         self._ray_started = False
         if not self._address:
-            end_all(of_folder(self.settings.data_path, self.run, but=self._storage_pids()))
+            end_all(of_folder(self.settings.data_path, self.run, but=storage_pids(self.settings.data_path)))
         self.say("ray", "stopped")
-
-    def _storage_pids(self) -> list[int]:
-        """The storage server and its own children (a rewrite of its file), which are stopped last."""
-        endpoint = read_endpoint(self.settings.data_path)
-        process = process_of(endpoint) if endpoint is not None else None
-        if process is None:
-            return []
-        with contextlib.suppress(psutil.Error):
-            return [process.pid, *(child.pid for child in process.children(recursive=True))]
-        return [process.pid]
 
     # ------------------------------------------------------------------ facts
 

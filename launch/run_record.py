@@ -14,7 +14,6 @@ import psutil
 from launch.runs import logs, processes
 from tocsin.errors import TocsinError
 from tocsin.settings import Settings
-from tocsin.storage.embedded import process_of, read_endpoint
 
 
 class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,8 +104,7 @@ def clear_killed(settings: Settings) -> int:
         How many processes there were.
     """
     record = last_record(settings)
-    endpoint = read_endpoint(settings.data_path)
-    storage = [endpoint.pid] if endpoint is not None and process_of(endpoint) is not None else []
+    storage = processes.storage_pids(settings.data_path)
     run = Path(record.logs) if record is not None and record.logs else None
     ended = processes.end_all(processes.of_folder(settings.data_path, run, but=storage))
     if record is not None:

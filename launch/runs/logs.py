@@ -44,7 +44,9 @@ def new_run(data: Path, now: float) -> Path:
     """
     stamp = datetime.fromtimestamp(now, tz=UTC).strftime("%Y%m%dT%H%M%SZ")
     run = runs_folder(data) / f"{stamp}-{secrets.token_hex(2)}"
-    run.mkdir(parents=True, mode=0o700)
+    for folder in (data / "logs", data / "logs" / "runs"):
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    run.mkdir(mode=0o700)
     remove_old(data)
     latest = data / "logs" / "latest"
     with contextlib.suppress(OSError):  # a convenience: a file system without links has none
@@ -62,6 +64,13 @@ def remove_old(data: Path) -> None:
         total += _size(run)
         if number and (number >= KEEP_RUNS or total > KEEP_BYTES):
             shutil.rmtree(run, ignore_errors=True)
+
+
+def write_line(run: Path, part: str, line: str, now: float) -> None:
+    """Add a line to a run's `platform.log`. Never raises: a full disk is no reason to go down."""
+    at = datetime.fromtimestamp(now, tz=UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    with contextlib.suppress(OSError), (run / "platform.log").open("a", encoding="utf-8") as log:
+        log.write(f"{at} {part}: {line}\n")
 
 
 def link_ray_logs(scratch: Path, run: Path) -> None:

@@ -15,6 +15,8 @@ from pathlib import Path
 import msgspec
 import psutil
 
+from tocsin.storage.embedded import process_of, read_endpoint
+
 MARK = "_TOCSIN_RUNS_IN"  # not TOCSIN_…: those are settings, and an unknown one is refused
 TERM_WAIT_S = 5.0
 KILL_WAIT_S = 10.0
@@ -73,6 +75,17 @@ def of_folder(data: Path, run: Path | None = None, *, but: Iterable[int] = ()) -
         with contextlib.suppress(psutil.Error):
             found.update({child.pid: child for child in process.children(recursive=True)})
     return [process for pid, process in found.items() if pid not in spared]
+
+
+def storage_pids(data: Path) -> list[int]:
+    """The storage server of a folder and its own children (a rewrite of its file), which are stopped last."""
+    endpoint = read_endpoint(data)
+    process = process_of(endpoint) if endpoint is not None else None
+    if process is None:
+        return []
+    with contextlib.suppress(psutil.Error):
+        return [process.pid, *(child.pid for child in process.children(recursive=True))]
+    return [process.pid]
 
 
 def _marked(value: str) -> list[psutil.Process]:

@@ -20,7 +20,7 @@ WITHIN_S = 600.0
 PAUSES_S = (0.0, 2.0, 5.0, 10.0, 20.0)
 
 
-class Part(Protocol):
+class WatchedPart(Protocol):
     """Something that can die by itself."""
 
     @property
@@ -68,10 +68,10 @@ class Watcher:
     ) -> None:
         self._report = report
         self._clock = clock
-        self._parts: list[Part] = []
+        self._parts: list[WatchedPart] = []
         self._tries: dict[str, deque[float]] = {}
 
-    def add(self, part: Part) -> None:
+    def add(self, part: WatchedPart) -> None:
         """Look after one more; those added first are looked at first."""
         self._parts.append(part)
         self._tries[part.name] = deque(maxlen=RESTORATIONS)
@@ -87,7 +87,7 @@ class Watcher:
             if not part.alive():
                 self._restore(part)
 
-    def _restore(self, part: Part) -> None:
+    def _restore(self, part: WatchedPart) -> None:
         now = self._clock()
         tries = self._tries[part.name]
         recent = sum(now - at < WITHIN_S for at in tries)

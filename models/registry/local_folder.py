@@ -53,7 +53,9 @@ class LocalFolder:
                     file.write(content)
                     file.flush()
                     os.fsync(file.fileno())
-            temporary.chmod(0o755)  # mkdtemp makes it private to the writer; servers may run as others
+            temporary.chmod(
+                self._root.stat().st_mode & 0o777
+            )  # servers may run as others: who may read is the root's
             if not (self._root / folder).exists():
                 temporary.rename(self._root / folder)
                 _sync(self._root)

@@ -5,16 +5,21 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
+import psutil
 import pytest
 
+from launch import daemon
+from launch.run_record import RunRecord, write_run
 from launch.runs import logs, processes
 from launch.runs.private_files import close_to_others
 from launch.runs.watcher import RESTORATIONS, WITHIN_S, PartLostError, RestartNeededError, Watcher
 from tests.fakes import ManualClock
 from tocsin.errors import StorageUnavailableError
+from tocsin.settings import Settings
 
 
 def mode(path: Path) -> int:
@@ -218,3 +223,48 @@ def test_a_part_may_ask_for_a_new_start(watcher: Watcher, part: FakePart) -> Non
     part.up, part.error = False, RestartNeededError("edge", "gone")
     with pytest.raises(RestartNeededError):
         watcher.check()
+
+
+def test_a_second_up_in_the_background_waits_for_the_first_and_leaves_its_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = msgspec.structs.replace(Settings.from_env({}), data_dir=str(tmp_path))
+    run = logs.new_run(tmp_path, 0.0)
+    (run / "up.log").write_text("coming up")
+    record = RunRecord(
+        pid=os.getpid(),
+        started_at=psutil.Process().create_time(),
+        base_url="http://127.0.0.1:1",
+        dashboard_url="",
+        token_path="",
+        storage="",
+        scratch="",
+        logs=str(run),
+    )
+    write_run(settings, record)
+    looks = iter([record, record, msgspec.structs.replace(record, ready=True)])
+    monkeypatch.setattr(daemon, "read_run", lambda _settings: next(looks))
+    monkeypatch.setattr(daemon, "POLL_S", 0.0)
+    assert "already running" in daemon.detach(settings, "")
+    assert [(one / "up.log").read_text() for one in logs.runs(tmp_path)] == ["coming up"]
+
+
+def test_a_run_is_started_over_three_times_within_ten_minutes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[list[str]] = []
+
+    def replaced(_path: str, command: list[str]) -> None:
+        calls.append(command)
+
+    monkeypatch.setattr(os, "execv", replaced)
+    monkeypatch.setattr(os, "set_inheritable", lambda _number, _inheritable: None)
+    run = logs.new_run(tmp_path, 0.0)
+    start_over: Callable[..., None] = daemon.start_over  # here it returns
+    for number in range(daemon.RESTARTS):
+        start_over(run, "", "ray: raylet ended", 1_000.0 + number)
+    with pytest.raises(PartLostError, match=r"started over 3 times .* raylet ended"):
+        start_over(run, "", "ray: raylet ended", 1_100.0)
+    start_over(run, "", "ray: raylet ended", 1_000.0 + WITHIN_S + 5)
+    assert len(calls) == daemon.RESTARTS + 1
+    assert calls[0][-2:] == ["--run", run.name]
