@@ -118,6 +118,7 @@ class Insights(Application):
         local = self._cache.peek(advertiser_id)
         if local is not None:
             return self._aged(local)
+        seen = self._cache.changes
         try:
             body = await self._reader.breaker.call(lambda: self._fetch(advertiser_id))
         except StorageUnavailableError:
@@ -131,7 +132,7 @@ class Insights(Application):
         age_s = self._clock.now() - shared.made_at
         if age_s >= self.settings.insight_ttl_s:
             return None
-        self._cache.put(advertiser_id, shared, age_s=age_s)
+        self._cache.put(advertiser_id, shared, age_s=age_s, seen=seen)
         return self._aged(shared)
 
     async def _fetch(self, advertiser_id: str) -> bytes | None:
@@ -226,7 +227,7 @@ class Insights(Application):
         ids = await self._reader.breaker.call(lambda: self._reader.store.advertisers(limit=PEER_SAMPLE))
         read = await self._reader.read(ids, as_of)
         table = await asyncio.to_thread(_peers, read)
-        if cached:
+        if cached and now >= self._peers_made_at:  # else one that was begun later is there already
             self._peers, self._peers_made_at = table, now
         return table
 

@@ -11,6 +11,7 @@ lapsed: a slow but living owner keeps it, because heartbeats run alongside the w
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 import msgspec
@@ -69,6 +70,8 @@ class Leases:
         self._partitions = partitions
         self._clock = clock
         self._held_until: dict[int, float] = {}
+        # A renewal under way would bring back what is given up meanwhile.
+        self._changing = asyncio.Lock()
 
     def held(self) -> list[int]:
         """The partitions that are ours now. One whose lease may have lapsed is not among them."""
@@ -81,6 +84,10 @@ class Leases:
         Raises:
             StorageUnavailableError: the server does not answer; leases run on until they lapse.
         """
+        async with self._changing:
+            return await self._beat()
+
+    async def _beat(self) -> list[int]:
         ttl_ms = int(self.policy.ttl_s * 1000)
         with translated():
             members = await report_alive(
@@ -106,12 +113,13 @@ class Leases:
         Raises:
             StorageUnavailableError: the server does not answer; the leases lapse by themselves.
         """
-        for partition in partitions:
-            self._held_until.pop(partition, None)
-        leases = [self._keys.lease(p) for p in partitions]
-        if not (leases or leave):
-            return
-        with translated():
-            await release(
-                self._client, members=self._keys.members, leases=leases, name=self.name, leave=leave
-            )
+        async with self._changing:
+            for partition in partitions:
+                self._held_until.pop(partition, None)
+            leases = [self._keys.lease(p) for p in partitions]
+            if not (leases or leave):
+                return
+            with translated():
+                await release(
+                    self._client, members=self._keys.members, leases=leases, name=self.name, leave=leave
+                )
