@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -267,7 +268,7 @@ async def test_the_newest_facts_of_a_server_are_kept(callers: int, give_way: Pau
     client = cast("aioredis.Redis", None)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lane_set, "inspect", inspect)
-        patch.setattr(lane_set.time, "monotonic", clock.monotonic)
+        patch.setattr(time, "monotonic", clock.monotonic)
         await together(lanes._ask(client) for _ in range(callers))
     assert lanes._facts[client][1].version == str(asked)
 

@@ -61,4 +61,4 @@ def test_an_answer_that_took_longer_does_not_replace_a_newer_one() -> None:
     last_served.keep(old)
     found = last_served.find("n0", NOON + 10.0)
     assert found is not None
-    assert [read.values for read in found] == [read.values for read in new.reads(0)]
+    assert repr([read.values for read in found]) == repr([read.values for read in new.reads(0)])
