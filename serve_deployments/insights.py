@@ -123,6 +123,7 @@ class Insights(Application):
         local = self._cache.peek(advertiser_id)
         if local is not None:
             return self._aged(local)
+        seen = self._cache.changes
         try:
             body = await self._reader.breaker.call(lambda: self._fetch(advertiser_id))
         except StorageUnavailableError:
@@ -136,7 +137,7 @@ class Insights(Application):
         age_s = self._clock.now() - shared.made_at
         if age_s >= self.settings.insight_ttl_s:
             return None
-        self._cache.put(advertiser_id, shared, age_s=age_s)
+        self._cache.put(advertiser_id, shared, age_s=age_s, seen=seen)
         return self._aged(shared)
 
     async def _fetch(self, advertiser_id: str) -> bytes | None:
@@ -244,7 +245,8 @@ class Insights(Application):
         finally:
             if task.done() and self._making_peers is task:
                 self._making_peers = None
-        self._peers, self._peers_made_at = table, now
+        if now >= self._peers_made_at:  # else one that was begun later is there already
+            self._peers, self._peers_made_at = table, now
         return table
 
     async def _make_peers(self, as_of: float) -> PeerTable:

@@ -1,6 +1,7 @@
 """What may be kept and served again, for how long, and what may never be.
 
     absent ──load──► fresh ──ttl_s──► absent        (or pushed out, oldest use first, when the cache is full)
+       └──dropped or put meanwhile: those who wait get what was loaded, and it is not kept
 
 A value that may be kept says so with `Cacheable`; one that is only true at the moment it is read says `NeverCached`.
 A cache of the latter does not pass the type checker, and refuses such a value when it gets one all the same.
@@ -48,21 +49,31 @@ class Cache(Generic[T]):
         self._max_entries = max_entries
         self._clock = clock
         self._keep_stale = keep_stale
-        self._kept: OrderedDict[str, tuple[float, T]] = OrderedDict()
+        self.changes = 0  # values put and dropped: what is read elsewhere may be older than one of them
+        self._dropped_at = 0  # the last of them that dropped one
+        self._kept: OrderedDict[str, tuple[float, T, int]] = OrderedDict()
         self._loading: dict[str, asyncio.Future[T]] = {}
 
     def __len__(self) -> int:
         return len(self._kept)
 
-    def put(self, key: str, value: T, *, age_s: float = 0.0) -> None:
+    def put(self, key: str, value: T, *, age_s: float = 0.0, seen: int | None = None) -> None:
         """Keep a value that was made `age_s` seconds ago.
+
+        `seen` is `changes` as it was before the value began to be read elsewhere: it is not kept where its key was put
+        or anything was dropped since, for then it may be the older one.
 
         Raises:
             TypeError: the value must never be cached.
         """
         if isinstance(value, NeverCached):
             raise TypeError(f"{type(value).__name__} is true only when it is read: it is never cached")
-        self._kept[key] = (self._clock.monotonic() + self._ttl_s - age_s, value)
+        kept = self._kept.get(key)
+        if seen is not None and (self._dropped_at > seen or (kept is not None and kept[2] > seen)):
+            return
+        self.changes += 1
+        self._loading.pop(key, None)  # who asks from now on must not get what is older
+        self._kept[key] = (self._clock.monotonic() + self._ttl_s - age_s, value, self.changes)
         self._kept.move_to_end(key)
         while len(self._kept) > self._max_entries:
             self._kept.popitem(last=False)
@@ -72,7 +83,7 @@ class Cache(Generic[T]):
         found = self._kept.get(key)
         if found is None:
             return None
-        until, value = found
+        until, value, _ = found
         if self._clock.monotonic() >= until:
             if not self._keep_stale:
                 del self._kept[key]
@@ -87,6 +98,9 @@ class Cache(Generic[T]):
 
     def drop(self, key: str) -> None:
         """Forget a value."""
+        self.changes += 1
+        self._dropped_at = self.changes
+        self._loading.pop(key, None)
         self._kept.pop(key, None)
 
     async def get(self, key: str, load: Callable[[], Awaitable[T]]) -> T:
@@ -101,16 +115,17 @@ class Cache(Generic[T]):
             return found
         loading = self._loading.get(key)
         if loading is None:
-            loading = self._loading[key] = asyncio.ensure_future(self._load(key, load))
+            loading = self._loading[key] = asyncio.ensure_future(self._load(key, load, self.changes))
             loading.add_done_callback(lambda done: self._loaded(key, done))
         return await asyncio.shield(loading)  # one who goes away does not take the others' answer along
 
-    async def _load(self, key: str, load: Callable[[], Awaitable[T]]) -> T:
+    async def _load(self, key: str, load: Callable[[], Awaitable[T]], seen: int) -> T:
         value = await load()
-        self.put(key, value)
+        self.put(key, value, seen=seen)
         return value
 
     def _loaded(self, key: str, done: asyncio.Future[T]) -> None:
-        del self._loading[key]
+        if self._loading.get(key) is done:
+            del self._loading[key]
         if not done.cancelled():
             done.exception()  # seen, also when everybody who waited has gone

@@ -64,6 +64,7 @@ class AsOf:
         self._clock = clock
         self._newest: float | None = None
         self._read_at = -math.inf
+        self._asked = self._answered = 0  # questions about the newest event
 
     async def now(self) -> float:
         """The moment, epoch seconds. `latest` is read again after 5 s (see `latest_as_of`).
@@ -76,9 +77,13 @@ class AsOf:
         if not self._is_latest:
             return self._clock.now()
         if self._clock.monotonic() - self._read_at > LATEST_TTL_S:
+            self._asked += 1
+            number = self._asked
             try:
-                self._newest = await self._latest()
-                self._read_at = self._clock.monotonic()
+                newest = await self._latest()
+                if number > self._answered:  # else a later question was answered first
+                    self._newest, self._answered = newest, number
+                    self._read_at = self._clock.monotonic()
             except StorageUnavailableError:
                 if self._newest is None:
                     raise

@@ -31,7 +31,7 @@ class LastServed:
         self._kept: OrderedDict[str, tuple[float, Sequence[VectorRead], bytes, Sequence[Age]]] = OrderedDict()
 
     def keep(self, answer: Answer) -> None:
-        """Keep an answer as of now. Entities of unknown age are left out."""
+        """Keep an answer as of now, in place of older ones. Entities of unknown age are left out."""
         kept, overrides, as_of = self._kept, answer.overrides, answer.as_of
         rows = zip(answer.advertiser_ids, answer.bodies, answer.owners, strict=True)
         for index, (name, body, owner) in enumerate(rows):
@@ -39,6 +39,8 @@ class LastServed:
             ages = answer.ages[owner]
             if (reads[0].age_s if reads else ages[0][1]) is None:
                 continue
+            if (known := kept.get(name)) is not None and known[0] > as_of:
+                continue  # that answer was asked for earlier, and took longer
             kept[name] = (as_of, reads, body, ages)
             kept.move_to_end(name)
         while len(kept) > self._max_entities:

@@ -156,8 +156,9 @@ class Shadow:
             offer = self._take(trial)
             if offer is None:
                 continue
+            observations = self.observations
             judged, reference = await loop.run_in_executor(self._executor, self._both, trial, offer.raw)
-            if self._trial is not None and trial.name == self._trial.name:
+            if observations is self.observations:  # else another trial began, or its tests begin again
                 self._note(trial, offer, judged, reference)
 
     def _take(self, trial: Trial) -> Offer | None:
@@ -203,12 +204,14 @@ class Shadow:
         if trial is None:
             return
         self._turn(trial)
-        counts, epoch = self.observations.counts(), self._epoch
+        observations, epoch = self.observations, self._epoch
+        counts = observations.counts()
         unsent, self._unsent = self._unsent, []
         try:
             if counts != self._sent:
                 await self._observed.put(trial.name, epoch, self._replica, counts)
-                self._sent = counts
+                if observations is self.observations:
+                    self._sent = counts
             if unsent:
                 await self._observed.wait_for(trial.name, unsent, trial.horizon_s)
         except TocsinError as error:

@@ -66,6 +66,7 @@ class KnownContactsStore:
 
     async def get(self, caller: str) -> KnownContacts | None:
         """The last validated contacts; from this process when Redis does not answer in time."""
+        seen = self._local.changes
         try:
             raw: Any = await self._within_deadline(self._client.get(self._keys.contacts(caller)))
             found = _known.decode(raw) if raw is not None else None
@@ -73,7 +74,7 @@ class KnownContactsStore:
             self._failed("read", error)
             return self._local.peek(caller)
         if found is not None:
-            self._local.put(caller, found)
+            self._local.put(caller, found, seen=seen)
         return found
 
     async def put(self, caller: str, known: KnownContacts) -> None:
@@ -85,6 +86,8 @@ class KnownContactsStore:
             )
         except STORE_ERRORS as error:
             self._failed("store", error)
+        finally:  # a look that began before they were stored may have put older ones here
+            self._local.put(caller, known)
 
     async def _within_deadline(self, work: Awaitable[T]) -> T:
         async with asyncio.timeout(self._deadline_s):

@@ -81,9 +81,7 @@ class RecipientStore:
             if len(missing) < len(recipient_ids):
                 missing = list(recipient_ids)
                 current, bodies = await self._fetch(missing)
-        read = {
-            one: self._read(one, body) if body else None for one, body in zip(missing, bodies, strict=True)
-        }
+        read = {one: self._read(body) if body else None for one, body in zip(missing, bodies, strict=True)}
         found = [read[one] if one in read else known[one] for one in recipient_ids]
         if self._version == version:  # nobody learned of a change meanwhile
             if current != version or len(known) > MAX_KNOWN:
@@ -146,11 +144,12 @@ class RecipientStore:
         known = await self.get_many(ids[:limit])
         return int(total), [one for one in known if one], ids[limit - 1] if len(ids) > limit else ""
 
-    def _read(self, recipient_id: str, body: bytes) -> Recipient | None:
+    def _read(self, body: bytes) -> Recipient | None:
         try:
             return _decode(body)
         except msgspec.MsgspecError:
             # Not an error to raise: it would hold up the recipient's whole partition for good.
             self.unreadable += 1
-            log.error("the stored record of recipient %r cannot be read; treated as absent", recipient_id)  # noqa: TRY400 (a trace would show what it holds)
+            # Without the id, which may be a number or an address, and without a trace, which would show the record.
+            log.error("the stored record of a recipient cannot be read; treated as absent")  # noqa: TRY400
             return None

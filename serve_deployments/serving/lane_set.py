@@ -98,5 +98,8 @@ class LaneSet:
         asked_at, facts = self._facts.get(client, (0.0, None))
         if facts is None or now - asked_at > FACTS_TTL_S:
             facts = await inspect(client)
-            self._facts[client] = (now, facts)
+            if (
+                self._facts.get(client, (now, None))[0] <= now
+            ):  # else somebody asked later, and has the newer ones
+                self._facts[client] = (now, facts)
         return facts

@@ -14,6 +14,7 @@ lease any more, and gives none up.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Sequence
 
@@ -81,6 +82,8 @@ class Leases:
         self._held_until: dict[int, float] = {}
         self._record = msgspec.json.encode(process or this_process())
         self._first = True
+        # A renewal under way would bring back what is given up meanwhile.
+        self._changing = asyncio.Lock()
 
     def held(self) -> list[int]:
         """The partitions that are ours now. One whose lease may have lapsed is not among them."""
@@ -93,6 +96,10 @@ class Leases:
         Raises:
             StorageUnavailableError: the server does not answer; leases run on until they lapse.
         """
+        async with self._changing:
+            return await self._beat()
+
+    async def _beat(self) -> list[int]:
         with translated():
             members = await report_alive(
                 self._client,
@@ -112,7 +119,7 @@ class Leases:
             return []
         due = share(self.name, members, self._partitions)
         surplus = [p for p in self.held() if p not in due]
-        await self.acquire(sorted({*due, *surplus}))
+        await self._acquire(sorted({*due, *surplus}))
         return surplus
 
     async def acquire(self, partitions: Sequence[int]) -> list[int]:
@@ -121,6 +128,10 @@ class Leases:
         Raises:
             StorageUnavailableError: the server does not answer.
         """
+        async with self._changing:
+            return await self._acquire(partitions)
+
+    async def _acquire(self, partitions: Sequence[int]) -> list[int]:
         if not partitions:
             return []
         asked_at = self._clock.monotonic()
@@ -150,18 +161,19 @@ class Leases:
         Raises:
             StorageUnavailableError: the server does not answer; the leases lapse by themselves.
         """
-        for partition in partitions:
-            self._held_until.pop(partition, None)
-        leases = [self._keys.lease(p) for p in partitions]
-        if not (leases or leave):
-            return
-        with translated():
-            await release(
-                self._client,
-                members=self._keys.members,
-                process=self._keys.process(self.name),
-                leases=leases,
-                name=self.name,
-                record=self._record,
-                leave=leave,
-            )
+        async with self._changing:
+            for partition in partitions:
+                self._held_until.pop(partition, None)
+            leases = [self._keys.lease(p) for p in partitions]
+            if not (leases or leave):
+                return
+            with translated():
+                await release(
+                    self._client,
+                    members=self._keys.members,
+                    process=self._keys.process(self.name),
+                    leases=leases,
+                    name=self.name,
+                    record=self._record,
+                    leave=leave,
+                )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any, cast
 
 import msgspec
@@ -13,6 +12,7 @@ from redis import asyncio as aioredis
 from routing.recipients import store as stores
 from routing.recipients.store import RecipientStore
 from tests.fakes import START
+from tests.interleaving import Pauses, pauses, together
 from tocsin.clock import to_datetime
 from tocsin.wire.recipients import Recipient
 
@@ -26,15 +26,11 @@ def recipient(id_: str) -> Recipient:
 class Yielding(RecipientStore):
     """Recipients in memory, whose every read gives way as often as it is told, before and after it looks."""
 
-    def __init__(self, pauses: list[int]) -> None:
+    def __init__(self, give_way: Pauses) -> None:
         super().__init__(cast("aioredis.Redis", None), namespace="t")
         self.version = 0
         self.stored: dict[str, Recipient] = {}
-        self.pauses = pauses
-
-    async def _give_way(self) -> None:
-        for _ in range(self.pauses.pop() if self.pauses else 0):
-            await asyncio.sleep(0)
+        self._give_way = give_way
 
     async def _fetch(self, recipient_ids: Any) -> tuple[Any, Any]:
         await self._give_way()
@@ -57,11 +53,11 @@ steps = st.lists(
 )
 
 
-@given(steps, st.lists(st.integers(0, 4), max_size=40))
+@given(steps, pauses)
 async def test_readers_see_what_stood_when_they_asked_or_later(
-    steps: list[str | list[str]], pauses: list[int]
+    steps: list[str | list[str]], give_way: Pauses
 ) -> None:
-    store = Yielding(pauses)
+    store = Yielding(give_way)
 
     async def read(ids: list[str]) -> None:
         before = {id_: store.stored.get(id_) for id_ in ids}
@@ -71,15 +67,13 @@ async def test_readers_see_what_stood_when_they_asked_or_later(
             assert found is None or found.id == id_
             assert found is None or stood is None or found.updated_at >= stood.updated_at
 
-    async with asyncio.TaskGroup() as group:
-        for step in steps:
-            group.create_task(store.put(recipient(step)) if isinstance(step, str) else read(step))
+    await together(store.put(recipient(step)) if isinstance(step, str) else read(step) for step in steps)
     assert await store.get_many(IDS) == [store.stored.get(id_) for id_ in IDS]
 
 
 async def test_what_is_remembered_is_bounded(monkeypatch: Any) -> None:
     monkeypatch.setattr(stores, "MAX_KNOWN", 4)
-    store = Yielding([])
+    store = Yielding(Pauses([]))
     for number in range(40):
         await store.put(recipient(f"r{number}"))
     for number in range(40):

@@ -51,3 +51,14 @@ def test_the_last_asked_for_stay() -> None:
     assert last_served.find("n1", NOON) is None
     assert last_served.find("n0", NOON) is not None
     assert last_served.find("n2", NOON) is not None
+
+
+def test_an_answer_that_took_longer_does_not_replace_a_newer_one() -> None:
+    last_served = LastServed(2)
+    old, new = taken([stored(1)])[0], taken([stored(2)])[0]
+    new.as_of = NOON + 10.0
+    last_served.keep(new)
+    last_served.keep(old)
+    found = last_served.find("n0", NOON + 10.0)
+    assert found is not None
+    assert repr([read.values for read in found]) == repr([read.values for read in new.reads(0)])
