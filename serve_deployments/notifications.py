@@ -36,9 +36,9 @@ from tocsin.errors import (
 )
 from tocsin.keys import digest
 from tocsin.settings import Settings
-from tocsin.streams.records import Position
+from tocsin.streams.records import Placement, Position
 from tocsin.wire.decoding import RecordDecoder
-from tocsin.wire.lanes import NOTIFICATION_LANES, LaneName
+from tocsin.wire.lanes import NOTIFICATION_LANES, Durability, LaneName
 from tocsin.wire.notifications import NotificationRequest, NotificationsAccepted, NotificationStatus, Receipt
 from tocsin.wire.problems import RecordError
 
@@ -46,6 +46,9 @@ MAX_IDEMPOTENCY_KEY = 128
 SMALL_BYTES = 16_384  # a body up to this size is worked on at once
 MAX_BULKY = 2  # others at once: one stores while the next is decoded
 STEP_RECORDS = 100
+AFTER_OTHERS_S = (
+    0.8  # for a second server, once the first has stored its part: the receipts have to go out in time
+)
 
 IDEMPOTENCY_KEY = Parameter(
     name="Idempotency-Key",
@@ -214,14 +217,20 @@ class Notifications(Application):
             by_lane[item.lane].append(item)
         receipts: list[Receipt] = []
         errors: list[RecordError] = []
+        away: dict[LaneName, StorageUnavailableError] = {}
         for lane in sorted(by_lane):
             members = by_lane[lane]
+            elsewhere = self._lanes.others(lane) & {receipt.lane for receipt in receipts}
+            known = next((error for one, error in away.items() if one not in self._lanes.others(lane)), None)
             try:
-                placements, durability = await self._lanes.append(
-                    lane, [item.record for item in members], idempotency_key=key, fingerprint=fingerprint
+                if known is not None:
+                    raise known
+                placements, durability = await self._append(
+                    lane, members, key, fingerprint, AFTER_OTHERS_S if elsewhere else None
                 )
             except (OverloadedError, StorageUnavailableError) as error:
-                elsewhere = self._lanes.others(lane) & {receipt.lane for receipt in receipts}
+                if isinstance(error, StorageUnavailableError):
+                    away[lane] = error
                 kept = receipts if isinstance(error, OverloadedError) else elsewhere
                 if atomic and len(by_lane) > 1 and (receipts or not isinstance(error, OverloadedError)):
                     raise unfinished(lane, key, error) from error
@@ -234,6 +243,17 @@ class Notifications(Application):
                     for item, placement in zip(members, placements, strict=True)
                 ]
         return sorted(receipts, key=lambda receipt: receipt.index), errors
+
+    async def _append(
+        self, lane: LaneName, members: list[Accepted], key: str, fingerprint: str, limit_s: float | None
+    ) -> tuple[list[Placement], Durability]:
+        try:
+            async with asyncio.timeout(limit_s):
+                return await self._lanes.append(
+                    lane, [item.record for item in members], idempotency_key=key, fingerprint=fingerprint
+                )
+        except TimeoutError:
+            raise StorageUnavailableError(f"the server of {lane} does not answer") from None
 
     async def status(self, request: Request) -> NotificationStatus:
         """What became of one notification."""

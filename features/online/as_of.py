@@ -87,5 +87,6 @@ class AsOf:
             except StorageUnavailableError:
                 if self._newest is None:
                     raise
+                self._read_at = self._clock.monotonic()  # a question waits once, not at each step
         now = self._clock.now()
         return now if self._newest is None else latest_as_of(self._newest, now)

@@ -25,11 +25,14 @@ def main(arguments: list[str]) -> None:
     """Until there is nothing left to do.
 
     Args:
-        arguments: HAProxy's binary, Ray's configuration file, the process to watch, and Ray's manager of it.
+        arguments: HAProxy's binary, Ray's configuration file, the process to watch, Ray's manager of it, and that
+            one's parent: the raylet, which lives as long as the node.
     """
-    binary, config, watched, manager = arguments[0], Path(arguments[1]), int(arguments[2]), int(arguments[3])
-    raylet = parent_of(manager)
+    binary, config = arguments[0], Path(arguments[1])
+    watched, manager, raylet = map(int, arguments[2:])
     node = handle_of(raylet) if raylet > 1 else None
+    if raylet > 1 and node is None:
+        return
     manager_handle = handle_of(manager)
     process = handle_of(watched)
     if process is not None:
@@ -74,14 +77,6 @@ def handle_of(pid: int) -> int | None:
         return os.pidfd_open(pid)
     except OSError:
         return None
-
-
-def parent_of(pid: int) -> int:
-    """The parent of a process; 0 where it has ended."""
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[1])
-    except OSError:
-        return 0
 
 
 if __name__ == "__main__":

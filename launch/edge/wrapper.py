@@ -123,6 +123,7 @@ def replace_file(path: Path, text: str) -> None:
 def leave_watcher(binary: str, config: Path) -> None:
     """A process of its own, no child of HAProxy, that waits for the end of this process id."""
     watched, manager = os.getpid(), os.getppid()
+    given = [binary, str(config), *map(str, (watched, manager, parent_of(manager)))]
     child = os.fork()
     if child:
         os.waitpid(child, 0)
@@ -134,10 +135,16 @@ def leave_watcher(binary: str, config: Path) -> None:
     log = os.open(config.with_name(STAND_IN_LOG), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    module = "launch.edge.stand_in"
-    os.execv(  # noqa: S606 (ourselves)
-        sys.executable, [sys.executable, "-S", "-m", module, binary, str(config), str(watched), str(manager)]
-    )
+    command = [sys.executable, "-S", "-m", "launch.edge.stand_in", *given]
+    os.execv(sys.executable, command)  # noqa: S606 (ourselves)
+
+
+def parent_of(pid: int) -> int:
+    """The parent of a process; 0 where it has ended."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
 
 
 if __name__ == "__main__":

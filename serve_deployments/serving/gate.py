@@ -42,6 +42,7 @@ from tocsin.wire.lanes import LaneName
 
 log = logging.getLogger(__name__)
 
+SAMPLE_WAIT_S = 0.25  # of a send's deadline; the write itself gets the most of it
 RATE_WINDOW_S = 1.0  # the drain rate is measured over at least this long
 PACE_S = 1.0  # how fast what is known of a lane's capacity follows: blocks are settled in bunches
 REMEMBERED_S = 600  # how long a source counts after it sent something
@@ -200,7 +201,8 @@ class Gate:
         if age_s > SAMPLE_S and server.task is None:
             server.task = asyncio.create_task(self._renew(server))
         if age_s > STALE_S and server.task is not None:
-            await asyncio.shield(server.task)  # shared: a caller that goes away must not end it
+            # Shared, and not ended by a caller that goes away. Where it takes longer, the sample before it has to do.
+            await asyncio.wait({server.task}, timeout=SAMPLE_WAIT_S)
         sample = self._samples.get(lane)
         if sample is None:
             return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Sequence
 
@@ -16,6 +17,7 @@ from tocsin.streams.records import Placement, Record
 from tocsin.wire.lanes import Durability, LaneName
 
 FACTS_TTL_S = 30.0
+FACTS_WAIT_S = 0.25  # of a send's deadline; the write itself gets the most of it
 CONFIRM_MS = 1200  # under `everysec` a sync begins once a second; below WRITE_TIMEOUT_S
 MAX_CONFIRMING = 32  # of the 64 requests of a replica, and of the connections to a server
 
@@ -96,10 +98,18 @@ class LaneSet:
     async def _ask(self, client: aioredis.Redis) -> ServerFacts:
         now = time.monotonic()
         asked_at, facts = self._facts.get(client, (0.0, None))
-        if facts is None or now - asked_at > FACTS_TTL_S:
+        if facts is None:
             facts = await inspect(client)
-            if (
-                self._facts.get(client, (now, None))[0] <= now
-            ):  # else somebody asked later, and has the newer ones
-                self._facts[client] = (now, facts)
+        elif now - asked_at > FACTS_TTL_S:
+            try:
+                async with asyncio.timeout(FACTS_WAIT_S):
+                    facts = await inspect(client)
+            except TimeoutError:
+                return facts  # as before; the write finds out whether it hangs
+        else:
+            return facts
+        if (
+            self._facts.get(client, (now, None))[0] <= now
+        ):  # else somebody asked later, and has the newer ones
+            self._facts[client] = (now, facts)
         return facts

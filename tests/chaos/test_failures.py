@@ -88,17 +88,11 @@ def test_while_storage_hangs_sends_are_refused_and_answers_degrade(
     refused = httpx2.post(
         f"{url}/v1/notifications", json={"type": "emergency", "title": "x", "recipient": "r"}, timeout=20
     )
-    assert refused.status_code == 503
+    assert refused.status_code in {503, 504}  # 504 where the deadline passes first
     assert int(refused.headers["retry-after"]) >= 1
     assert refused.headers["content-type"] == "application/problem+json"
-    assert (
-        httpx2.post(
-            f"{url}/v1/activity",
-            json={"advertiser_id": "a", "event_time": "2020-01-01T00:00:00Z"},
-            timeout=20,
-        ).status_code
-        == 503
-    )
+    activity = {"advertiser_id": "a", "event_time": "2020-01-01T00:00:00Z"}
+    assert httpx2.post(f"{url}/v1/activity", json=activity, timeout=20).status_code in {503, 504}
     churn = httpx2.get(f"{url}/v1/churn/{trained[5]}", timeout=20)
     assert churn.status_code == 200, churn.text
     assert churn.json()["degraded"] is True

@@ -17,7 +17,7 @@ from tests.support import eventually
 from tocsin.wire.problems import Problem
 
 Held = Callable[[Callable[[], httpx2.Response]], tuple[httpx2.Response, float]]
-LONGEST_S = 3.0  # nobody is held beyond it
+LONGEST_S = 4.5  # 3 s, as the table is held to, and what a busy machine adds to the stopwatch
 
 
 def assert_problem(answer: httpx2.Response, status: int, *, repeat: bool = True) -> None:

@@ -1,9 +1,16 @@
 from __future__ import annotations
 
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
-from routing.intake.admission import AdmissionDecision, AdmissionReason
-from serve_deployments.serving.gate import LaneSample, ServerMemory, capacity, read_memory, refusal
+from routing.intake.admission import AdmissionDecision, AdmissionPolicy, AdmissionReason
+from serve_deployments.serving import gate as gate_module
+from serve_deployments.serving.gate import Gate, LaneSample, ServerMemory, capacity, read_memory, refusal
+from tests.fakes import ManualClock
+from tocsin.settings import Settings
 from tocsin.wire.lanes import LaneName
 
 INFO = "# Memory\r\nused_memory:1500\r\nused_memory_human:1.46K\r\nmaxmemory:4000\r\nmem_not_counted_for_evict:500\r\n"
@@ -63,3 +70,34 @@ def test_bunches_are_not_taken_for_the_pace() -> None:
         finished += 400 if step % 4 == 0 else 0
         known = capacity(known, before, sample((step + 1) / 4, 5000, finished))
     assert 200.0 < known < 600.0  # of 400, where a bunch alone looks like 1,600
+
+
+async def test_a_send_does_not_wait_for_a_server_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It goes by the sample before; where there never was one, the gate lets in, and the write finds out."""
+    asked = asyncio.Event()
+
+    async def never(_lane: object) -> LaneSample:
+        asked.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    monkeypatch.setattr(gate_module, "take_sample", never)
+    monkeypatch.setattr(gate_module, "SAMPLE_WAIT_S", 0.0)
+    lane: Any = SimpleNamespace(
+        name="p2", client=object(), keys=SimpleNamespace(reports="", shares=""), partitions=1
+    )
+    policy = AdmissionPolicy.of(Settings.from_env({}))
+    clock = ManualClock()
+    gate = Gate({LaneName.P2: lane}, policy, clock)
+    assert await gate.facts(LaneName.P2) is None
+    assert asked.is_set()
+    gate._samples[LaneName.P2] = sample(0.0, 7, 3)
+    gate._drains[LaneName.P2] = (gate._samples[LaneName.P2], 0.0)
+    clock.advance(60)
+    facts = await gate.facts(LaneName.P2)
+    assert facts is not None
+    assert facts.waiting == 7
+    task = gate._servers[LaneName.P2].task
+    assert task is not None
+    task.cancel()
+    await asyncio.wait({task})
