@@ -4,8 +4,8 @@ A body is one JSON object, a JSON array of them, or NDJSON (one object a line). 
 pass; only a batch with a fault in it is taken apart record by record to say which one and why.
 
 A name given twice in one object is refused, for a reader cannot know which was meant. The decoder does not notice,
-so the JSON is read a second time: 2 to 3 us for a record that is decoded on its own, and an array up to
-`MAX_CHECKED_BYTES`; a larger array that is good otherwise is not looked at, it would take a third longer
+so the JSON is read a second time: about 2 us for a record that is decoded on its own, and for an array up to
+`MAX_CHECKED_BYTES`; a larger array that is good otherwise is not looked at, it would take nearly twice as long
 (`benchmarks/routing/decoding.py`).
 """
 
