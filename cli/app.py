@@ -13,7 +13,7 @@ from rich import box
 from rich.table import Table
 
 from cli import evaluate as evaluation
-from cli import features, read_options, recipients
+from cli import features, import_files, recipients
 from cli.dlq import dlq
 from cli.models import models
 from cli.output import JsonFlag, console, emit
@@ -167,7 +167,7 @@ def evaluate(
     activity: Annotated[
         Path | None,
         typer.Option(
-            help=f"What advertisers did, a row each time. {read_options.FILES}",
+            help=f"What advertisers did, a row each time. {import_files.FILES}",
             exists=True,
             rich_help_panel=evaluation.OF_A_LOG,
         ),
@@ -236,10 +236,10 @@ def evaluate(
             help="Its column that says who left: yes or no, 1 or 0.", rich_help_panel=evaluation.OF_A_TABLE
         ),
     ] = "Churn",
-    time_format: read_options.TimeFormat = "",
-    decimal: read_options.Decimal = "",
-    encoding: read_options.Encoding = "",
-    delimiter: read_options.Delimiter = "",
+    time_format: import_files.TimeFormat = "",
+    decimal: import_files.Decimal = "",
+    encoding: import_files.Encoding = "",
+    delimiter: import_files.Delimiter = "",
     html: Annotated[Path | None, typer.Option(help="Also write a page with pictures here.")] = None,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 7,
     json: JsonFlag = False,
@@ -322,7 +322,7 @@ def config(*, json: JsonFlag = False) -> None:
 
 @imports.command("activity")
 def import_activity(
-    file: Annotated[Path, typer.Argument(help=read_options.FILES, show_default=False)],
+    file: Annotated[Path, typer.Argument(help=import_files.FILES, show_default=False)],
     *,
     mapping: Annotated[
         list[str] | None,
@@ -335,10 +335,10 @@ def import_activity(
     rejects: Annotated[
         Path | None, typer.Option(help="Where bad rows go. Default: FILE.rejects.jsonl alongside the file.")
     ] = None,
-    time_format: read_options.TimeFormat = "",
-    decimal: read_options.Decimal = "",
-    encoding: read_options.Encoding = "",
-    delimiter: read_options.Delimiter = "",
+    time_format: import_files.TimeFormat = "",
+    decimal: import_files.Decimal = "",
+    encoding: import_files.Encoding = "",
+    delimiter: import_files.Delimiter = "",
     json: JsonFlag = False,
 ) -> None:
     """Send a table of advertiser activity to the platform. Importing it again changes nothing."""

@@ -128,17 +128,17 @@ def now_lines(as_of: dict[str, Any], clock: float) -> list[str]:
     `clock` is the time, epoch seconds.
     """
     newest, setting = as_of["newest_event"], as_of["setting"]
-    why = {
+    reason = {
         "now": "the clock (--as-of now)",
         "latest": "the midnight after the newest event (--as-of latest)",
     }.get(setting, f"it was set (--as-of {setting})")
     if setting == "latest" and (newest is None or as_of["moment"] >= clock - 60.0):
-        why = "the clock, which the data has reached (--as-of latest)"
+        reason = "the clock, which the data has reached (--as-of latest)"
     if setting == "latest" and newest is None:
-        why = "the clock, as there is no data yet (--as-of latest)"
+        reason = "the clock, as there is no data yet (--as-of latest)"
     if setting == "latest" and as_of["ahead"]:
-        why = "where the data as a whole ends (--as-of latest)"
-    lines = [f"now        {_minute(as_of['moment'])}: {why}"]
+        reason = "where the data as a whole ends (--as-of latest)"
+    lines = [f"now        {_minute(as_of['moment'])}: {reason}"]
     if setting == "latest" and as_of["ahead"]:
         lines.append(
             f"           [yellow]{as_of['ahead']:,} with events up to {_minute(newest)}, over 7 days after all others, "

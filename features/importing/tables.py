@@ -34,7 +34,7 @@ _OTHERS = {
 }
 
 
-class Part(NamedTuple):
+class TableFile(NamedTuple):
     """One file of a table: its columns, how it is written (None: Parquet), and what its folders say of all its rows."""
 
     path: Path
@@ -48,7 +48,7 @@ class Table(NamedTuple):
 
     path: Path
     columns: tuple[str, ...]
-    parts: tuple[Part, ...]
+    parts: tuple[TableFile, ...]
 
     @property
     def delimiter(self) -> str:
@@ -132,21 +132,21 @@ def readable(path: Path) -> Iterator[None]:
         raise UnreadableFileError(f"{path} cannot be read: {error}", hint="it may be truncated") from error
 
 
-def _rows_of(part: Part, wanted: Sequence[str]) -> Iterator[Row]:
+def _rows_of(part: TableFile, wanted: Sequence[str]) -> Iterator[Row]:
     if part.text is None:
         return parquet_files.read(part.path, part.columns, wanted)
     return text_files.read(part.path, part.text, part.columns, wanted)
 
 
-def _open_file(path: Path, fixed: Mapping[str, str | None], options: ReadOptions) -> Part:
+def _open_file(path: Path, fixed: Mapping[str, str | None], options: ReadOptions) -> TableFile:
     suffix = _suffix(path)
     with path.open("rb") as file:
         is_parquet = file.read(4) == b"PAR1"
     if is_parquet or suffix in PARQUET_SUFFIXES:
-        return Part(path, parquet_files.look(path), None, fixed)
+        return TableFile(path, parquet_files.look(path), None, fixed)
     if suffix in text_files.SUFFIXES or (not suffix and path.suffix.lower() in text_files.COMPRESSED):
         written, columns = text_files.look(path, suffix, options)
-        return Part(path, columns, written, fixed)
+        return TableFile(path, columns, written, fixed)
     known = ", ".join(PARQUET_SUFFIXES + text_files.SUFFIXES)
     raise UnreadableFileError(
         f"{path} has the unknown extension {suffix!r}" if suffix else f"{path} has no extension",
@@ -216,7 +216,7 @@ def _fixed(folders: Sequence[str]) -> dict[str, str | None]:
     return {unquote(name): None if value == _NO_VALUE else unquote(value) for name, _, value in pairs}
 
 
-def _refuse_faults(part: Part, wanted: Sequence[str]) -> None:
+def _refuse_faults(part: TableFile, wanted: Sequence[str]) -> None:
     for name in wanted:
         if part.columns.count(name) > 1:
             raise UnreadableFileError(

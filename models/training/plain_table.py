@@ -25,7 +25,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from features.importing.money import DecimalMark, decimal_mark, money
 from features.importing.options import LOOK, ReadOptions
-from features.importing.tables import Part, open_table, readable
+from features.importing.tables import TableFile, open_table, readable
 from features.importing.text_files import open_text
 from features.missing import stands_for_nothing
 from models.dataset.labels import LabelCounts, count_labels
@@ -160,7 +160,7 @@ def _read(path: str | os.PathLike[str], options: ReadOptions) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True) if len(frames) > 1 else frames[0]
 
 
-def _frame_of(part: Part, options: ReadOptions) -> pd.DataFrame:
+def _frame_of(part: TableFile, options: ReadOptions) -> pd.DataFrame:
     repeated = sorted({name for name in part.columns if part.columns.count(name) > 1})
     if repeated:
         raise UnreadableFileError(

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import gzip
 import os
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from tests.support import eventually
 from tocsin import Client
 from tocsin.settings import Settings
 
@@ -34,8 +37,10 @@ def test_status_is_for_people_and_for_machines(settings: Settings) -> None:
         if line.strip().startswith(("p0", "p1", "p2", "activity"))
     ]
     assert len(table) == 4, "a lane's row wraps on 80 columns"
+    assert "--as-of latest" in next(line for line in shown.stdout.splitlines() if line.startswith("now "))
     told = msgspec.json.decode(tocsin(settings, "status", "--json").stdout)
     assert told["readiness"]["ready"] is True
+    assert told["status"]["as_of"]["setting"] == "latest"
     assert told["run"]["base_url"] == settings.base_url
 
 
@@ -105,6 +110,47 @@ def test_alerts_ride_the_lane_of_their_severity_and_only_once(settings: Settings
     assert first["lanes"] == {"p0": 39, "p1": 49, "p2": 75}
     assert (first["accepted"], first["duplicates"], first["rejected"]) == (163, 0, [])
     assert second["duplicates"] == 163
+
+
+ALERT = (
+    "<alert xmlns='urn:oasis:names:tc:emergency:cap:1.2'><identifier>{id}</identifier><status>Actual</status>"
+    "<msgType>Alert</msgType><info><event>Wind</event><severity>Minor</severity><expires>{end}</expires>"
+    "<headline>{title}</headline><area><areaDesc>Coast</areaDesc></area></info></alert>"
+)
+
+
+def test_alerts_that_are_refused_hold_up_none_of_the_others(settings: Settings, tmp_path: Path) -> None:
+    """Here (no date) and by the platform (an end in 1970), before, between and behind good ones."""
+    ends = {0: "1970-01-01T00:00:00Z", 1_500: "1970-01-01T00:00:00Z", 7: "tomorrow"}
+    alerts = [
+        ALERT.format(id=f"many-{at}", end=ends.get(at, "9999-12-31T23:59:59Z"), title=f"Wind {at}")
+        for at in range(2_500)
+    ]
+    file = tmp_path / "alerts.xml"
+    file.write_text(f"<alerts>{''.join(alerts)}</alerts>", encoding="utf-8")
+    done = tocsin(settings, "import", "alerts", str(file), "--json")
+    assert done.returncode == 0, done.stderr
+    result = msgspec.json.decode(done.stdout)
+    assert (result["accepted"], result["duplicates"]) == (2_497, 0)
+    assert [reject["position"] for reject in result["rejected"]] == [0, 7, 1_500]
+    shown = tocsin(settings, "import", "alerts", str(file))
+    assert "3 rejected" in shown.stdout.replace("\n", " ")
+    assert "entry 1500" in shown.stdout
+
+
+def test_one_record_dated_today_moves_nobody(
+    settings: Settings, client: Client, trained: list[str], tmp_path: Path
+) -> None:
+    before = client.features(trained[0])
+    file = tmp_path / "stray.csv.gz"
+    today = datetime.now(UTC).isoformat()
+    file.write_bytes(gzip.compress(f"advertiser_id,event_time\nstray,{today}\n".encode()))
+    result = msgspec.json.decode(tocsin(settings, "import", "activity", str(file), "--json").stdout)
+    assert (result["accepted"], result["as_of"]["ahead"]) == (1, 1)
+    assert result["as_of"]["moment"] == before.as_of.timestamp()
+    shown = tocsin(settings, "status").stdout
+    assert "1 with events up to" in shown
+    eventually(lambda: client.features(trained[0]).as_of == before.as_of, what="the same now")
 
 
 def test_every_setting_is_explained(settings: Settings) -> None:
