@@ -23,7 +23,7 @@ from launch.run_record import clear_killed, read_run
 from tocsin.settings import Settings
 from tocsin.storage.embedded import read_endpoint, stop_process
 
-START_S = 150.0
+START_S = 200.0
 STOP_S = 60.0
 MEMBER_TITLES = ("ray::RouterActor", "ray::ShardActor", "ray::PoolMember")
 REPLICA_TITLE = "ray::ServeReplica:"
