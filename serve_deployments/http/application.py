@@ -206,7 +206,7 @@ def _run(app: Application, endpoint: Endpoint) -> Handler:
             return problem_response(error, request)
         except TimeoutError:
             if not deadline.expired():  # one of the handler's own that it did not expect
-                log.exception("%s %s failed", request.method, request.url.path)
+                log.exception("%s: %s %s failed", type(app).__name__, endpoint.method, endpoint.path)
                 return _unexpected(request, None)
             return problem_response(DeadlineExceededError(deadline_s), request)
         except ClientDisconnect:
