@@ -19,12 +19,16 @@ STATUS_TEXT = {
     404: "Not known",
     405: "Not a method of this path: `Allow` lists them",
     409: "The request contradicts what is stored: an idempotency key used for another request, a mask without a value",
+    408: "The request did not arrive in time: send it again, in one piece",
     413: "The body is larger than 8 MiB, as sent or inflated",
     415: "Neither JSON nor NDJSON, or a `Content-Encoding` other than gzip and deflate",
     422: "A record or parameter is invalid: names the field and the limit",
     429: "Shed: try again after `Retry-After`",
-    503: "Storage or the model is unavailable: try again after `Retry-After`",
+    502: "The replica that had the request ended before it answered: try again after `Retry-After`",
+    503: "Storage, the model or this part of the platform is unavailable: try again after `Retry-After`",
+    504: "No answer in time; the request may have been carried out: repeat it with the same `Idempotency-Key`",
 }
+EVERYWHERE = (408, 502, 503, 504)  # answered by the edge, whatever the operation; 504 by a replica as well
 # Requests whose texts `refuse_control_characters` looks at.
 CLEAN = (
     "NotificationRequest",
@@ -150,7 +154,7 @@ def _operation(table: ApplicationTable, endpoint: Endpoint, refs: dict[str, Any]
         }
         for status in (endpoint.status, *endpoint.also)
     }
-    for status in sorted({*endpoint.problems, table.shed_status}):
+    for status in sorted({*endpoint.problems, table.shed_status, *EVERYWHERE}):
         answer = answers.setdefault(str(status), {"description": STATUS_TEXT[status], "content": {}})
         answer["content"]["application/problem+json"] = {"schema": refs[repr(Problem)]}
     operation: dict[str, Any] = {
