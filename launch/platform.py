@@ -27,8 +27,8 @@ from launch.runs import logs
 from launch.runs.private_files import UMASK, close_to_others
 from launch.runs.processes import MARK, children, end_all, mark, of_folder, remember, storage_pids
 from launch.runs.ray_part import RayPart, forget_ray
+from launch.runs.serve_part import await_ready, deploy
 from launch.runs.watcher import RestartNeededError, Watcher
-from launch.serve_applications import await_ready, deploy
 from launch.storage import check_places, prepare
 from launch.supervisor_watch import SupervisorWatch
 from tocsin.errors import ConfigurationError, TocsinError

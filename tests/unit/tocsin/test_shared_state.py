@@ -168,7 +168,9 @@ class LeaseServer:
         await self._give_way()
         return found
 
-    async def acquire(self, _client: Any, *, leases: Sequence[str], name: str, ttl_ms: int) -> list[bool]:
+    async def acquire(
+        self, _client: Any, *, leases: Sequence[str], name: str, ttl_ms: int, **_named: Any
+    ) -> list[bool]:
         await self._give_way()
         assert ttl_ms > 0
         found = [self.owners.setdefault(lease, name) == name for lease in leases]
