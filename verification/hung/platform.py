@@ -25,7 +25,7 @@ from tocsin.storage.embedded import read_endpoint, stop_process
 
 START_S = 200.0
 STOP_S = 60.0
-MEMBER_TITLES = ("ray::RouterActor", "ray::ShardActor", "ray::PoolMember")
+MEMBER_TITLES = ("ray::MemberShell", "ray::router-", "ray::shard-")
 REPLICA_TITLE = "ray::ServeReplica:"
 
 
