@@ -16,7 +16,7 @@ from ray.util import list_named_actors
 
 from actors.members import Assemble, MemberStats, PoolMember
 from actors.supervisor import OpenGuard, Supervisor
-from tocsin.actor_names import NAMESPACE, SUPERVISOR, kind_of, member_name, member_names
+from tocsin.actor_names import NAMESPACE, P0_STANDBY, SUPERVISOR, kind_of, member_name, member_names
 from tocsin.processes import ProcessRecord, end_process
 from tocsin.settings import Settings
 from tocsin.telemetry.logs import log_folder, write_logs
@@ -111,7 +111,12 @@ class SupervisorShell(Supervisor):
 
     def __init__(self, settings: Settings, assemble: Assemble, guard: OpenGuard) -> None:
         write_logs("supervisor", log_folder(settings.data_path))
-        super().__init__(settings, RayPool(settings, assemble), guard)
+        super().__init__(
+            settings,
+            RayPool(settings, assemble),
+            guard,
+            standby=lambda: PoolMember(P0_STANDBY, LaneName.P0, settings, assemble),
+        )
         self.start()
 
 

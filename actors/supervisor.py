@@ -2,8 +2,8 @@
 
 It only decides how many members there are; who owns which partition the members settle among themselves, so a
 supervisor that is down for a while costs nothing but reaction. It also replaces members that are alive and do nothing
-(`actors.watch`), and beats itself: the process that started the platform brings it back the same way. Where members ask
-for a place that no node has, Ray's own autoscaler adds nodes.
+(`actors.watch`), and consumes p0 itself while no router does (`actors.standby`). It beats too: the process that started
+the platform brings it back the same way. Where members ask for a place that no node has, Ray's autoscaler adds nodes.
 
 It is also where the guard of a model's rollout is at work: there is one supervisor, and it needs nothing else.
 """
@@ -19,9 +19,11 @@ from concurrent.futures import Future
 from typing import Protocol
 
 from actors.scaling import PoolBounds, PoolLoad, ScalingPolicy, plan
+from actors.standby import Member, Standby
 from actors.watch import lane_watch
 from actors.watchdog import LOOK_S
 from tocsin.background import repeat
+from tocsin.clock import SystemClock
 from tocsin.processes import ProcessRecord, this_process
 from tocsin.settings import Settings
 from tocsin.storage.connect import WRITE_TIMEOUT_S
@@ -82,10 +84,14 @@ class Supervisor:
         settings: Bounds, server, partitions.
         pool: Where members are started and stopped.
         guard: Puts the guard of the models' rollouts together; heavy, so the first sample does not wait for it.
+        standby: Starts a p0 member in this process, for when no other does anything; None: nobody stands in.
     """
 
-    def __init__(self, settings: Settings, pool: Pool, guard: OpenGuard) -> None:
+    def __init__(
+        self, settings: Settings, pool: Pool, guard: OpenGuard, standby: Callable[[], Member] | None = None
+    ) -> None:
         self._settings = settings
+        self._start_standby = standby
         self._pool = pool
         self._open_guard = guard
         self._loads: dict[LaneName, PoolLoad] = {}
@@ -148,13 +154,26 @@ class Supervisor:
     async def _watch_members(self, server: Server, lane: LaneName, stopping: asyncio.Event) -> None:
         """Replace members of a lane that are alive and do nothing."""
         watch = lane_watch(server, self._settings, lane, self._pool.replace)
-        await repeat(
-            f"supervisor: watching the members of {lane}",
-            watch.look,
-            every_s=LOOK_S,
-            until=stopping,
-            level=logging.DEBUG,  # sampling says so when storage is away
-        )
+        standby = None
+        if lane is LaneName.P0 and self._start_standby is not None:
+            standby = Standby(f"lane {lane}", self._start_standby, SystemClock())
+
+        async def look() -> None:
+            beating = await watch.look()
+            if standby is not None:
+                await standby.look(beating)
+
+        try:
+            await repeat(
+                f"supervisor: watching the members of {lane}",
+                look,
+                every_s=LOOK_S,
+                until=stopping,
+                level=logging.DEBUG,  # sampling says so when storage is away
+            )
+        finally:
+            if standby is not None:
+                await standby.end()
 
     async def _watch_rollouts(self, servers: Servers, stopping: asyncio.Event) -> None:
         """The guard of the models' rollouts; without it the pools are still watched."""

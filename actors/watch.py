@@ -59,8 +59,8 @@ class PoolWatch:
         self._replace = replace
         self._watchdog = Watchdog()
 
-    async def look(self) -> None:
-        """Look once, and replace who is hung.
+    async def look(self) -> int:
+        """Look once, and replace members that are hung. Returns how many beat.
 
         Raises:
             StorageUnavailableError: the server does not answer; then nobody is judged.
@@ -77,6 +77,10 @@ class PoolWatch:
             and is_hung(silent_s, self._policy, stopped=is_stopped(processes[name]))
         ]
         await asyncio.gather(*(self._end(name, processes[name], silent[name]) for name in hung))
+        return sum(
+            beats.get(name) is not None and silent_s < self._policy.stopped_s
+            for name, silent_s in silent.items()
+        )
 
     async def _end(self, name: str, process: ProcessRecord, silent_s: float) -> None:
         log.error("%s (process %d) has done nothing for %.1f s; replaced", name, process.pid, silent_s)

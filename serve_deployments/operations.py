@@ -135,6 +135,8 @@ def lane_check(lane: LaneName, consumers: Sequence[str], oldest_s: float) -> Che
     warning = (
         f"the oldest of {lane} has waited {oldest_s:.0f} s though it is consumed; {RUNBOOK}" if late else ""
     )
+    if list(consumers) == [P0_STANDBY]:
+        warning = f"only the supervisor's stand-in consumes {lane}; its own members do nothing; {RUNBOOK}"
     return Check(name=name, ok=True, detail=f"{len(consumers)} consumers", warning=warning)
 
 

@@ -7,6 +7,9 @@ from tocsin.wire.lanes import LaneName
 
 NAMESPACE = "tocsin"  # Ray's, of every actor of ours
 SUPERVISOR = "supervisor"
+P0_STANDBY = (
+    "router-p0-standby"  # no actor of its own: it consumes within the supervisor, while no other does
+)
 
 
 def kind_of(lane: LaneName) -> str:
