@@ -24,7 +24,7 @@ from serve_deployments.http.application import Application, Endpoint, json_respo
 from serve_deployments.metrics import scrape
 from serve_deployments.serving.gate import take_sample
 from serve_deployments.serving.lane_set import LaneSet
-from tocsin.actor_names import SUPERVISOR
+from tocsin.actor_names import P0_STANDBY, SUPERVISOR
 from tocsin.clock import SystemClock
 from tocsin.errors import TocsinError
 from tocsin.keys import LaneKeys
