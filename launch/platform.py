@@ -90,6 +90,7 @@ class Platform:
         self._check_ports()
         self._check_accounts()
         check_places(self.settings)
+        self._check_rules()
         storage = self._start_storage()
         self._record(storage, ready=False)
         self._start_ray(scratch)
@@ -118,6 +119,13 @@ class Platform:
             from routing.channels.configured import check_accounts
 
             check_accounts(self.settings)
+
+    def _check_rules(self) -> None:
+        """Rules of priority that cannot be used are found here, not when the first replica starts."""
+        if self.settings.rules:
+            from routing.intake.rules import read_rules
+
+            read_rules(Path(self.settings.rules))
 
     def _start_storage(self) -> str:
         """Returns a line about it for the record."""

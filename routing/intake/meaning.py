@@ -86,10 +86,12 @@ class Hit(msgspec.Struct, frozen=True):
 
     @property
     def first(self) -> int:
+        """The place of its first word."""
         return self.places[0]
 
     @property
     def last(self) -> int:
+        """The place of its last word."""
         return self.places[-1]
 
 
@@ -281,9 +283,10 @@ RANK = {
 }
 
 
-def _rank(one: Meaning) -> int:
-    """A drill of nothing dangerous is only a test: it says less than anything else."""
-    return RANK[one.reading if one.hazard or one.reading is not Reading.DRILL else Reading.COMMERCIAL]
+def _rank(one: Meaning) -> float:
+    """A drill of nothing dangerous is only a test: it says less than a device does."""
+    only_a_test = one.reading is Reading.DRILL and not one.hazard
+    return RANK[Reading.DEVICE] + 0.5 if only_a_test else RANK[one.reading]
 
 
 def _read(vocabulary: Vocabulary, field: Field, other: Field, *, drill: str) -> list[Meaning]:
@@ -306,34 +309,39 @@ def _read(vocabulary: Vocabulary, field: Field, other: Field, *, drill: str) -> 
 def _clause(vocabulary: Vocabulary, clause: Clause, drill: str) -> Meaning:
     standing = [hit for hit in clause.dangers if hit not in clause.denied]
     if not standing:
-        if clause.denied:
-            return _meaning(Reading.ALL_CLEAR, clause, clause.denied[0], "no")
-        if clause.devices:
-            return _meaning(Reading.DEVICE, clause, clause.devices[0], "")
-        return Meaning()
+        return _without_danger(clause)
     hit = max(standing, key=lambda one: len(one.places))
     if drill:
         return _meaning(Reading.DRILL, clause, hit, drill)
+    reading, because = _turned(vocabulary, clause, standing)
+    return _meaning(reading, clause, hit, because)
+
+
+def _without_danger(clause: Clause) -> Meaning:
+    if clause.denied:
+        return _meaning(Reading.ALL_CLEAR, clause, clause.denied[0], "no")
+    if clause.devices:
+        return _meaning(Reading.DEVICE, clause, clause.devices[0], "")
+    return Meaning()
+
+
+def _turned(vocabulary: Vocabulary, clause: Clause, standing: list[Hit]) -> tuple[Reading, str]:
+    """What the other words of a clause make of its danger, and the word that does; a danger where none does."""
     happening = clause.turn("acute", own=True)
     acute = [one for one in happening if not clause.is_denied(one.first)]
     if happening and not acute:
-        return _meaning(Reading.ALL_CLEAR, clause, hit, "not " + clause.text(happening[0]))
-    ended = _ended(clause, standing, acute)
-    if ended:
-        return _meaning(Reading.ALL_CLEAR, clause, hit, ended)
-    if acute:
-        return _meaning(Reading.DANGER, clause, hit, "")
-    needed = _upkeep(clause, standing)
-    if needed:
-        return _meaning(Reading.UPKEEP, clause, hit, needed)
-    sold = _commerce(clause)
-    if sold:
-        return _meaning(Reading.COMMERCIAL, clause, hit, sold)
-    if all(one.term.group in vocabulary.weather | {"water"} for one in standing):
-        mild = clause.turn("advisory")
-        if mild:
-            return _meaning(Reading.ADVISORY, clause, hit, clause.text(mild[0]))
-    return _meaning(Reading.DANGER, clause, hit, "")
+        return Reading.ALL_CLEAR, "not " + clause.text(happening[0])
+    because = _ended(clause, standing, acute)
+    if because:
+        return Reading.ALL_CLEAR, because
+    if not acute:
+        turns = {Reading.UPKEEP: _upkeep(clause, standing), Reading.COMMERCIAL: _commerce(clause)}
+        if all(one.term.group in vocabulary.mild for one in standing):
+            turns[Reading.ADVISORY] = _first(clause, "advisory")
+        for reading, word in turns.items():
+            if word:
+                return reading, word
+    return Reading.DANGER, ""
 
 
 def _meaning(reading: Reading, clause: Clause, hit: Hit, because: str) -> Meaning:

@@ -128,7 +128,7 @@ class Classifier:
         rule = first_match(self._rules, type_, alert_type, severity)
         decision = self._by_words(type_, alert_type, severity)
         if rule is not None:
-            lane = rule.lane if rule.lane is not None else decision.lane
+            lane = LaneName(rule.lane) if rule.lane is not None else decision.lane
             name = rule.name if rule.lane is not None else decision.rule
             decision = msgspec.structs.replace(
                 decision,
@@ -165,7 +165,7 @@ class Classifier:
                 self._titles = {}
             meaning = self._titles[title] = meaning_of_title(self._vocabulary, title)
         lane = LANE_OF.get(meaning.reading, LaneName.P2) if meaning.hazard else LaneName.P2
-        if lane >= decision.lane and not (lane is LaneName.P0):
+        if lane >= decision.lane and lane is not LaneName.P0:
             return decision
         return msgspec.structs.replace(
             decision, lane=lane, rule="title", meaning=meaning, field="title", asks_title=False

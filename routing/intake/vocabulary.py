@@ -81,7 +81,7 @@ class Vocabulary:
             kind: Terms(self._term(text, kind) for line in by_language.values() for text in split(line))
             for kind, by_language in content["words"].items()
         }
-        self.weather = frozenset(group["name"] for group in content["hazard"] if group.get("weather"))
+        self.mild = frozenset(group["name"] for group in content["hazard"] if group.get("mild"))
         codes = content["codes"]
         self.codes = {code: kind for kind in ("danger", "drill", "minor") for code in codes[kind].split()}
         self.code_words = frozenset(codes["also_words"].split())

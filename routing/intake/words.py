@@ -11,12 +11,12 @@ import unicodedata
 
 _CAMEL = re.compile(r"(?<=[^\W\d_A-Z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|(?<=\d)(?=[A-Z][a-z])")
 _MARKS = re.compile(r"[\u0300-\u036f]")
-_OTHER_LETTERS = str.maketrans({"ł": "l", "ø": "o", "đ": "d", "æ": "ae", "œ": "oe", "ı": "i", "þ": "th"})
-_CLAUSES = re.compile(
-    r"(?:[,;!?。、！？]|\.(?=\s|$)|\s[-\u2013\u2014]\s)+|\b(?:but|aber|pero|mais|maar|ale)\b"
-)
+_OTHER_LETTERS = str.maketrans({"ł": "l", "ø": "o", "đ": "d", "æ": "ae", "œ": "oe", "\u0131": "i", "þ": "th"})
+_CLAUSES = re.compile(r"(?:[,;!?。、]|\.(?=\s|$)|\s[-\u2013\u2014]\s)+|\b(?:but|aber|pero|mais|maar|ale)\b")
 _UNSPACED = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af々ー"
 _WORD = re.compile(rf"[{_UNSPACED}]+|[^\W_{_UNSPACED}]+")
+_SHORTENED = re.compile("(?<=n)['\u2019]t\\b", re.IGNORECASE)  # can't, isn't
+_GLUED = re.compile(r"(?<![A-Za-z])(CO|SOS|EMS|LPG|LNG|H2S)(?=[a-z])")  # COalarm, SOSbutton
 _DIGITS = re.compile(r"(?<=\d)(?=[^\W\d])|(?<=[^\W\d])(?=\d)")
 UNSPACED = re.compile(rf"[{_UNSPACED}]")
 MIN_INITIALS = 3
@@ -33,7 +33,8 @@ def fold(text: str) -> str:
 
 def clauses(text: str) -> list[list[str]]:
     """The words of each clause, as they were written but for camel case; without empty clauses."""
-    composed = unicodedata.normalize("NFKC", text)
+    composed = _GLUED.sub(r"\1 ", text)
+    composed = _SHORTENED.sub("t", unicodedata.normalize("NFKC", composed)).replace("%", " percent ")
     found = [_WORD.findall(_CAMEL.sub(" ", part)) for part in _CLAUSES.split(composed)]
     return [_initials(words) for words in found if words]
 
