@@ -114,12 +114,8 @@ def table_of(found: Classification) -> Table:
     return table
 
 
-def _priority(text: str) -> RequestedPriority | None:
+def _priority(text: str) -> RequestedPriority:
     for known in get_args(RequestedPriority):
         if text == known:
             return known  # type: ignore[no-any-return]
-    if text:
-        raise InvalidRecordError(
-            f"--priority {text!r} is unknown", field="priority", hint="one of p0, p1, p2"
-        )
-    return None
+    raise InvalidRecordError(f"--priority {text!r} is unknown", field="priority", hint="one of p0, p1, p2")

@@ -118,7 +118,7 @@ def to_notification(request: NotificationRequest, *, now: float, traceparent: st
         data=request.data,
         accepted_at=now,
         traceparent=traceparent,
-        priority=request.priority or "",
+        priority=request.priority,
     )
 
 
@@ -137,5 +137,5 @@ def to_request(notification: Notification) -> NotificationRequest:
         expires_at=to_datetime(notification.expires_at) if notification.expires_at else None,
         dedup_key=notification.dedup_key or None,
         data=notification.data,
-        priority=notification.priority or None,  # type: ignore[arg-type]  # as above
+        priority=notification.priority,  # type: ignore[arg-type]  # as above
     )

@@ -79,10 +79,10 @@ class Classifier:
         severity: str,
         *,
         title: str = "",
-        priority: RequestedPriority | None = None,
+        priority: RequestedPriority = "",
     ) -> LaneName:
         """The lane for these; never fails."""
-        key = (type_, alert_type, severity, priority or "")
+        key = (type_, alert_type, severity, priority)
         decision = self._seen.get(key)
         if decision is None:
             decision = self._remember(key)
@@ -97,10 +97,10 @@ class Classifier:
         severity: str,
         *,
         title: str = "",
-        priority: RequestedPriority | None = None,
+        priority: RequestedPriority = "",
     ) -> Classification:
         """The lane, and what decided."""
-        decision = self._decide(type_, alert_type, severity, priority or "")
+        decision = self._decide(type_, alert_type, severity, priority)
         if decision.asks_title and title:
             decision = self._with_title(decision, title)
         meaning = decision.meaning

@@ -31,7 +31,6 @@ from msgspec import Meta
 from routing.intake.words import normalise
 from tocsin.clock import Clock
 from tocsin.errors import ConfigurationError
-from tocsin.wire.classification import RequestedPriority
 
 MAX_RULES = 500
 MAX_FILE_BYTES = 262_144
@@ -48,7 +47,7 @@ class OperatorRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """One rule. Whatever it names must hold; what it leaves out does not matter."""
 
     name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\Z")]
-    lane: RequestedPriority | None = None
+    lane: Literal["p0", "p1", "p2"] | None = None
     types: Texts = ()
     alert_types: Texts = ()
     words: Texts = ()

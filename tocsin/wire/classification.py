@@ -8,7 +8,7 @@ from msgspec import Meta, Struct
 
 from tocsin.wire.lanes import LaneName
 
-RequestedPriority = Literal["p0", "p1", "p2"]
+RequestedPriority = Literal["", "p0", "p1", "p2"]  # empty: left to the rules
 
 
 class ClassificationRequest(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -21,7 +21,7 @@ class ClassificationRequest(Struct, frozen=True, forbid_unknown_fields=True, kw_
         Meta(description="Common Alerting Protocol severity"),
     ] = ""
     title: Annotated[str, Meta(max_length=256)] = ""
-    priority: RequestedPriority | None = None
+    priority: RequestedPriority = ""
 
 
 class Classification(Struct, frozen=True, kw_only=True):

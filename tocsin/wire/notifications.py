@@ -77,11 +77,11 @@ class NotificationRequest(Struct, frozen=True, forbid_unknown_fields=True, kw_on
     ] = None
     data: Annotated[dict[Identifier, Annotated[str, Meta(max_length=1024)]], Meta(max_length=32)] = {}
     priority: Annotated[
-        RequestedPriority | None,
+        RequestedPriority,
         Meta(
             description="Raises the derived priority; lowers it only where a rule of the operator's lets it"
         ),
-    ] = None
+    ] = ""
 
 
 class Receipt(Struct, frozen=True, kw_only=True):
