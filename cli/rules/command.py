@@ -28,7 +28,7 @@ app = typer.Typer(
         "Severe rides p0. The title counts where a device or an alarm speaks and says nothing else.\n\n"
         "Your own rules come first: TOCSIN_RULES names a TOML file, followed while the platform runs.\n\n"
         "\b\n"
-        "    \\[[rule]]\n"
+        "    \\[\\[rule]]\n"
         '    name = "boiler-room"\n'
         '    lane = "p0"                    # left out: the defaults decide\n'
         '    types = ["boiler_*"]           # the whole of type; * stands for anything\n'

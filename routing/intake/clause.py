@@ -36,6 +36,7 @@ class Clause:
         self._vocabulary = vocabulary
         self.words = [word for one in raw for word in vocabulary.words(one)]
         self.patterns = [vocabulary.patterns_of(word) for word in self.words]
+        self._present = frozenset[str]().union(*self.patterns)
         self.harmless = self._longest(self._find(vocabulary.harmless, frozenset()))
         masked = frozenset(place for hit in self.harmless for place in hit.places)
         found = self._find(vocabulary.hazards, masked)
@@ -51,7 +52,7 @@ class Clause:
             if at not in masked:
                 for pattern in patterns:
                     for term in terms.by_first.get(pattern, ()):
-                        places = self._places(term, at, masked)
+                        places = self._present.issuperset(term.patterns) and self._places(term, at, masked)
                         if places:
                             hits.append(Hit(term, places))
         return sorted(hits, key=lambda hit: (hit.first, -len(hit.places)))

@@ -49,7 +49,6 @@ OWN_DEVICES = frozenset(
         "przycisk*",
         "ボタン",
         "センサー",
-        "device",
     }
 )
 
@@ -74,6 +73,7 @@ class Meaning(msgspec.Struct, frozen=True):
     hazard: str = ""
     word: str = ""  # that named the hazard, or the harmless combination
     because: str = ""  # the word that turned it: `drill`, `sale`, `cleared`
+    field: str = ""  # that holds `word`
 
 
 class Field:
@@ -138,20 +138,26 @@ def meaning_of(vocabulary: Vocabulary, type_: str, alert_type: str) -> Meaning:
     Each is read for itself. Where one names a danger and the other none, a drill, an all-clear or a failing device
     in the other holds for both: `smoke_detector` and `low_battery`, `fire` and `drill`.
     """
-    fields = [Field(vocabulary, text) for text in (type_, alert_type)]
-    drill = next((field.drill for field in fields if field.drill), "")
-    real = any(field.real for field in fields)
-    meanings = [
-        one
-        for field, other in (fields, reversed(fields))
-        for one in _read(vocabulary, field, other, drill="" if real else drill)
+    fields = {name: Field(vocabulary, text) for name, text in (("type", type_), ("alert_type", alert_type))}
+    drill = next((field.drill for field in fields.values() if field.drill), "")
+    if any(field.real for field in fields.values()):
+        drill = ""
+    first, second = fields.values()
+    found = [
+        (one, name)
+        for (name, field), other in zip(fields.items(), (second, first), strict=True)
+        for one in _read(vocabulary, field, other, drill=drill)
     ]
-    return min(meanings, key=_rank, default=Meaning())
+    if not found:
+        return Meaning()
+    meaning, name = min(found, key=lambda one: _rank(one[0]))
+    return msgspec.structs.replace(meaning, field=name) if meaning.word else meaning
 
 
 def meaning_of_title(vocabulary: Vocabulary, title: str) -> Meaning:
     """What a title says by itself."""
-    return meaning_of(vocabulary, "", title)
+    found = meaning_of(vocabulary, "", title)
+    return msgspec.structs.replace(found, field="title") if found.word else found
 
 
 RANK = {

@@ -42,7 +42,6 @@ class _Decision(msgspec.Struct, frozen=True):
     lane: LaneName
     rule: str
     meaning: Meaning = Meaning()
-    field: str = ""  # that held the word
     operator: bool = False
     may_lower: bool = False
     asks_title: bool = False  # the title may still raise it
@@ -109,7 +108,7 @@ class Classifier:
             rule=decision.rule,
             hazard=meaning.hazard,
             word=meaning.word,
-            field=decision.field,
+            field=meaning.field,
             reading=meaning.reading.value,
             because=meaning.because,
             drill=meaning.reading is Reading.DRILL,
@@ -143,33 +142,31 @@ class Classifier:
     def _by_words(self, type_: str, alert_type: str, severity: str) -> _Decision:
         meaning = meaning_of(self._vocabulary, type_, alert_type)
         given = severity.strip().casefold()
-        field = self._field(meaning, type_) if meaning.word else ""
         if meaning.reading is Reading.DANGER:
-            return _Decision(LaneName.P0, "danger", meaning, field)
+            return _Decision(LaneName.P0, "danger", meaning)
         if given in URGENT_SEVERITIES:
-            return _Decision(LaneName.P0, "severe", meaning, field)
+            return _Decision(LaneName.P0, "severe", meaning)
         if meaning.reading in LANE_OF and meaning.hazard:
-            return _Decision(LANE_OF[meaning.reading], meaning.reading.value, meaning, field)
+            return _Decision(LANE_OF[meaning.reading], meaning.reading.value, meaning)
         speaks = self._alarm_speaks(type_)
         asks = speaks and meaning.reading is Reading.UNKNOWN
         if given == "moderate":
-            return _Decision(LaneName.P1, "moderate", meaning, field, asks_title=asks)
+            return _Decision(LaneName.P1, "moderate", meaning, asks_title=asks)
         if speaks and self._is_device_alert(type_):
-            return _Decision(LaneName.P1, "device_alert", meaning, field, asks_title=asks)
-        return _Decision(LaneName.P2, "default", meaning, field, asks_title=asks)
+            return _Decision(LaneName.P1, "device_alert", meaning, asks_title=asks)
+        return _Decision(LaneName.P2, "default", meaning, asks_title=asks)
 
     def _with_title(self, decision: _Decision, title: str) -> _Decision:
         meaning = self._titles.get(title)
         if meaning is None:
             if len(self._titles) >= MAX_REMEMBERED:
                 self._titles = {}
-            meaning = self._titles[title] = meaning_of_title(self._vocabulary, title)
+            meaning = meaning_of_title(self._vocabulary, title)
+            self._titles[title] = meaning
         lane = LANE_OF.get(meaning.reading, LaneName.P2) if meaning.hazard else LaneName.P2
         if lane >= decision.lane and lane is not LaneName.P0:
             return decision
-        return msgspec.structs.replace(
-            decision, lane=lane, rule="title", meaning=meaning, field="title", asks_title=False
-        )
+        return msgspec.structs.replace(decision, lane=lane, rule="title", meaning=meaning, asks_title=False)
 
     def _alarm_speaks(self, type_: str) -> bool:
         turns = self._vocabulary.turns["alarm_type"].by_first
@@ -181,9 +178,6 @@ class Classifier:
 
     def _is_device_alert(self, type_: str) -> bool:
         return _words(self._vocabulary, type_)[:2] == ["device", "alert"]
-
-    def _field(self, meaning: Meaning, type_: str) -> str:
-        return "type" if meaning_of(self._vocabulary, type_, "").word == meaning.word else "alert_type"
 
 
 def _words(vocabulary: Vocabulary, text: str) -> list[str]:

@@ -64,6 +64,7 @@ class Vocabulary:
         self._endings: set[str] = set()
         self._unspaced: dict[str, list[str]] = defaultdict(list)
         self._seen: dict[str, frozenset[str]] = {}
+        self._read: dict[str, list[str]] = {}
         hazards = [
             (group["name"], LaneName(group["lane"]), term)
             for group in content["hazard"]
@@ -162,6 +163,14 @@ class Vocabulary:
 
     def words(self, raw: str) -> list[str]:
         """A word as it was written, as the words the vocabulary knows: compounds apart, one wrong letter mended."""
+        found = self._read.get(raw)
+        if found is None:
+            if len(self._read) >= MAX_WORDS_REMEMBERED:
+                self._read.clear()
+            found = self._read[raw] = self._split(raw)
+        return found
+
+    def _split(self, raw: str) -> list[str]:
         if UNSPACED.search(raw):
             return self._take_apart(fold(raw))
         word = fold(raw)
