@@ -78,11 +78,7 @@ class Intake:
 
     def _one(self, index: int, request: NotificationRequest, now: float, traceparent: str) -> Accepted:
         lane = self._classifier.lane(
-            request.type,
-            request.alert_type,
-            request.severity,
-            title=request.title,
-            priority=request.priority,
+            request.type, request.alert_type, request.severity, request.title, request.priority
         )
         body = _encode(Envelope(to_notification(request, now=now, traceparent=traceparent)))
         partition = partition_of(request.recipient, self._partitions[lane])

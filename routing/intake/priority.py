@@ -58,7 +58,8 @@ class Classifier:
     def __init__(self, rules: Sequence[OperatorRule] = (), vocabulary: Vocabulary | None = None) -> None:
         self._rules = tuple(rules)
         self._vocabulary = vocabulary or default_vocabulary()
-        self._seen: dict[tuple[str, str, str, str], _Decision] = {}
+        self._lanes: dict[tuple[str, str, str, str], LaneName] = {}  # whose title does not count
+        self._seen: dict[tuple[str, str, str, str], _Decision] = {}  # whose title does
         self._titles: dict[str, Meaning] = {}
 
     @property
@@ -69,25 +70,26 @@ class Classifier:
     def use(self, rules: Sequence[OperatorRule]) -> None:
         """Put other rules of the operator's in force, from the next notification on."""
         self._rules = tuple(rules)
-        self._seen = {}
+        self._lanes, self._seen = {}, {}
 
     def lane(
         self,
         type_: str,
         alert_type: str,
         severity: str,
-        *,
         title: str = "",
         priority: RequestedPriority = "",
     ) -> LaneName:
         """The lane for these; never fails."""
         key = (type_, alert_type, severity, priority)
+        return self._lanes.get(key) or self._lane(key, title)
+
+    def _lane(self, key: tuple[str, str, str, str], title: str) -> LaneName:
+        """The lane of a combination that is new, or whose title counts."""
         decision = self._seen.get(key)
         if decision is None:
             decision = self._remember(key)
-        if decision.asks_title and title:
-            return self._with_title(decision, title).lane
-        return decision.lane
+        return (self._with_title(decision, title) if title and decision.asks_title else decision).lane
 
     def explain(
         self,
@@ -118,9 +120,13 @@ class Classifier:
         )
 
     def _remember(self, key: tuple[str, str, str, str]) -> _Decision:
-        if len(self._seen) >= MAX_REMEMBERED:
-            self._seen = {}
-        decision = self._seen[key] = self._decide(*key)
+        if len(self._lanes) + len(self._seen) >= MAX_REMEMBERED:
+            self._lanes, self._seen = {}, {}
+        decision = self._decide(*key)
+        if decision.asks_title:
+            self._seen[key] = decision
+        else:
+            self._lanes[key] = decision.lane
         return decision
 
     def _decide(self, type_: str, alert_type: str, severity: str, priority: str) -> _Decision:

@@ -146,10 +146,11 @@ def test_what_is_remembered_is_bounded_and_what_is_in_use_comes_back() -> None:
     for i in range(MAX_REMEMBERED + 10):
         assert classifier.lane(f"item {i}", "", "") is LaneName.P2
     assert classifier.lane("fire", "", "") is LaneName.P0
-    assert len(classifier._seen) == 11
+    assert len(classifier._lanes) == 11
     for i in range(MAX_REMEMBERED + 10):
         classifier.lane("device_alert", "xyz", "", title=f"t {i}")
-    assert len(classifier._titles) <= MAX_REMEMBERED
+    assert 0 < len(classifier._titles) <= MAX_REMEMBERED
+    assert len(classifier._lanes) + len(classifier._seen) <= MAX_REMEMBERED
 
 
 # --------------------------------------------------------------------------- what turns a word
