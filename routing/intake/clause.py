@@ -9,6 +9,7 @@ import msgspec
 from routing.intake.vocabulary import Term, Terms, Vocabulary
 from tocsin.wire.lanes import LaneName
 
+MIN_UNHIDDEN = 3  # words of a danger that no harmless combination hides
 MAX_BETWEEN = 2  # other words between those of a term
 
 
@@ -39,7 +40,10 @@ class Clause:
         self._present = frozenset[str]().union(*self.patterns)
         self.harmless = self._longest(self._find(vocabulary.harmless, frozenset()))
         masked = frozenset(place for hit in self.harmless for place in hit.places)
-        found = self._find(vocabulary.hazards, masked)
+        hidden = self._find(vocabulary.hazards, frozenset()) if masked else []
+        found = self._find(vocabulary.hazards, masked) + [
+            hit for hit in hidden if len(hit.places) >= MIN_UNHIDDEN and masked & frozenset(hit.places)
+        ]
         self.dangers = [hit for hit in found if hit.term.lane is LaneName.P0]
         self.devices = [hit for hit in found if hit.term.lane is not LaneName.P0]
         self._taken = frozenset(place for hit in self.dangers for place in hit.places)

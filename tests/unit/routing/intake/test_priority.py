@@ -215,6 +215,46 @@ def test_an_explanation_names_rule_hazard_word_and_field(classifier: Classifier)
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    "word", [*P0_WORDS, "explosion", "drowning", "intruder", "stroke", "collapse", "gas alarm"]
+)
+def test_what_stands_around_a_danger_and_means_nothing_turns_it_into_nothing(
+    classifier: Classifier, word: str
+) -> None:
+    before = (
+        "",
+        "zone 3 ",
+        "alert/",
+        "active ",
+        "the ",
+        "sensor ",
+        "report ",
+        "level 2 ",
+        "school ",
+        "log ",
+        "main ",
+    )
+    after = (
+        "",
+        "_v2",
+        " alert",
+        " warning",
+        " reported",
+        " at home",
+        " level 3",
+        " sensor",
+        " of water",
+        " station",
+        " lift",
+    )
+    turned = [
+        text
+        for text in (f"{first}{word}{last}" for first in before for last in after)
+        if classifier.lane("note", text, "") is not LaneName.P0
+    ]
+    assert turned == []
+
+
 # --------------------------------------------------------------------------- titles
 
 
