@@ -17,6 +17,7 @@ from cli import features, import_files, recipients
 from cli.dlq import dlq
 from cli.models import models
 from cli.output import JsonFlag, console, emit
+from cli.rules import command as rules
 from features.importing import activity_log
 from features.importing.options import ReadOptions
 from tocsin.errors import TocsinError
@@ -42,6 +43,7 @@ app.add_typer(dlq, name="dlq")
 app.add_typer(models, name="models")
 app.add_typer(recipients.app, name="recipient")
 app.add_typer(features.app, name="features")
+app.add_typer(rules.app, name="rules")
 
 
 @app.command()
@@ -367,7 +369,8 @@ def import_alerts(
 ) -> None:
     """Send public alerts (Common Alerting Protocol) as notifications; a repeat of an alert is not sent twice.
 
-    Severity Extreme or Severe rides p0, Moderate p1, the rest p2.
+    Severity Extreme or Severe rides p0, and so does an event that names a danger to life; Moderate rides p1, the
+    rest p2.
     """
     from cli import import_files as command
 

@@ -136,6 +136,7 @@ class Platform:
         self._check_ports()
         self._check_accounts()
         check_places(self.settings)
+        self._check_rules()
         os.environ.update(mark(self.settings.data_path))
         self._storage_line = self._start_storage()
         self._start_ray(scratch)
@@ -198,6 +199,13 @@ class Platform:
             from routing.channels.configured import check_accounts
 
             check_accounts(self.settings)
+
+    def _check_rules(self) -> None:
+        """Rules of priority that cannot be used are found here, not when the first replica starts."""
+        if self.settings.rules:
+            from routing.intake.rules import read_rules
+
+            read_rules(Path(self.settings.rules))
 
     def _start_storage(self) -> str:
         """Returns a line about it for the record."""

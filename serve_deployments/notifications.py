@@ -13,7 +13,6 @@ from starlette.requests import Request
 from routing.intake.admission import AdmissionPolicy
 from routing.intake.intake import Accepted, Intake, check_notification, receipt_of
 from routing.intake.mending import NotificationMender
-from routing.intake.priority import Classifier
 from routing.ledger.ledger import Ledger
 from serve_deployments.http.application import (
     Application,
@@ -26,6 +25,7 @@ from serve_deployments.http.bodies import is_ndjson, read_body
 from serve_deployments.http.queries import NOTIFICATION_ID, query_flag
 from serve_deployments.serving.gate import Gate, refusal
 from serve_deployments.serving.lane_set import LaneSet
+from serve_deployments.serving.priority_rules import PriorityRules
 from tocsin.clock import Clock, SystemClock
 from tocsin.errors import (
     InvalidRecordError,
@@ -116,17 +116,19 @@ class Notifications(Application):
             name: Ledger(lane, lane.client, retention_s=settings.outcome_retention_s)
             for name, lane in self._lanes.lanes.items()
         }
-        classifier = Classifier()
-        self._intake = Intake(classifier, {name: settings.partitions(name) for name in NOTIFICATION_LANES})
+        self._rules = PriorityRules(settings, self._clock)
+        self._intake = Intake(
+            self._rules.classifier, {name: settings.partitions(name) for name in NOTIFICATION_LANES}
+        )
         self._bulky = asyncio.Semaphore(MAX_BULKY)
-        mender = NotificationMender(classifier)
+        mender = NotificationMender(self._rules.classifier)
         self._decoder = RecordDecoder(NotificationRequest, check_notification, mender)
         policy = AdmissionPolicy.of(settings)
         self._gate = Gate(self._lanes.lanes, policy, self._clock)
 
     async def warm(self) -> None:
-        """Report what was refused for as long as the replica runs."""
-        await self._gate.run()
+        """Report what was refused, and follow the operator's rules, for as long as the replica runs."""
+        await asyncio.gather(self._gate.run(), self._rules.run())
 
     async def send(self, request: Request) -> NotificationsAccepted:
         """Validate, classify, store, and only then answer 202.

@@ -20,10 +20,12 @@ from features.online.as_of import AsOfView, as_of_view
 from features.online.store import FeatureStore
 from features.shard.event_log import Backlog, read_backlog
 from models.registry.registry import Registry
+from serve_deployments.classifications import CLASSIFY, classification_of
 from serve_deployments.http.application import Application, Endpoint, json_response, route_of
 from serve_deployments.metrics import scrape
 from serve_deployments.serving.gate import take_sample
 from serve_deployments.serving.lane_set import LaneSet
+from serve_deployments.serving.priority_rules import PriorityRules
 from tocsin.actor_names import P0_STANDBY, SUPERVISOR
 from tocsin.clock import SystemClock
 from tocsin.errors import TocsinError
@@ -35,6 +37,7 @@ from tocsin.storage.errors import translated
 from tocsin.storage.servers import MAIN, Server
 from tocsin.streams.heartbeats import read_consumers
 from tocsin.telemetry.latency import quantile_ms
+from tocsin.wire.classification import Classification
 from tocsin.wire.lanes import LaneName
 
 REGISTRY_TIMEOUT_S = 2.0  # an object store that is away would hold up the rest
@@ -192,6 +195,7 @@ class Operations(Application):
             media_type="text/plain",
             problems=(401,),
         ),
+        CLASSIFY,
     )
 
     def __init__(self, documentation: dict[str, Any], settings: Settings | None = None) -> None:
@@ -201,6 +205,15 @@ class Operations(Application):
         self._store = FeatureStore(self._lanes.client, namespace=settings.namespace)
         self._registry = Registry(settings.models_location)
         self._documentation = documentation
+        self._rules = PriorityRules(settings, SystemClock())
+
+    async def warm(self) -> None:
+        """Follow the operator's rules."""
+        await self._rules.run()
+
+    async def classify(self, request: Request) -> Classification:
+        """Which lane a notification would ride, and why."""
+        return await classification_of(request, self._rules.classifier)
 
     def __serve_build_asgi_app__(self) -> Starlette:
         """The endpoints, and the documentation for browsers."""

@@ -163,7 +163,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     apprise_providers: Annotated[
         str, Meta(description="The same for the apprise channel: whatever else Apprise speaks")
     ] = ""
-
+    rules: Annotated[str, Meta(max_length=1024, description="TOML file of your own rules of priority")] = ""
     contacts_url: Annotated[
         str, Meta(description="Service that validates the contacts of emergency calls; empty: none")
     ] = ""

@@ -90,7 +90,9 @@ class Intake:
         return [self._one(index, request, now, traceparent) for index, request in requests]
 
     def _one(self, index: int, request: NotificationRequest, now: float, traceparent: str) -> Accepted:
-        lane = self._classifier.lane(request.type, request.alert_type, request.severity)
+        lane = self._classifier.lane(
+            request.type, request.alert_type, request.severity, request.title, request.priority
+        )
         body = _encode(Envelope(to_notification(request, now=now, traceparent=traceparent)))
         partition = partition_of(request.recipient, self._partitions[lane])
         return Accepted(index, lane, Record(partition, body, request.dedup_key or ""))
@@ -125,6 +127,7 @@ def to_notification(request: NotificationRequest, *, now: float, traceparent: st
         data=request.data,
         accepted_at=now,
         traceparent=traceparent,
+        priority=request.priority,
     )
 
 
@@ -143,6 +146,7 @@ def to_request(notification: Notification) -> NotificationRequest:
         expires_at=to_datetime(notification.expires_at) if notification.expires_at else None,
         dedup_key=notification.dedup_key or None,
         data=notification.data,
+        priority=notification.priority,  # type: ignore[arg-type]  # as above
     )
 
 

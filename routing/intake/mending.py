@@ -73,7 +73,7 @@ class NotificationMender:
                 fields[name], done = fit(name, fields[name], limit)
                 changes += done
         changes += _mend_severity(fields)
-        words = [fields.get(name, "") for name in ("type", "alert_type", "severity")]
+        words = [fields.get(name, "") for name in ("type", "alert_type", "severity", "title", "priority")]
         if (
             not all(isinstance(word, str) for word in words)
             or self._classifier.lane(*words) is not LaneName.P0

@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
+from tocsin.wire.classification import RequestedPriority
 from tocsin.wire.lanes import Durability, LaneName
 from tocsin.wire.limits import URL_PATTERN, AwareDatetime, Identifier
 from tocsin.wire.problems import RecordError
@@ -46,7 +47,7 @@ PLATFORM_SOURCE = "tocsin"  # of the platform's own notifications; nobody else's
 class NotificationRequest(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One notification as a caller sends it.
 
-    Its priority is not sent: the platform derives it from `type`, `alert_type` and `severity`.
+    Its priority need not be sent: the platform derives it from `type`, `alert_type` and `severity`.
     """
 
     type: Annotated[
@@ -91,6 +92,12 @@ class NotificationRequest(Struct, frozen=True, forbid_unknown_fields=True, kw_on
         Meta(description="A repeat within 24 h returns the first receipt"),
     ] = None
     data: Annotated[dict[Identifier, Annotated[str, Meta(max_length=1024)]], Meta(max_length=32)] = {}
+    priority: Annotated[
+        RequestedPriority,
+        Meta(
+            description="Raises the derived priority; lowers it only where a rule of the operator's lets it"
+        ),
+    ] = ""
 
 
 class FieldChange(Struct, frozen=True, kw_only=True):
@@ -139,6 +146,7 @@ class Notification(Struct, frozen=True, array_like=True, gc=False):
     data: dict[str, str]
     accepted_at: float
     traceparent: str = ""
+    priority: str = ""  # as the sender asked for; empty: left to the rules
 
 
 class Attempt(Struct, frozen=True, array_like=True, gc=False):

@@ -7,6 +7,7 @@ import msgspec
 import pytest
 
 from launch import ray_cluster
+from launch.platform import Platform
 from launch.storage import check_places
 from tocsin.errors import ConfigurationError
 from tocsin.settings import Settings
@@ -42,3 +43,11 @@ def test_a_place_that_does_not_answer_now_is_no_reason_not_to_start(tmp_path: Pa
     check_places(msgspec.structs.replace(Settings.from_env({}), archive_uri=away, models_url=away))
     check_places(msgspec.structs.replace(Settings.from_env({}), data_dir=str(tmp_path)))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_rules_that_cannot_be_used_are_refused_before_anything_starts(tmp_path: Path) -> None:
+    path = tmp_path / "rules.toml"
+    path.write_text('[[rule]]\nname = "lab"\n')
+    settings = Settings.from_env({"TOCSIN_DATA_DIR": str(tmp_path), "TOCSIN_RULES": str(path)})
+    with pytest.raises(ConfigurationError, match="rule 'lab'"):
+        Platform(settings, lambda _part, _line: None)._check_rules()

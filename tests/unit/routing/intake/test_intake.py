@@ -117,3 +117,15 @@ def test_other_urls_are_refused(url: str) -> None:
     with pytest.raises(InvalidRecordError) as caught:
         check_notification(note(webhook_url=url), START)
     assert caught.value.field == "webhook_url"
+
+
+def test_title_and_priority_reach_the_rules_and_a_replay_asks_for_the_same() -> None:
+    requests = [
+        NotificationRequest(type="device_alert", title="Smoke in the kitchen", recipient="r"),
+        NotificationRequest(type="note", title="t", recipient="r", priority="p1"),
+        NotificationRequest(type="note", title="t", recipient="r"),
+    ]
+    admitted = Intake(Classifier(), PARTITIONS).admit(list(enumerate(requests)), now=START)
+    assert [item.lane for item in admitted] == ["p0", "p1", "p2"]
+    sent = to_notification(requests[1], now=START, traceparent="")
+    assert to_request(sent) == requests[1]

@@ -116,7 +116,8 @@ TIME = "RFC 3339 with an offset, e.g. 2026-01-31T00:00:00Z"
         ({"data": {"": "v"}}, "data", ">= 1"),
         ({"data": {str(i): "v" for i in range(33)}}, "data", "<= 32"),
         ({"data": [1]}, "data", ""),
-        ({"priority": "p0"}, "priority", FIELDS),
+        ({"urgency": "p0"}, "urgency", FIELDS),
+        ({"priority": "P0"}, "priority", "one of p0, p1, p2"),
     ],
 )
 def test_a_fault_names_its_field_and_its_limit(changes: dict[str, Any], field: str, limit: str) -> None:
