@@ -127,7 +127,7 @@ def test_who_is_told_and_where_is_never_guessed(given: dict[str, Any]) -> None:
     assert (found.records, len(found.errors)) == ([], 1)
 
 
-@pytest.mark.parametrize("given", [{"title": BELL}, {"title": "x" * 300}, {"severity": "CRITICAL"}])
+@pytest.mark.parametrize("given", [{"title": "Note\x07"}, {"title": "x" * 300}, {"severity": "CRITICAL"}])
 def test_p1_and_p2_stay_refused(given: dict[str, Any]) -> None:
     for record in (LATER, LATER | {"type": "device_alert"}):
         found = decode(json.dumps(record | given))
