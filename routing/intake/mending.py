@@ -4,10 +4,10 @@
                                                           │ no
                                                           └──► refused, for what was wrong with it as it came
 
-Mended are the texts that people read, `title`, `body`, `alert_type` and the values of `data`, and a `severity` that
-is none. Never what says who is told, where, or that it is the same: `type`, `recipient`, `source`, `channels`,
-`webhook_url`, `dedup_key`, `expires_at`, the names in `data`; a guess there would tell the wrong person. P1 and P2 are
-refused, so that their senders learn of it.
+Mended are the texts that people read, `title`, `body`, `alert_type` and the values of `data`, and a `severity` or
+`priority` that is none. Never what says who is told, where, or that it is the same: `type`, `recipient`, `source`,
+`channels`, `webhook_url`, `dedup_key`, `expires_at`, the names in `data`; a guess there would tell the wrong person.
+P1 and P2 are refused, so that their senders learn of it.
 """
 
 from __future__ import annotations
@@ -20,12 +20,14 @@ import msgspec
 
 from routing.intake.priority import Classifier
 from routing.intake.text import clean, clip
+from tocsin.wire.classification import RequestedPriority
 from tocsin.wire.decoding import Mended
 from tocsin.wire.lanes import LaneName
 from tocsin.wire.notifications import FieldChange, NotificationRequest, Severity
 
 SEVERITIES: Mapping[str, str] = MappingProxyType({word.casefold(): word for word in get_args(Severity)})
 UNKNOWN = "Unknown"
+PRIORITIES: frozenset[str] = frozenset(get_args(RequestedPriority))
 
 
 def longest(kind: type[msgspec.Struct], name: str) -> int:
@@ -73,11 +75,11 @@ class NotificationMender:
                 fields[name], done = fit(name, fields[name], limit)
                 changes += done
         changes += _mend_severity(fields)
+        changes += _mend_priority(fields)
         words = [fields.get(name, "") for name in ("type", "alert_type", "severity", "title", "priority")]
-        if (
-            not all(isinstance(word, str) for word in words)
-            or self._classifier.lane(*words) is not LaneName.P0
-        ):
+        if not all(isinstance(word, str) for word in words):
+            return None
+        if self._classifier.lane(*words) is not LaneName.P0:
             return None
         if isinstance(fields.get("title"), str) and not fields["title"].strip():
             fields["title"] = words[1] or words[0]
@@ -96,6 +98,16 @@ class NotificationMender:
                 mended[name], done = fit(f"data.{name}", value, self._data_limit)
                 changes += done
         return changes
+
+
+def _mend_priority(fields: dict[str, Any]) -> list[FieldChange]:
+    asked = fields.get("priority")
+    if not isinstance(asked, str) or asked in PRIORITIES:
+        return []
+    known = clean(asked).strip().casefold()
+    fields["priority"] = known if known in PRIORITIES else ""
+    detail = f"read as {fields['priority'] or 'none'}"
+    return [FieldChange(field="priority", change="replaced", detail=detail)]
 
 
 def _mend_severity(fields: dict[str, Any]) -> list[FieldChange]:

@@ -161,3 +161,12 @@ def test_a_cleaned_text_can_be_written_and_holds_no_control_character(text: str)
 def test_whatever_is_sent_is_taken_or_refused(given: dict[str, Any]) -> None:
     found = decode(json.dumps(URGENT | given))
     assert len(found.records) + len(found.errors) == 1
+
+
+@pytest.mark.parametrize(("asked", "read"), [("AAA", ""), (" P1", "p1"), ("high\x07", "")])
+def test_a_priority_that_is_none_does_not_refuse_a_p0(asked: str, read: str) -> None:
+    found = decode(json.dumps(URGENT | {"priority": asked}))
+    assert [(record.priority, record.type) for _, record in found.records] == [(read, URGENT["type"])]
+    assert found.errors == []
+    later = decode(json.dumps(LATER | {"priority": asked}))
+    assert [error.field for error in later.errors] == ["priority"]
