@@ -6,7 +6,7 @@ BIN := .venv/bin
 export RAY_ENABLE_UV_RUN_RUNTIME_ENV := 0
 export UV_PYTHON_DOWNLOADS := automatic
 
-.PHONY: help demo test check bench bench-routing bench-peers bench-features bench-serving verify-routing verify-rollout verify-hung fuzz setup clean
+.PHONY: help demo test test-slow check bench bench-routing bench-peers bench-features bench-serving verify-routing verify-rollout verify-hung fuzz setup clean
 
 help: ## What can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -18,7 +18,10 @@ test: .venv/.synced ## Unit, contract, integration and chaos tests
 	$(BIN)/pytest -q -n 2 --dist loadfile tests/unit
 	$(BIN)/pytest -q tests/contract
 	$(BIN)/pytest -q tests/training tests/notebooks
-	$(BIN)/pytest -q tests/integration tests/chaos
+	$(BIN)/pytest -q -m 'not slow' tests/integration tests/chaos
+
+test-slow: .venv/.synced ## The tests that restart a whole platform again and again
+	$(BIN)/pytest -q -m slow tests/chaos
 
 check: .venv/.synced ## Format, lint, types, import contracts
 	$(BIN)/ruff format --check .
