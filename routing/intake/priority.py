@@ -155,7 +155,8 @@ class Classifier:
         if meaning.reading in LANE_OF and meaning.hazard:
             return _Decision(LANE_OF[meaning.reading], meaning.reading.value, meaning)
         speaks = self._alarm_speaks(type_)
-        asks = speaks and meaning.reading is Reading.UNKNOWN
+        # Who gave a severity has judged already: a flood warning of a weather service may well be Moderate.
+        asks = speaks and meaning.reading is Reading.UNKNOWN and given in {"", "unknown"}
         if given == "moderate":
             return _Decision(LaneName.P1, "moderate", meaning, asks_title=asks)
         if speaks and self._is_device_alert(type_):

@@ -6,7 +6,11 @@ import pytest
 
 from tests.support import proof
 
-pytestmark = [pytest.mark.integration, pytest.mark.chaos]
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.chaos,
+    pytest.mark.slow,
+]  # alone on the machine: it measures
 
 
 @pytest.mark.timeout(330)

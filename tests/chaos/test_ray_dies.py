@@ -29,7 +29,7 @@ from tocsin.ports import is_free
 from tocsin.settings import Settings
 from tocsin.wire.notifications import NotificationState
 
-pytestmark = [pytest.mark.integration, pytest.mark.chaos]
+pytestmark = [pytest.mark.integration, pytest.mark.chaos, pytest.mark.slow]
 
 BACK_S = 90.0  # or as long as the first start took here: coming back is a start
 
@@ -114,7 +114,6 @@ def test_a_second_up_leaves_the_log_of_the_first(settings: Settings) -> None:
     assert [(run / "up.log").read_text() for run in runs(settings.data_path)] == [said]
 
 
-@pytest.mark.slow
 def test_ray_that_dies_comes_back_by_itself(settings: Settings) -> None:
     ids = send(settings, 1)
     before = up_process(settings)
@@ -133,7 +132,6 @@ def test_ray_that_dies_comes_back_by_itself(settings: Settings) -> None:
     assert list(run.glob("ray*/raylet.out"))
 
 
-@pytest.mark.slow
 def test_after_its_own_death_up_comes_up_and_ends_what_was_left(settings: Settings) -> None:
     ids = send(settings, 3)
     left = of_folder(settings.data_path)
@@ -146,7 +144,6 @@ def test_after_its_own_death_up_comes_up_and_ends_what_was_left(settings: Settin
     assert len(runs(settings.data_path)) == 2
 
 
-@pytest.mark.slow
 def test_down_ends_everything_and_nothing_else_and_keeps_the_logs(settings: Settings) -> None:
     bystander = subprocess.Popen([sys.executable, "-c", "input()", "raylet"], stdin=subprocess.PIPE)
     try:

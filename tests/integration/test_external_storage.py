@@ -109,7 +109,7 @@ async def test_a_notification_goes_through_tls_and_acl_to_its_end(settings: Sett
 def test_wrong_credentials_say_where_and_what_to_do(settings: Settings) -> None:
     wrong = msgspec.structs.replace(settings, redis_url=settings.redis_url.replace("secret", "guess"))
     with pytest.raises(
-        StorageUnavailableError, match="cannot use the storage at rediss://tocsin:\\*\\*\\*@"
+        StorageUnavailableError, match="cannot use the storage at rediss://\\*\\*\\*@"
     ) as caught:
         Platform(wrong, lambda _part, _line: None)._start_storage()
     assert "TOCSIN_REDIS_URL" in caught.value.hint
