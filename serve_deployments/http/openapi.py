@@ -31,6 +31,7 @@ STATUS_TEXT = {
 EVERYWHERE = (408, 502, 503, 504)  # answered by the edge, whatever the operation; 504 by a replica as well
 # Requests whose texts `refuse_control_characters` looks at.
 CLEAN = (
+    "ClassificationRequest",
     "NotificationRequest",
     "ActivityRequest",
     "ChurnBatchRequest",
