@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
 import uvicorn
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve_deployments.applications import APPLICATIONS, documentation
 from serve_deployments.churn import Churn
@@ -20,30 +19,12 @@ from serve_deployments.insights import Insights
 from serve_deployments.operations import Operations
 from tests.support import eventually
 from tocsin.settings import Settings
+from verification.servers import Prefixes
 
 described = cache(documentation)  # the same for every test
 
 
-class WholeApi:
-    """Hands a request to the application of its prefix, in the way Ray Serve's proxy does.
-
-    Args:
-        apps: By prefix.
-    """
-
-    def __init__(self, apps: Mapping[str, ASGIApp]) -> None:
-        self._apps = apps
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        prefix = "/".join(scope["path"].split("/")[:3])
-        app = self._apps.get(prefix)
-        if app is None:
-            await self._apps["/"](scope, receive, send)
-        else:
-            await app({**scope, "root_path": prefix}, receive, send)
-
-
-def whole_api(settings: Settings) -> WholeApi:
+def whole_api(settings: Settings) -> Prefixes:
     churn = Churn(settings)
     made: dict[str, Application] = {
         "churn": churn,
@@ -52,7 +33,7 @@ def whole_api(settings: Settings) -> WholeApi:
         "operations": Operations(described(), settings),
     }
     found = {spec.prefix: made.get(name) or spec.ingress(settings) for name, spec in APPLICATIONS.items()}
-    return WholeApi({prefix: app.__serve_build_asgi_app__() for prefix, app in found.items()})
+    return Prefixes({prefix: app.__serve_build_asgi_app__() for prefix, app in found.items()})
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import uuid
@@ -30,16 +31,23 @@ def this_process() -> ProcessRecord:
     )
 
 
+def same_process(pid: int, started_at: float) -> psutil.Process | None:
+    """A process by its id and the time it was created, seconds since 1970; None where it has ended."""
+    try:
+        process = psutil.Process(pid)
+        same = abs(process.create_time() - started_at) < 1.0
+        return process if same and process.status() != psutil.STATUS_ZOMBIE else None
+    except psutil.NoSuchProcess:
+        return None
+
+
 def find_process(record: ProcessRecord) -> psutil.Process | None:
     """The process if it still exists on this machine; None for one of another machine, and for a zombie."""
     if record.host != socket.gethostname():
         return None
-    try:
-        process = psutil.Process(record.pid)
-        same = abs(process.create_time() - record.started_at) < 1.0
-        return process if same and process.status() != psutil.STATUS_ZOMBIE else None
-    except psutil.Error:
-        return None
+    with contextlib.suppress(psutil.Error):
+        return same_process(record.pid, record.started_at)
+    return None
 
 
 def is_gone(record: ProcessRecord) -> bool:

@@ -69,7 +69,7 @@ class Prefixes:
     """Hands a request to the application of its prefix, in the way Ray Serve's proxy does.
 
     Args:
-        apps: By prefix.
+        apps: By prefix; that of `/` gets what no other has.
     """
 
     def __init__(self, apps: Mapping[str, ASGIApp]) -> None:
@@ -78,8 +78,11 @@ class Prefixes:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Say where the application is mounted, and call it."""
         prefix = "/".join(scope["path"].split("/")[:3])
-        app = self._apps.get(prefix) or Response(status_code=404)
-        await app({**scope, "root_path": prefix}, receive, send)
+        app = self._apps.get(prefix)
+        if app is None:
+            await self._apps.get("/", Response(status_code=404))(scope, receive, send)
+        else:
+            await app({**scope, "root_path": prefix}, receive, send)
 
 
 class Provider:

@@ -28,7 +28,8 @@ import psutil
 
 from tocsin.errors import ConfigurationError, StorageUnavailableError
 from tocsin.ports import free_port, is_free
-from tocsin.storage.folder_lock import TERM_WAIT_S, end_process, holder, same_process, try_lock, write_holder
+from tocsin.processes import same_process
+from tocsin.storage.folder_lock import TERM_WAIT_S, end_process, holder, try_lock, write_holder
 from tocsin.storage.server_health import Loading, StartPatience, probe, why_it_ended
 
 LOCK_DEADLINE_S = 30.0

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import psutil
 
+from tocsin.processes import same_process
+
 TERM_WAIT_S = 15.0
 KILL_WAIT_S = 5.0
 
@@ -40,16 +42,6 @@ def holder(folder: Path) -> psutil.Process | None:
         pid, started_at = (folder / "server.lock").read_text(encoding="ascii").split()
         return same_process(int(pid), float(started_at))
     return None
-
-
-def same_process(pid: int, started_at: float) -> psutil.Process | None:
-    """A process by its id and the time it was created, seconds since 1970; None where it has ended."""
-    try:
-        process = psutil.Process(pid)
-        same = abs(process.create_time() - started_at) < 1.0
-        return process if same and process.status() != psutil.STATUS_ZOMBIE else None
-    except psutil.NoSuchProcess:
-        return None
 
 
 def end_process(process: psutil.Process) -> None:
